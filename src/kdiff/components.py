@@ -1,0 +1,160 @@
+"""Naming a part of a run in text: `learned`, `0.9`, `learned(rate=1)`, {name: MLP, width: 512}, `my_package.nets.Net(depth=3)`.
+
+The same few forms serve YAML files, the command line and the labels of tables. Parsing needs no torch; building imports the
+part's class and checks the options against its signature.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Spec = float | str | dict[str, Any]  # as written in a configuration
+
+# What short names stand for: "module:attribute", and options that the name already fixes.
+REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "network": {"MLP": ("kdiff.networks.mlp:MLP", {})},
+    "target": {
+        "noise": ("kdiff.target:FixedK", {"k": 0.0}),
+        "velocity": ("kdiff.target:FixedK", {"k": 0.5}),
+        "data": ("kdiff.target:FixedK", {"k": 1.0}),
+        "fixed": ("kdiff.target:FixedK", {}),
+        "learned": ("kdiff.target:LearnedK", {}),
+        "general": ("kdiff.target:GeneralTarget", {}),
+    },
+    "path": {
+        "linear": ("kdiff.path:LinearPath", {}),
+        "variance_preserving": ("kdiff.path:VariancePreservingPath", {}),
+    },
+    "timesteps": {
+        "uniform": ("kdiff.timesteps:Uniform", {}),
+        "logit_normal": ("kdiff.timesteps:LogitNormal", {}),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A name (short, or a class path) and options."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        return f"{self.name}({options})" if options else self.name
+
+
+def parse(spec: Spec | Component) -> Component:
+    """A component from any of its written forms; a number is a fixed k.
+
+    Raises:
+        ValueError: text that is none of them, or a mapping without `name`.
+    """
+    if isinstance(spec, Component):
+        return spec
+    if isinstance(spec, bool) or not isinstance(spec, int | float | str | Mapping):
+        raise ValueError(f"{spec!r} names nothing; expected a name, a number, name(option=value) or {{name: …, option: …}}")
+    if isinstance(spec, Mapping):
+        if not isinstance(spec.get("name"), str):
+            raise ValueError(f"{dict(spec)} has no name; expected {{name: …, option: value, …}}")
+        return Component(spec["name"], {key: value for key, value in spec.items() if key != "name"})
+    try:
+        return Component(f"{float(spec):g}", {})
+    except ValueError:
+        return _parse_call(str(spec).strip())
+
+
+def _parse_call(text: str) -> Component:
+    if not (text.endswith(")") and "(" in text):
+        return Component(text)
+    name, _, arguments = text[:-1].partition("(")
+    try:
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert not call.args
+        return Component(name.strip(), {str(item.arg): _literal(item.value) for item in call.keywords})
+    except (SyntaxError, ValueError, AssertionError):
+        raise ValueError(
+            f"cannot read {text!r}; expected name(option=value, …) with plain values, as in learned(rate=10)"
+        ) from None
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal; a bare word is a string, so that embedding=curved needs no quotes."""
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def import_attribute(path: str) -> Any:
+    """The object at "package.module:attribute" or "package.module.attribute".
+
+    Raises:
+        ValueError: no such module or attribute, saying which part is missing.
+    """
+    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"cannot import {path!r}: {error}; is its package installed or on PYTHONPATH?") from error
+    except AttributeError:
+        raise ValueError(f"cannot import {path!r}: module {module!r} has no {attribute!r}") from None
+
+
+def build(kind: str, spec: Spec | Component, **given: Any) -> Any:
+    """The object that `spec` names: REGISTRY[kind], or a class path.
+
+    Args:
+        kind: "network", "target", "path" or "timesteps".
+        spec: what is wanted.
+        given: what the caller knows (the shape of the data, …), passed on as far as the signature has room for it.
+
+    Raises:
+        ValueError: an unknown name, an unknown option, or a value that the class refuses.
+    """
+    component = parse(spec)
+    known = REGISTRY[kind]
+    fixed: dict[str, Any] = {}
+    if component.name in known:
+        path, fixed = known[component.name]
+        factory = import_attribute(path)
+    elif kind == "target" and _is_number(component.name):
+        factory, fixed = import_attribute(known["fixed"][0]), {"k": float(component.name)}
+    elif "." in component.name:
+        factory = import_attribute(component.name)
+    else:
+        close = difflib.get_close_matches(component.name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no {kind} is called {component.name!r}{hint} Known: {', '.join(known)}, or a class path (a.b.Class)")
+    return call_checked(component.name, factory, {**fixed, **component.options}, given)
+
+
+def call_checked(name: str, factory: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """factory(**given, **options), refusing options that its signature does not have.
+
+    Raises:
+        ValueError: an unknown option, naming those that exist, or whatever is wrong with a value, naming the component.
+    """
+    parameters = inspect.signature(factory).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [option for option in options if option not in parameters]
+    if unknown and not anything:
+        free = [option for option in parameters if option not in given]
+        raise ValueError(f"{name} has no option {', '.join(map(repr, unknown))}; it has: {', '.join(free) or 'none'}")
+    fitting = {key: value for key, value in given.items() if anything or key in parameters}
+    try:
+        return factory(**{**fitting, **options})
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be built from {dict(options)}: {error}") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""Normalisation of data, explicit and undoable: x = (raw − shift) / scale.
+
+The linear theory's optimal k depends on the total variance of x in units of the noise variance, so the scale that data
+is brought to is part of every result: it is chosen by name, fixed by the training part alone, and written down as plain
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = ("none", "range", "standard", "features")
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """The map x = (raw − shift) / scale; `shift` and `scale` are float32 and broadcast to a sample.
+
+    - `none`: x = raw.
+    - `range`: a known range of values [lo, hi] becomes [−1, 1].
+    - `standard`: one mean and one standard deviation for all entries of a sample.
+    - `features`: a mean and a standard deviation for every entry of a sample; constant entries are only shifted.
+
+    Raises ValueError for an unknown kind, a scale that is not positive, or numbers that are not finite.
+    """
+
+    kind: str
+    shift: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        if not (torch.isfinite(self.shift).all() and torch.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError(f"normalisation {self.kind!r} needs a finite shift and a finite, positive scale")
+        if self.shift.shape != self.scale.shape:
+            raise ValueError(
+                f"normalisation {self.kind!r}: shift has shape {tuple(self.shift.shape)} and scale {tuple(self.scale.shape)}, "
+                "expected equal shapes"
+            )
+
+    @classmethod
+    def none(cls) -> Normalisation:
+        """The identity, x = raw."""
+        return cls("none", torch.tensor(0.0), torch.tensor(1.0))
+
+    @classmethod
+    def fit(cls, kind: str, train: Tensor, value_range: tuple[float, float] | None = None) -> Normalisation:
+        """The normalisation of a kind, with its statistics taken from `train`, raw values of shape (n, *shape).
+
+        Standard deviations are those of the population (divided by n). Raises ValueError if `range` comes without
+        `value_range` or another kind with it, if `value_range` is not lo < hi, or if `standard` meets data that is
+        constant.
+        """
+        check_kind(kind)
+        if (kind == "range") != (value_range is not None):
+            raise ValueError(
+                f"normalise={kind!r} with value_range={value_range}: a value_range belongs to normalise='range' "
+                "and to no other; give both, e.g. normalise='range', value_range=(0, 255), or neither"
+            )
+        if value_range is not None:
+            low, high = _checked_range(value_range)
+            return cls("range", torch.tensor((low + high) / 2), torch.tensor((high - low) / 2))
+        if kind == "none":
+            return cls.none()
+        if kind == "standard":
+            scale, shift = torch.std_mean(train.double(), correction=0)
+            constant = train.amax() == train.amin()
+        else:
+            scale, shift = torch.std_mean(train.double(), dim=0, correction=0)
+            # Compared by extremes: the computed deviation of equal numbers can be 1e-17 instead of 0.
+            constant = train.amax(0) == train.amin(0)
+        scale = scale.float()
+        if kind == "standard" and bool(constant | (scale == 0)):
+            raise ValueError(
+                f"normalise='standard' needs values that vary, found {float(shift)} everywhere in the "
+                "training part; check the data"
+            )
+        return cls(kind, shift.float(), torch.where(constant | (scale == 0), torch.ones_like(scale), scale))
+
+    def apply(self, raw: Tensor) -> Tensor:
+        """Normalised values of raw ones of shape (..., *shape): float64 for float64, float32 for all else."""
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return (raw - self.shift.to(raw)) / self.scale.to(raw)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Raw values of normalised ones, raw = scale · x + shift, of shape (..., *shape), in the precision of x."""
+        return x * self.scale.to(x) + self.shift.to(x)
+
+    def describe(self) -> dict[str, Any]:
+        """A dictionary for JSON: kind, shift and scale, these two as a number each or as nested lists of a sample's shape."""
+        return {"kind": self.kind, "shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Normalisation:
+        """The normalisation that `describe` wrote down; ValueError if an entry is missing or is no number."""
+        missing = [key for key in ("kind", "shift", "scale") if key not in description]
+        if missing:
+            raise ValueError(f"a normalisation is described by kind, shift and scale; missing: {', '.join(missing)}")
+        try:
+            shift, scale = (torch.tensor(description[key], dtype=torch.float32) for key in ("shift", "scale"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"shift and scale of a normalisation must be numbers or lists of numbers: {error}") from error
+        return cls(description["kind"], shift, scale)
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError unless `kind` names a normalisation."""
+    if kind not in KINDS:
+        raise ValueError(f"normalise must be one of {', '.join(KINDS)}, found {kind!r}")
+
+
+def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"value_range must be two numbers (lo, hi), found {value_range!r}") from error
+    if not (low < high and high - low < float("inf")):
+        raise ValueError(f"value_range must be finite with lo < hi, found ({low}, {high})")
+    return low, high

@@ -1,0 +1,124 @@
+"""A small classifier whose features judge samples of labelled data: trained here, on a part of the data that no model sees.
+
+Features learned on the data itself resolve what matters in it where Inception's would not (digits of 8×8, tables of vectors).
+It is kept, with its accuracy, in the cache folder ($KDIFF_CACHE, else ~/.cache/kdiff) under the fingerprint of its data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdiff.data import Dataset
+from kdiff.files import new_folder, read_json, write_json
+from kdiff.training.checkpoint import load_tensors, load_weights, save_tensors
+from kdiff.training.config import LoopConfig
+from kdiff.training.loop import fit
+from kdiff.training.objective import ClassificationObjective
+
+FEATURES = 32
+RECIPE = LoopConfig(steps=800, batch_size=64, learning_rate=2e-3, schedule="cosine", weight_decay=0.01, ema=[0.99], log_every=100)
+RECIPE_VERSION = 1
+
+
+class Classifier(nn.Module):
+    """Images (C, H, W): three convolutions; everything else as vectors: two hidden layers. Then 32 features, then classes."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        if len(shape) == 3:
+            self.body = nn.Sequential(
+                nn.Conv2d(shape[0], 32, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(32, 64, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.Conv2d(64, 64, 3, stride=2, padding=1),
+                nn.GELU(),
+                nn.AdaptiveAvgPool2d(3),
+                nn.Flatten(),
+                nn.Linear(64 * 9, FEATURES),
+            )
+        else:
+            self.body = nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(int(torch.tensor(shape).prod()), 128),
+                nn.GELU(),
+                nn.Linear(128, 128),
+                nn.GELU(),
+                nn.Linear(128, FEATURES),
+            )
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(FEATURES, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (batch, classes)."""
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+    @torch.no_grad()
+    def features(self, x: Tensor, batch_size: int = 1000) -> Tensor:
+        """The 32 features of each sample, (N, 32), on the CPU."""
+        device = next(self.parameters()).device
+        return torch.cat([self.body(chunk.to(device)).cpu() for chunk in x.split(batch_size)])
+
+
+@dataclass
+class TrainedClassifier:
+    """A classifier, its accuracy on the held-out part, and a hash of its weights that identifies the features."""
+
+    network: Classifier
+    accuracy: float
+    digest: str
+
+
+def cache_folder() -> Path:
+    """Where classifiers are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KDIFF_CACHE") or Path(base) / "kdiff")
+
+
+def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
+    """The classifier of a labelled data set: from the cache, or trained now on the part set aside for it.
+
+    Raises:
+        ValueError: data without labels.
+    """
+    if dataset.y is None:
+        raise ValueError(f"{dataset.name} has no labels, so no classifier can be trained on it")
+    folder = cache_folder() / "classifiers" / f"{dataset.fingerprint}-{_recipe(dataset)}"
+    network = Classifier(dataset.shape, dataset.num_classes)
+    if not (folder / "classifier.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        accuracy = _train(network, dataset)
+        with new_folder(folder) as aside:
+            save_tensors(aside / "classifier.safetensors", network.state_dict())
+            write_json(aside / "classifier.json", {"accuracy": accuracy, "data": dataset.describe()})
+    # Read back in any case: whoever trained it first, everyone judges with the same bytes.
+    facts = read_json(folder / "classifier.json")
+    weights = folder / "classifier.safetensors"
+    load_weights(network, load_tensors(weights), weights)
+    digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
+    return TrainedClassifier(network.eval(), facts["accuracy"], digest)
+
+
+def _recipe(dataset: Dataset) -> str:
+    """Whatever else decides the classifier: its training and the values that it sees."""
+    text = repr((RECIPE_VERSION, RECIPE, dataset.normalisation.describe(), dataset.shape, dataset.num_classes, torch.__version__))
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _train(network: Classifier, dataset: Dataset) -> float:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()
+    x, y = dataset.part("classifier")
+    fitted = fit(ClassificationObjective(network), x, y, RECIPE)
+    load_weights(network.cpu(), fitted.ema.averages[RECIPE.ema[0]], Path("averages"))
+    x, y = dataset.part("heldout")
+    return (network(x).argmax(1) == y).double().mean().item()

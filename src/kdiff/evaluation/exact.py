@@ -1,0 +1,96 @@
+"""The exact denoiser of a set of points: what a network that fitted its training data perfectly would return.
+
+For data that is one of the points x_i, with equal probability, and z = α x + σ n, n ~ N(0, I),
+
+    E[x | z, t] = Σ_i w_i x_i,    w = softmax_i(−|z − α x_i|² / (2σ²)),    E[n | z, t] = (z − α E[x | z, t]) / σ
+
+(Karras et al., 2022, appendix B.3). Encoded as the target asks, u = a E[x|z,t] − b E[n|z,t], it takes the place of a
+trained network: what is then wrong with the samples, the sampler has done alone, by its steps and its clamp.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdiff.evaluation.neighbours import as_double
+from kdiff.path import GaussianPath
+from kdiff.precision import at_least_float32
+from kdiff.target import Target
+
+ELEMENTS = 2**23  # weights held at once, a number per sample and point: 64 MiB in float64
+
+
+class ExactDenoiser(nn.Module):
+    """E[u | z, t] of the empirical distribution of `points`, as the network of a `KDiff` of the same target and path.
+
+    Without a clamp and with enough steps its samples are points of the set. It computes in float64, where the error
+    of the exponent is about 1e-16 (|x| / σ)², and needs N · D float64 values for the points while it runs.
+
+    Args:
+        points: (N, *shape), N at least 1. A buffer that checkpoints leave out.
+        target: the target to encode for; the same object as KDiff's. Not a submodule: its parameters stay KDiff's.
+        path: the path of the noisy samples; the same as KDiff's.
+        labels: (N,) integers, the condition `y` that each point belongs to.
+
+    Raises:
+        ValueError: no points, or labels that are not (N,).
+    """
+
+    points: Tensor
+    labels: Tensor | None
+
+    def __init__(self, points: Tensor, target: Target, path: GaussianPath, labels: Tensor | None = None) -> None:
+        super().__init__()
+        if points.ndim < 2 or points.numel() == 0:
+            raise ValueError(f"points must have shape (N, *shape) with N at least 1, got {tuple(points.shape)}")
+        if labels is not None and labels.shape != points.shape[:1]:
+            raise ValueError(f"labels must have shape ({len(points)},), one for each point, got {tuple(labels.shape)}")
+        self.path = path
+        self.encode = target.encode
+        self.register_buffer("points", points.detach(), persistent=False)
+        self.register_buffer("labels", None if labels is None else labels.detach(), persistent=False)
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[u | z, t, y], shaped like z, in float32 or better.
+
+        At t = 0 the data are estimated by the mean of the points; at t = 1, where σ = 0, by z itself, with no noise.
+
+        Args:
+            z: (batch, *shape).
+            t: (batch,), or one time for all.
+            y: (batch,) labels: only points of that label count. A label that no point has, as the null class of
+                guidance, means all points.
+
+        Raises:
+            ValueError: z not shaped like the points, or `y` for points without labels.
+        """
+        if z.shape[1:] != self.points.shape[1:]:
+            raise ValueError(f"z has shape {tuple(z.shape)}, the points are {tuple(self.points.shape[1:])} each")
+        if y is not None and self.labels is None:
+            raise ValueError("y was given, but the points have no labels: pass ExactDenoiser(..., labels=...)")
+        points, t = as_double(self.points.flatten(1)), t.expand(len(z))
+        y = None if y is None else y.expand(len(z))
+        size = max(1, ELEMENTS // len(points))
+        parts = []
+        for start in range(0, max(1, len(z)), size):
+            part = slice(start, start + size)
+            x_hat, n_hat = self._denoise(z[part].flatten(1), t[part, None], None if y is None else y[part], points)
+            like = at_least_float32(z[part])
+            parts.append(self.encode(x_hat.to(like).view_as(like), n_hat.to(like).view_as(like), t[part]))
+        return torch.cat(parts)
+
+    def _denoise(self, z: Tensor, t: Tensor, y: Tensor | None, points: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x | z, t, y] and E[n | z, t, y] in float64, (batch, D) as z; t: (batch, 1)."""
+        z, t = as_double(z), as_double(t)
+        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        clean = sigma == 0  # z is the data: no posterior to compute, and nothing to divide by
+        safe = torch.where(clean, 1.0, sigma)
+        # −|z − α x_i|² / (2σ²) without |z|², which is the same for every point and drops out of the softmax.
+        logits = (alpha * (z @ points.T) - alpha.square() / 2 * points.square().sum(dim=1)) / safe.square()
+        if y is not None and self.labels is not None:
+            same = (self.labels == y[:, None]).to(z.device)
+            same |= ~same.any(dim=1, keepdim=True)
+            logits = logits.masked_fill(~same, -torch.inf)
+        x_hat = torch.where(clean, z / torch.where(clean, alpha, 1.0), logits.softmax(dim=1) @ points)
+        return x_hat, torch.where(clean, 0.0, (z - alpha * x_hat) / safe)

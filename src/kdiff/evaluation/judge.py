@@ -1,0 +1,165 @@
+"""Judging samples against the training data, every figure beside its floor.
+
+    frechet               Fréchet distance in the features of the data's own classifier (labelled data), in per cent of the
+                          total variance of the training part's features
+    sliced_wasserstein    sliced 2-Wasserstein distance, normalised units; for data on a known manifold, in its plane
+    off_manifold          root-mean-square distance off a known manifold
+    copying               median distance to the nearest training sample, over that of held-out data: 1 fresh, 0 copied
+
+Finite sets of equal law still differ, and the fewer samples the more. So every figure is the mean over groups as large as the
+held-out set, and the floor is the held-out set itself: all of that part of the data, or, with labels, as much of it as has the
+class proportions of the training part, which samples have too. A second floor is an exact denoiser through the same sampler: that of
+the training samples' empirical law, which a perfect network with no capacity to spare for anything else would learn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdiff.data import Dataset
+from kdiff.evaluation.classifier import TrainedClassifier, dataset_classifier
+from kdiff.evaluation.exact import ExactDenoiser
+from kdiff.evaluation.frechet import grouped_frechet, statistics
+from kdiff.evaluation.neighbours import nearest_distance
+from kdiff.evaluation.sliced import sliced_wasserstein
+from kdiff.model import KDiff
+from kdiff.training.run import Run, describe_environment, generate
+
+# The paper's sampler, and the same with a last step that returns the data prediction.
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "paper": {"solver": "heun", "steps": 50, "last_step": "euler"},
+    "clean": {"solver": "heun", "steps": 50, "last_step": "data"},
+}
+MAX_REFERENCE = 5000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value: mean and standard deviation over groups of samples (NaN for a single group)."""
+
+    value: float
+    spread: float
+    groups: int
+
+
+class Judge:
+    """Measures samples of one data set; normalised values throughout."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.train = dataset.part("train")[0][:MAX_REFERENCE]
+        self.heldout = matched_heldout(dataset)[:MAX_REFERENCE]
+        self.classifier: TrainedClassifier | None = dataset_classifier(dataset) if dataset.y is not None else None
+        if self.classifier:
+            features = self.classifier.network.features(self.train)
+            self.feature_scale = 10 / features.double().var(dim=0).sum().sqrt().item()
+            self.reference = statistics(features * self.feature_scale)
+        self.heldout_distance = nearest_distance(self.heldout, self.train).median().item()
+
+    @property
+    def group_size(self) -> int:
+        """Samples per group: as many as are held out."""
+        return len(self.heldout)
+
+    def measure(self, x: Tensor) -> dict[str, Figure]:
+        """All measures of samples x (N, *shape).
+
+        Raises:
+            ValueError: fewer samples than one group, or samples that are not finite.
+        """
+        if len(x) < self.group_size:
+            raise ValueError(
+                f"{len(x)} samples were given; at least {self.group_size} are needed to compare with as many held-out ones"
+            )
+        if not x.isfinite().all():
+            raise ValueError(f"{(~x.flatten(1).isfinite().all(1)).sum()} of {len(x)} samples are not finite numbers")
+        figures = {}
+        if self.classifier:
+            features = self.classifier.network.features(x) * self.feature_scale
+            figures["frechet"] = Figure(*grouped_frechet(features, self.reference, self.group_size))
+        manifold = self.dataset.manifold
+        place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
+        reference = place(self.train)
+        figures["sliced_wasserstein"] = self._grouped(lambda group: sliced_wasserstein(place(group), reference), x)
+        if manifold:
+            figures["off_manifold"] = self._grouped(lambda group: manifold.distance(group).square().mean().sqrt().item(), x)
+        if self.heldout_distance > 0:
+            figures["copying"] = self._grouped(
+                lambda group: nearest_distance(group, self.train).median().item() / self.heldout_distance, x
+            )
+        return figures
+
+    def _grouped(self, measure: Callable[[Tensor], float], x: Tensor) -> Figure:
+        groups = len(x) // self.group_size
+        values = torch.tensor([measure(group) for group in x[: groups * self.group_size].split(self.group_size)])
+        return Figure(values.mean().item(), values.std().item() if groups > 1 else math.nan, groups)
+
+    def floor(self) -> dict[str, Figure]:
+        """The held-out part, measured like samples."""
+        return self.measure(self.heldout)
+
+    def exact_floor(self, run: Run, seed: int = 0, **sampler: Any) -> dict[str, Figure]:
+        """As many samples as are held out, of an exact denoiser of the training part, with the run's target and this sampler."""
+        points, labels = self.dataset.part("train")
+        exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
+        x, _ = generate(exact, self.group_size, run.shape, run.class_counts, seed, **sampler)
+        return self.measure(x)
+
+
+def matched_heldout(dataset: Dataset) -> Tensor:
+    """The held-out part; with labels, the largest part of it in the class proportions of training, classes in turn.
+
+    Chance proportions would weigh more in the Fréchet distance than anything that samples get wrong.
+    """
+    x, y = dataset.part("heldout")
+    labels = dataset.part("train")[1]
+    if y is None or labels is None:
+        return x
+    share = torch.bincount(labels, minlength=dataset.num_classes).double() / len(labels)
+    there = torch.bincount(y, minlength=dataset.num_classes)
+    total = min((int(there[c]) / float(share[c]) for c in range(len(share)) if share[c] > 0), default=0.0)
+    kept = [torch.nonzero(y == c).flatten()[: round(total * float(share[c]))] for c in range(len(share))]
+    if sum(map(len, kept)) < 2 * len(share):
+        raise ValueError(
+            f"{dataset.name} holds out {there.tolist()} samples per class, training has the shares "
+            f"{[round(s, 3) for s in share.tolist()]}: too few to hold out a set of the same proportions"
+        )
+    # In turn, so that any consecutive group has about these proportions.
+    position = torch.cat([(torch.arange(len(rows)) + 0.5) / max(1, len(rows)) for rows in kept])
+    return x[torch.cat(kept)[position.argsort(stable=True)]]
+
+
+def evaluate(run: Run, judge: Judge, num_samples: int = 2000, seed: int = 0, guidance: float = 1.0) -> dict[str, Any]:
+    """Everything measured of a run under each of `SAMPLERS`, with both floors, stamped with what produced it."""
+    num_samples = max(num_samples, judge.group_size)
+    result: dict[str, Any] = {
+        "run": str(run.folder),
+        "step": run.step,
+        "weights": run.weights,
+        "target": str(run.config.target),
+        "k": getattr(run.model.target, "k", None),
+        "num_samples": num_samples,
+        "group_size": judge.group_size,
+        "seed": seed,
+        "guidance": guidance,
+        "data": run.data["fingerprint"],
+        "classifier": judge.classifier and {"accuracy": judge.classifier.accuracy, "weights": judge.classifier.digest},
+        "environment": describe_environment(),
+        "heldout": {name: vars(figure) for name, figure in judge.floor().items()},
+        "samplers": {},
+    }
+    for name, options in SAMPLERS.items():
+        options = {**options, "guidance": guidance}
+        x, _ = generate(run.model, num_samples, run.shape, run.class_counts, seed, **options)
+        result["samplers"][name] = {
+            "options": options,
+            "figures": {measure: vars(figure) for measure, figure in judge.measure(x).items()},
+            "exact": {measure: vars(figure) for measure, figure in judge.exact_floor(run, seed, **SAMPLERS[name]).items()},
+        }
+    return result

@@ -1,0 +1,72 @@
+"""Sliced 2-Wasserstein distance (Rabin et al., 2012; Bonneel et al., 2015).
+
+    SW(A, B)^2 = E_theta W2^2(theta . A, theta . B),    theta uniform on the unit sphere of R^D
+
+In one dimension W2 is the L2 distance of the quantile functions, `W2^2 = int_0^1 (F_a^-1(q) - F_b^-1(q))^2 dq`. For
+samples these are steps at multiples of 1/N_a and 1/N_b, so the integral is a finite sum over the merged breakpoints:
+exact for any two counts, and for equal counts the mean squared difference of the sorted values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ELEMENTS = 2**23  # projected values held at once: 32 MiB in float32
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> float:
+    """Sliced 2-Wasserstein distance of the samples `a` and `b`, in units of the data.
+
+    A shift by s gives |s| / sqrt(D) in expectation: it is a distance per dimension. Like every distance between samples
+    it is biased upward for few samples; compare figures of equal counts only.
+
+    Args:
+        a: (Na, *shape); trailing dimensions are flattened to D.
+        b: (Nb, *shape); Nb may differ from Na.
+        projections: random directions to average over; the same for the same seed and D, whatever the counts.
+        seed: seed of the directions.
+
+    Raises:
+        ValueError: different D, sets that are empty or not (N, *shape), values that are not finite, or
+            fewer than one projection.
+    """
+    if projections < 1:
+        raise ValueError(f"projections must be at least 1, got {projections}")
+    for name, samples in (("first", a), ("second", b)):
+        if samples.ndim < 2 or samples.numel() == 0:
+            raise ValueError(f"the {name} set must be samples of shape (N, *shape), N > 0, got {tuple(samples.shape)}")
+        if not samples.isfinite().all():
+            raise ValueError(f"the {name} set of samples has values that are not finite (NaN or infinite)")
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    device = a.device
+    a, b = a.detach().to(dtype).flatten(1), b.detach().to(device, dtype).flatten(1)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"samples of different dimension: {a.shape[1]} and {b.shape[1]}")
+    index_a, index_b, weights = _merged_quantiles(len(a), len(b))
+    index_a, index_b, weights = index_a.to(device), index_b.to(device), weights.to(device, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    chunk = max(1, ELEMENTS // len(weights))
+    total = 0.0
+    for start in range(0, projections, chunk):
+        count = min(chunk, projections - start)
+        # One draw per direction, so that the directions do not depend on the chunk and hence not on the counts.
+        rows = [torch.randn(a.shape[1], generator=generator) for _ in range(count)]
+        theta = torch.nn.functional.normalize(torch.stack(rows).to(a), dim=1)
+        sorted_a, sorted_b = (theta @ a.T).sort(dim=1).values, (theta @ b.T).sort(dim=1).values
+        squares = (sorted_a[:, index_a] - sorted_b[:, index_b]).square()
+        total += float((squares @ weights).cpu().double().sum())
+    return math.sqrt(total / projections)
+
+
+def _merged_quantiles(count_a: int, count_b: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pieces of [0, 1] on which both quantile functions are constant: index into sorted a, into sorted b, and width.
+
+    In units of 1 / (count_a count_b) every breakpoint is an integer, so the merge is exact.
+    """
+    steps = torch.cat([torch.arange(count_a) * count_b, torch.arange(count_b) * count_a])
+    starts = steps.unique()
+    ends = torch.cat([starts[1:], starts.new_tensor([count_a * count_b])])
+    return starts // count_b, starts // count_a, (ends - starts).double() / (count_a * count_b)

@@ -1,0 +1,73 @@
+"""A multilayer perceptron for vectors, and for small images read as vectors.
+
+    h₀ = W_z z + W_t features(t) + E[y]          h_{i+1} = h_i' = SiLU(W_i h_i + b_i)          u = W_out h
+
+The layout decides what such a network finds easy, so here it is in full. Flattened z, the Fourier features of t and the class
+embedding meet once, at the first hidden layer; then `depth` hidden layers of `width` units follow, without skip connections,
+normalisation or a path around them, so z reaches the output only through `width` units. The output layer starts at zero: û = 0,
+the start that the theory's early dynamics speak of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+FREQUENCIES = 16
+
+
+def time_features(t: Tensor) -> Tensor:
+    """t (batch,) → (batch, 33): t itself, and sine and cosine at 16 frequencies from ½ to 32 cycles over [0, 1], in float32."""
+    cycles = 0.5 * 64 ** (torch.arange(FREQUENCIES, device=t.device, dtype=torch.float32) / (FREQUENCIES - 1))
+    angles = 2 * math.pi * t.float()[:, None] * cycles
+    return torch.cat([t.float()[:, None], angles.sin(), angles.cos()], dim=1)
+
+
+class MLP(nn.Module):
+    """z (batch, *shape) → u of the same shape.
+
+    Args:
+        shape: the shape of one sample.
+        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
+        width: units per hidden layer.
+        depth: hidden layers.
+    """
+
+    def __init__(self, shape: Sequence[int], num_classes: int = 0, width: int = 256, depth: int = 4) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"width is {width} and depth is {depth}; expected at least 1 of each")
+        self.shape, self.num_classes = tuple(shape), num_classes
+        dimension = math.prod(self.shape)
+        self.input = nn.Linear(dimension, width)
+        self.time = nn.Linear(2 * FREQUENCIES + 1, width, bias=False)
+        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.hidden = nn.Sequential(*(m for _ in range(depth - 1) for m in (nn.SiLU(), nn.Linear(width, width))), nn.SiLU())
+        self.output = nn.Linear(width, dimension)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """u, shaped like z. t: (batch,); y: (batch,) int64, all "no class" if left out.
+
+        Raises:
+            ValueError: samples of another shape, labels given to a network without them, or labels out of range.
+        """
+        if tuple(z.shape[1:]) != self.shape:
+            raise ValueError(f"samples have shape {tuple(z.shape[1:])}; this network was built for {self.shape}")
+        h = self.input(z.flatten(1)) + self.time(time_features(t).to(z.dtype))
+        if self.label is not None:
+            if y is None:
+                y = torch.full((z.shape[0],), self.num_classes, device=z.device)
+            elif y.device.type == "cpu" and len(y) and (int(y.min()) < 0 or int(y.max()) > self.num_classes):
+                raise ValueError(
+                    f"labels range from {int(y.min())} to {int(y.max())}; expected 0 to {self.num_classes - 1}, "
+                    f"or {self.num_classes} for no class"
+                )
+            h = h + self.label(y)
+        elif y is not None:
+            raise ValueError("labels were given to a network built without classes (num_classes=0)")
+        return self.output(self.hidden(h)).reshape(z.shape)

@@ -1,0 +1,184 @@
+"""Blocks of diffusion transformers: RMSNorm, rotary attention, SwiGLU, adaLN-zero; what JiT, DiT and LightningDiT are made of.
+
+    x ← x + g₁ · attention((1 + s₁) · norm(x) + b₁)        x ← x + g₂ · mlp((1 + s₂) · norm(x) + b₂)
+
+with (b₁, s₁, g₁, b₂, s₂, g₂) = W SiLU(c) for the condition c of a sample (time and label), and W zero at the start, so that
+every block starts as the identity (adaLN-zero, arXiv 2212.09748). Norms, the q/k norms and the perceptron are handed in: an
+architecture is a choice of these. Attribute names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdiff.networks.embedding import MAX_PERIOD, grid_positions, linear
+
+Norm = Callable[[int], nn.Module]  # from a width to a norm over the last dimension
+
+
+class RMSNorm(nn.Module):
+    """w · x / sqrt(mean(x²) + 10⁻⁶) over the last dimension (arXiv 1910.07467), in float32 or better, returned in x's type."""
+
+    def __init__(self, size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shaped like x."""
+        wide = x.float() if x.itemsize < 4 else x
+        return F.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
+
+
+def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Tensor:
+    """Cosines and signed sines of rotary embedding (arXiv 2104.09864) in two dimensions: (2, prefix + rows · columns, h).
+
+    The first half of a head's channels turns with the row and the second with the column, each in adjacent pairs
+    (2j, 2j + 1) by the angle index · 10000^(−2j/(h/2)). The first `prefix` tokens, which have no place in the image, stay as
+    they are. Sines carry the sign with which they enter `rotate`: −, + in each pair.
+    """
+    if head_dim % 4:
+        raise ValueError(f"heads have {head_dim} channels; rotary embedding in two dimensions needs a multiple of 4")
+    frequencies = MAX_PERIOD ** (-torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 4))
+    angles = torch.cat([index[:, None] * frequencies for index in grid_positions(rows, columns)], dim=1)
+    angles = F.pad(angles, (0, 0, prefix, 0)).repeat_interleave(2, dim=1)
+    sign = torch.tensor([-1.0, 1.0]).repeat(head_dim // 2)
+    return torch.stack([angles.cos(), angles.sin() * sign]).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn each adjacent pair (a, b) of x (…, tokens, h) to (a cos − b sin, b cos + a sin); `table` is `rotary_table`'s.
+
+    In real numbers: complex ones are faster by a hundredth of a block on a CPU, but have no bfloat16 and do not compile.
+    """
+    cosine, sine = table
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cosine, swapped, sine)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q kᵀ/√h) v, with queries, keys and values from one linear layer.
+
+    Args:
+        hidden_size: D, a multiple of num_heads.
+        num_heads: heads of h = D / num_heads channels.
+        qk_norm: a norm of queries and keys over h; none if left out.
+        qkv_bias: whether the layer to queries, keys and values has a bias.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: Norm | None = None, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if num_heads < 1 or hidden_size % num_heads:
+            raise ValueError(f"hidden_size is {hidden_size} with num_heads {num_heads}; expected heads of one whole size")
+        head_dim = hidden_size // num_heads
+        self.num_heads = num_heads
+        self.qkv = linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.q_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
+        self.proj = linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """x: (batch, tokens, D); rotary: the `rotary_table` of these tokens, applied after the norms."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            # Angles are float32: in bfloat16 the result would lose what distinguishes far positions.
+            q, k = rotate(q, rotary).to(v.dtype), rotate(k, rotary).to(v.dtype)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """W₃ (SiLU(W₁ x) · W₂ x) (arXiv 2002.05202), W₁ and W₂ in one layer; ⅔ of D · mlp_ratio inside, rounded down.
+
+    Two thirds, because three matrices of that size have as many parameters as the usual two.
+    """
+
+    def __init__(self, hidden_size: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        inner = int(hidden_size * mlp_ratio) * 2 // 3
+        self.w12 = linear(hidden_size, 2 * inner)
+        self.w3 = linear(inner, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shaped like x."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+def adaln(hidden_size: int, chunks: int) -> nn.Sequential:
+    """c (batch, D) → (batch, chunks · D): W SiLU(c), zero at the start."""
+    layer = nn.Linear(hidden_size, chunks * hidden_size)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(nn.SiLU(), layer)
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    """(1 + scale) · x + shift. x: (batch, tokens, D); scale, shift: (batch, 1, D)."""
+    return x * (1 + scale) if shift is None else torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x ← x + attention(norm(x)), x ← x + mlp(norm(x))."""
+
+    def __init__(self, hidden_size: int, attention: Attention, mlp: nn.Module, norm: Norm = RMSNorm) -> None:
+        super().__init__()
+        self.norm1 = norm(hidden_size)
+        self.attn = attention
+        self.norm2 = norm(hidden_size)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """x: (batch, tokens, D), returned in that shape."""
+        x = x + self.attn(self.norm1(x), rotary)
+        return x + self.mlp(self.norm2(x))
+
+
+class ModulatedBlock(Block):
+    """A block under adaLN-zero: the two lines at the top of this page.
+
+    Args:
+        hidden_size: D.
+        attention: of width D.
+        mlp: from (…, D) to (…, D).
+        norm: makes the block's two norms.
+        shift: False leaves b₁ and b₂ out; the modulation then has four parts.
+    """
+
+    def __init__(
+        self, hidden_size: int, attention: Attention, mlp: nn.Module, norm: Norm = RMSNorm, shift: bool = True
+    ) -> None:
+        super().__init__(hidden_size, attention, mlp, norm)
+        self.shift = shift
+        self.adaLN_modulation = adaln(hidden_size, 6 if shift else 4)
+
+    def forward(self, x: Tensor, c: Tensor, rotary: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x: (batch, tokens, D); c: (batch, D); rotary: the `rotary_table` of these tokens. Returns x's shape."""
+        parts = self.adaLN_modulation(c)[:, None].chunk(6 if self.shift else 4, dim=2)
+        if self.shift:
+            shift1, scale1, gate1, shift2, scale2, gate2 = parts
+        else:
+            (scale1, gate1, scale2, gate2), shift1, shift2 = parts, None, None
+        x = torch.addcmul(x, gate1, self.attn(modulate(self.norm1(x), scale1, shift1), rotary))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), scale2, shift2)))
+
+
+class FinalLayer(nn.Module):
+    """Tokens (batch, tokens, D) → (batch, tokens, outputs): a norm, shift and scale from c, a linear layer that starts at 0."""
+
+    def __init__(self, hidden_size: int, outputs: int, norm: Norm = RMSNorm) -> None:
+        super().__init__()
+        self.norm_final = norm(hidden_size)
+        self.adaLN_modulation = adaln(hidden_size, 2)
+        self.linear = nn.Linear(hidden_size, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x: (batch, tokens, D); c: (batch, D)."""
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=2)
+        return self.linear(modulate(self.norm_final(x), scale, shift))

@@ -1,0 +1,1 @@
+"""Training: configuration, one loop over any objective, averages, checkpoints, run folders."""

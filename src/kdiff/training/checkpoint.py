@@ -1,0 +1,151 @@
+"""Checkpoints: a folder per step with safetensors and JSON, nothing else, complete or absent.
+
+checkpoints/step_00004000/model.safetensors     the weights, k included
+                          ema_0.999.safetensors the averages, one file per decay
+                          optimizer.safetensors AdamW's state and the sums of the current logging interval
+                          state.json            step, and size and checksum of each file
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kdiff.files import new_folder, read_json, write_json
+from kdiff.training.ema import EMA
+
+FORMAT = 1
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32] if hasattr(hashlib, "file_digest") else _slow_digest(path)
+
+
+def _slow_digest(path: Path) -> str:
+    digest = hashlib.blake2b()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:32]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors to one safetensors file, on the CPU and contiguous."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        ValueError: a missing, truncated or otherwise damaged file, by name.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error})") from None
+
+
+def ema_file(decay: float) -> str:
+    """The name of the file with the averages of a decay."""
+    return f"ema_{decay:g}.safetensors"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    sums: Mapping[str, Tensor],
+) -> Path:
+    """Write the checkpoint of `step` finished optimiser steps under `folder`, whole or not at all."""
+    target = folder / f"step_{step:08d}"
+    with new_folder(target) as aside:
+        save_tensors(aside / "model.safetensors", module.state_dict())
+        for decay, average in ema.averages.items():
+            save_tensors(aside / ema_file(decay), average)
+        state = {
+            f"state.{index}.{name}": torch.as_tensor(value)
+            for index, values in optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        save_tensors(aside / "optimizer.safetensors", {**state, **{f"sum.{name}": value for name, value in sums.items()}})
+        files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(aside.iterdir())}
+        write_json(aside / "state.json", {"format": FORMAT, "step": step, "files": files})
+    return target
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints under `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
+    """The state of a checkpoint whose files are all there and whole.
+
+    Args:
+        checkpoint: its folder.
+        digests: compare checksums as well as sizes.
+
+    Raises:
+        ValueError: what is missing, truncated, changed or of a newer format.
+    """
+    state: dict[str, Any] = read_json(checkpoint / "state.json")
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{checkpoint} has format {state.get('format')}; this version of kdiff reads format {FORMAT}")
+    for name, facts in state["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            raise ValueError(f"{file} is missing")
+        if file.stat().st_size != facts["bytes"]:
+            raise ValueError(f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts['bytes']}")
+        if digests and _digest(file) != facts["blake2b"]:
+            raise ValueError(f"{file} is damaged: its checksum is not the one it was written with")
+    return state
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Put saved weights into a module.
+
+    Raises:
+        ValueError: names or shapes that are not the module's, listing the first few of each kind.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    shapes = [
+        f"{n} {tuple(tensors[n].shape)} here {tuple(own[n].shape)}"
+        for n in own
+        if n in tensors and own[n].shape != tensors[n].shape
+    ]
+    problems = {"missing": missing, "not in this network": extra, "of another shape": shapes}
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{source} holds the weights of another network: {'; '.join(found)}")
+    module.load_state_dict(dict(tensors))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put back the optimiser's state; returns the sums of the logging interval."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, rest = key.split(".", 1)
+        if kind == "state":
+            index, name = rest.split(".", 1)
+            states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return {key.removeprefix("sum."): value for key, value in tensors.items() if key.startswith("sum.")}

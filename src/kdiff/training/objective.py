@@ -1,0 +1,87 @@
+"""What the loop trains: a module that turns a batch into a loss and the numbers to log. The loop knows nothing else of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdiff.model import KDiff
+from kdiff.target import FixedK, LearnedK
+
+
+class Objective(nn.Module, ABC):
+    """A trainable thing. `module` is what is saved and averaged."""
+
+    module: nn.Module
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and further scalars to average over the logging interval."""
+
+    def state(self) -> dict[str, float]:
+        """What to log of the module as it stands after a backward pass (k, gradients)."""
+        return {}
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser. The group named "target" stays out of the norm that clips."""
+        return [{"name": "network", "params": list(self.module.parameters()), "lr": lr, "weight_decay": weight_decay}]
+
+
+class DiffusionObjective(Objective):
+    """The v-loss of a `KDiff`, split along and across the data's leading principal directions.
+
+    Args:
+        model: the model.
+        directions: (D, q), orthonormal columns; the loss is then logged as loss_along + loss_across = loss, the mean square of
+            the velocity error within their span and outside it, both over all D dimensions.
+    """
+
+    module: KDiff
+
+    def __init__(self, model: KDiff, directions: Tensor | None = None) -> None:
+        super().__init__()
+        self.module = model
+        self.directions: Tensor | None
+        self.register_buffer("directions", directions, persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The v-loss, and its two parts."""
+        error = self.module.velocity_error(x) if y is None else self.module.velocity_error(x, y=y)
+        loss = error.square().mean()
+        if self.directions is None:
+            return loss, {}
+        with torch.no_grad():
+            along = (error.flatten(1).float() @ self.directions).square().sum() / error.numel()
+        return loss, {"loss_along": along, "loss_across": loss.detach() - along}
+
+    def state(self) -> dict[str, float]:
+        """k, and the gradient of w if k is learned."""
+        target = self.module.target
+        state = {"k": target.k} if isinstance(target, FixedK | LearnedK) else {}
+        if isinstance(target, LearnedK) and target.w.grad is not None:
+            state["w_gradient"] = target.w.grad.item()
+        return state
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Those of the model: k apart, without decay."""
+        return self.module.parameter_groups(lr, weight_decay)
+
+
+class ClassificationObjective(Objective):
+    """Cross-entropy of a classifier called as classifier(x) -> logits (batch, classes)."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.module = classifier
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, and the share of right answers."""
+        if y is None:
+            raise ValueError("a classifier is trained on labelled data; these samples have no labels")
+        logits = self.module(x)
+        accuracy = (logits.argmax(1) == y).float().mean()
+        return functional.cross_entropy(logits.float(), y), {"accuracy": accuracy}

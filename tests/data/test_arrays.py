@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kdiff.data import load, load_array, make_dataset
+
+RNG = np.random.default_rng(0)
+VECTORS = RNG.standard_normal((120, 6)).astype(np.float32)
+IMAGES = RNG.integers(0, 256, (120, 3, 4, 4)).astype(np.uint8)
+LABELS = np.arange(120) % 5
+
+
+def write(path: Path, **arrays: np.ndarray) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        save_file({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
+    else:
+        np.save(path, *arrays.values())
+    return path
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".safetensors"])
+class TestEveryFormat:
+    def test_round_trip(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"mine{ending}", x=VECTORS)
+        for data in (load(str(path), normalise="none"), load(path, normalise="none"), load_array(path, normalise="none")):
+            assert data.name == "mine"
+            assert torch.equal(data.x, torch.from_numpy(VECTORS))
+            assert data.y is None
+            assert data.fingerprint == make_dataset("", VECTORS).fingerprint
+
+    def test_default_normalisation(self, tmp_path: Path, ending: str) -> None:
+        vectors = load_array(write(tmp_path / f"a{ending}", x=VECTORS))
+        images = load_array(write(tmp_path / f"b{ending}", x=IMAGES))
+        floats = load_array(write(tmp_path / f"c{ending}", x=IMAGES.astype(np.float32)))
+        bytes_in_rows = load_array(write(tmp_path / f"d{ending}", x=IMAGES.reshape(120, -1)))
+        assert vectors.normalisation.kind == "features"
+        assert images.normalisation.describe() == {"kind": "range", "shift": 127.5, "scale": 127.5}
+        assert floats.normalisation.kind == "standard"
+        assert bytes_in_rows.normalisation.kind == "features"
+        given = load_array(tmp_path / f"b{ending}", value_range=(0, 510))
+        assert given.normalisation.describe() == {"kind": "range", "shift": 255.0, "scale": 255.0}
+
+    def test_truncated_or_foreign_files_are_named(self, tmp_path: Path, ending: str) -> None:
+        whole = write(tmp_path / f"whole{ending}", x=VECTORS).read_bytes()
+        path = tmp_path / f"cut{ending}"
+        for content in (
+            b"",
+            b"no array at all" * 20,
+            *(whole[:size] for size in (4, 9, 60, 130, len(whole) // 2, len(whole) - 1)),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=rf"cut{re.escape(ending)}: cannot be read as {re.escape(ending)}: .*damaged"):
+                load(str(path))
+
+    def test_missing_file(self, tmp_path: Path, ending: str) -> None:
+        with pytest.raises(FileNotFoundError, match=r"expected a file ending in \.npy, \.npz, \.safetensors"):
+            load_array(tmp_path / f"nothing{ending}")
+        write(tmp_path / f"images{ending}", x=VECTORS)
+        with pytest.raises(FileNotFoundError, match=rf"no such file \(did you mean images{re.escape(ending)}\?\)"):
+            load(str(tmp_path / f"image{ending}"))
+
+    def test_content_is_checked(self, tmp_path: Path, ending: str) -> None:
+        broken = VECTORS.copy()
+        broken[3, 1] = np.nan
+        with pytest.raises(ValueError, match=r"bad: 1 values in 1 samples are NaN.*first in sample 3"):
+            load(write(tmp_path / f"bad{ending}", x=broken))
+        with pytest.raises(ValueError, match=r"found bool"):
+            load(write(tmp_path / f"bad{ending}", x=VECTORS > 0))
+        with pytest.raises(ValueError, match=r"found \(120,\)"):
+            load(write(tmp_path / f"bad{ending}", x=VECTORS[:, 0].copy()))
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+class TestKeys:
+    def test_labels_are_taken_if_they_are_there(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"a{ending}", x=IMAGES, y=LABELS, other=VECTORS)
+        data = load(path)
+        assert data.shape == (3, 4, 4)
+        assert data.y is not None
+        assert data.y.tolist() == LABELS.tolist()
+        assert data.num_classes == 5
+        assert load(path, num_classes=9).num_classes == 9
+        assert load(path, key="other").shape == (6,)
+        with pytest.raises(ValueError, match=r"0 … 2 \(num_classes=3\), found 0 … 4"):
+            load(path, num_classes=3)
+
+    def test_the_only_array_of_samples_serves_under_any_name(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"a{ending}", images=IMAGES, y=LABELS, weights=VECTORS[:, 0].copy())
+        data = load(path)
+        assert data.shape == (3, 4, 4)
+        assert data.num_classes == 5
+        named = write(tmp_path / f"b{ending}", images=IMAGES, classes=LABELS)
+        assert load(named).y is None
+        assert load(named, label_key="classes").num_classes == 5
+
+    def test_keys_that_cannot_be_told_apart_or_are_absent(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"a{ending}", images=IMAGES, latents=VECTORS)
+        listing = r".*'images' \(120, 3, 4, 4\) (torch\.)?uint8.*"
+        for options in ({}, {"key": "vectors"}):
+            with pytest.raises(ValueError, match=r"no array under '(x|vectors)'; name the samples by key=…;" + listing):
+                load(path, **options)
+        single = write(tmp_path / f"b{ending}", images=IMAGES)
+        with pytest.raises(ValueError, match=r"no array under 'pictures'" + listing):
+            load(single, key="pictures")
+        with pytest.raises(ValueError, match=r"no labels under 'classes'" + listing):
+            load(single, key="images", label_key="classes")
+
+    def test_labels_by_path_are_for_npy(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"a{ending}", x=VECTORS)
+        with pytest.raises(ValueError, match=r"labels=PATH is for .npy files"):
+            load(path, labels="labels.npy")
+
+
+class TestNpy:
+    def test_labels_from_a_second_file(self, tmp_path: Path) -> None:
+        path, labels = write(tmp_path / "a.npy", x=VECTORS), write(tmp_path / "labels.npy", y=LABELS)
+        data = load(path, labels=str(labels))
+        assert data.y is not None
+        assert data.y.tolist() == LABELS.tolist()
+        with pytest.raises(FileNotFoundError, match=r"no data file at .*classes.npy"):
+            load(path, labels=tmp_path / "classes.npy")
+        with pytest.raises(ValueError, match=r"labels must be the path of a .npy file"):
+            load(path, labels=write(tmp_path / "labels.npz", y=LABELS))
+        with pytest.raises(ValueError, match=r"has no keys"):
+            load(path, key="images")
+
+    def test_a_zip_in_disguise(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.npz", x=VECTORS)
+        with pytest.raises(ValueError, match=r"b.npy: cannot be read as .npy"):
+            load(path.rename(tmp_path / "b.npy"))
+        path = write(tmp_path / "c.npy", x=VECTORS)
+        with pytest.raises(ValueError, match=r"d.npz: cannot be read as .npz"):
+            load(path.rename(tmp_path / "d.npz"))
+
+    def test_other_byte_and_memory_orders(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.npy", x=np.asfortranarray(VECTORS.astype(">f8")))
+        assert torch.equal(load(path, normalise="none").x, torch.from_numpy(VECTORS))
+
+
+class TestOtherFiles:
+    @pytest.mark.parametrize("ending", [".npy", ".npz"])
+    def test_objects_are_never_unpickled(self, tmp_path: Path, ending: str) -> None:
+        path = write(tmp_path / f"a{ending}", x=VECTORS.astype(object))
+        with pytest.raises(ValueError, match=rf"a{re.escape(ending)}: holds an array of Python objects"):
+            load(path)
+
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        values = torch.from_numpy(VECTORS).bfloat16()
+        save_file({"x": values}, tmp_path / "a.safetensors")
+        assert torch.equal(load(tmp_path / "a.safetensors", normalise="none").x, values.float())
+
+    def test_folders_and_other_endings(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"is a folder; image folders are not supported in this version"):
+            load(tmp_path)
+        (tmp_path / "a.csv").write_text("1,2")
+        with pytest.raises(ValueError, match=r"ending in '\.csv'; accepted endings: \.npy, \.npz, \.safetensors"):
+            load(tmp_path / "a.csv")

@@ -1,0 +1,45 @@
+"""Noise by sample index, and the order of the solvers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdiff.sampling import draw_noise, euler, heun, uniform_times
+from kdiff.sampling.noise import mix_seed
+
+
+def test_noise_does_not_depend_on_the_batch():
+    whole = draw_noise(10, (3, 4, 4), seed=5)
+    parts = torch.cat([draw_noise(range(start, stop), (3, 4, 4), seed=5) for start, stop in ((0, 1), (1, 4), (4, 10))])
+    assert torch.equal(whole, parts)
+    assert torch.equal(draw_noise([7], (3, 4, 4), seed=5)[0], whole[7])
+
+
+def test_noise_is_normal_and_differs_between_samples_and_seeds():
+    noise = draw_noise(2000, (50,))
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    assert torch.corrcoef(noise[:100]).fill_diagonal_(0).abs().max() < 0.7
+    assert not torch.equal(draw_noise(1, (50,), seed=0), draw_noise(1, (50,), seed=1))
+
+
+def test_mixed_seeds_do_not_collide_for_neighbours():
+    seeds = {mix_seed(a, b) for a in range(100) for b in range(100)}
+    assert len(seeds) == 10_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)])
+def test_error_falls_with_the_order_of_the_solver(solver, order):
+    """dz/dt = cos(3t) z on [0, 0.9], away from the step to t = 1 that Heun makes as Euler."""
+
+    def velocity(z, t):
+        return torch.cos(3 * t) * z
+
+    exact = torch.exp(torch.sin(torch.tensor(2.7, dtype=torch.float64)) / 3)
+    errors = []
+    for steps in (20, 40):
+        times = 0.9 * uniform_times(steps).double()
+        errors.append((solver(velocity, torch.ones(1, dtype=torch.float64), times) - exact).abs().item())
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
