@@ -83,6 +83,48 @@ def test_output_depends_on_sample_time_and_class_and_no_label_means_no_class():
     assert_close(network(z[:1], t[:1], y[:1]), u[:1], rtol=1e-4, atol=1e-5)  # samples of a batch know nothing of each other
 
 
+def test_the_label_reaches_the_blocks_beside_the_context_tokens():
+    network = stirred(small(context_tokens=0))
+    z, t, y = inputs()
+    assert (network(z, t, y) - network(z, t, y + 1)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_positions_enter_by_the_table_and_by_rotation_in_every_block(tokens):
+    """Rotations are applied to all tokens of a block but the context's: with all of them at angle 0, the output is another."""
+    network = stirred(small(context_tokens=tokens))
+    z, t, y = inputs()
+    u, table, rotary = network(z, t, y), network.pos_embed, network.rotary
+    network.pos_embed = torch.zeros_like(table)
+    assert (network(z, t, y) - u).abs().max() > 1e-3
+    network.pos_embed = table
+    seen = []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda module, args: seen.append((args[0], args[2])))
+    network(z, t, y)
+    for i, (x, turned) in enumerate(seen):
+        prefix = tokens if i >= network.context_start else 0
+        assert x.shape[1] == turned.shape[1] == prefix + 16
+        assert_close(turned, rotary[:, tokens - prefix :], rtol=0, atol=0)
+        assert (turned[0, :prefix] == 1).all()
+        assert (turned[1, :prefix] == 0).all()
+    network.rotary = torch.stack([torch.ones_like(rotary[0]), torch.zeros_like(rotary[1])])
+    assert (network(z, t, y) - u).abs().max() > 1e-4
+
+
+def test_context_tokens_are_the_label_with_places_of_their_own_in_front_and_leave_before_the_end():
+    network = stirred(small())
+    z, t, y = inputs()
+    seen = []
+    for module in [*network.blocks, network.final_layer]:
+        module.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    network(z, t, y)
+    (_, before), (entering, _), (_, after), (final, _) = seen
+    label = network.y_embedder(y, len(y))[:, None]
+    assert_close(entering, torch.cat([label + network.in_context_posemb, before], dim=1), rtol=0, atol=0)
+    assert_close(final, after[:, 2:], rtol=0, atol=0)
+
+
 def test_every_patch_sees_every_other_and_places_matter():
     network = stirred(small((8, 12)))
     z, t = torch.randn(1, 3, 8, 12), torch.tensor([0.5])
@@ -100,13 +142,16 @@ def test_context_tokens_carry_the_label_through_the_blocks_after_their_start():
     for tokens, lengths in [(2, [16, 18, 18]), (0, [16, 16, 16])]:
         network = stirred(small(context_tokens=tokens))
         seen = []
-        for block in network.blocks:
-            block.register_forward_pre_hook(
-                lambda module, args, seen=seen: seen.append(args[0].shape[1]) or _without_label(args)
-            )
-        network.final_layer.register_forward_pre_hook(lambda module, args: _without_label(args))
+
+        def without_label(module, args, seen=seen):
+            x, _, *rest = args
+            seen.append(x.shape[1])
+            return (x, torch.ones(x.shape[0], x.shape[2]), *rest)
+
+        for module in [*network.blocks, network.final_layer]:
+            module.register_forward_pre_hook(without_label)
         difference = (network(z, t, y) - network(z, t, y + 1)).abs().max()
-        assert seen[:3] == lengths
+        assert seen == 2 * [*lengths, 16]
         assert (difference > 1e-4) == bool(tokens)
 
 

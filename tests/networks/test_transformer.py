@@ -18,7 +18,7 @@ from kdiff.networks.embedding import (
     sinusoid,
     unpatchify,
 )
-from kdiff.networks.transformer import Attention, ModulatedBlock, RMSNorm, SwiGLU, rotary_table, rotate
+from kdiff.networks.transformer import Attention, Block, FinalLayer, ModulatedBlock, RMSNorm, SwiGLU, rotary_table, rotate
 
 
 def test_unpatchify_puts_back_what_patches_are_cut_from():
@@ -88,6 +88,16 @@ def test_attention_scores_under_rotation_depend_on_relative_position_only():
     assert (by_place[0, 0, 1, 0] - by_place[0, 0, 0, 1]).abs() > 1e-3  # and is not a row's
 
 
+def test_rotation_turns_adjacent_pairs_by_row_and_column():
+    x, h = torch.randn(3, 4, 8), 8
+    pairs = torch.view_as_complex(x.reshape(3, 4, 4, 2))
+    row, column = torch.arange(3.0)[:, None, None], torch.arange(4.0)[None, :, None]
+    frequencies = torch.tensor([1.0, 0.01])
+    angles = torch.cat([(row * frequencies).expand(3, 4, 2), (column * frequencies).expand(3, 4, 2)], dim=2)
+    expected = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).reshape(12, h)
+    assert_close(rotate(x.reshape(12, h), rotary_table(3, 4, h)), expected)
+
+
 def test_rotation_keeps_lengths_and_leaves_the_prefix():
     table, x = rotary_table(3, 4, 8, prefix=2), torch.randn(5, 14, 8)
     turned = rotate(x, table)
@@ -141,14 +151,50 @@ def test_a_modulated_block_starts_as_the_identity_and_obeys_its_condition(shift)
     x, c = torch.randn(2, 5, 16), torch.randn(2, 16)
     assert_close(block(x, c), x, rtol=0, atol=0)
     nn.init.normal_(block.adaLN_modulation[1].weight)
-    changed = block(x, c)
-    assert (block(x, c.flip(0)) - changed).abs().max() > 0.1
-    with torch.no_grad():  # gates alone at 1: a plain block
-        block.adaLN_modulation[1].weight.zero_()
-        gates = [2, 5] if shift else [1, 3]
-        block.adaLN_modulation[1].bias.unflatten(0, (-1, 16))[gates] = 1
-        plain = x + block.attn(block.norm1(x))
-        assert_close(block(x, c), plain + block.mlp(block.norm2(plain)))
+    names = [f"{part}{i}" for i in (1, 2) for part in (("shift",) if shift else ()) + ("scale", "gate")]
+    m = dict(zip(names, block.adaLN_modulation[1](c * c.sigmoid()).unflatten(1, (-1, 1, 16)).unbind(1)))
+    expected = x
+    for i, norm, layer in [(1, block.norm1, block.attn), (2, block.norm2, block.mlp)]:
+        modulated = norm(expected) * (1 + m[f"scale{i}"]) + m.get(f"shift{i}", 0)
+        expected = expected + m[f"gate{i}"] * layer(modulated)
+    assert_close(block(x, c), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_plain_block_is_a_modulated_one_with_open_gates():
+    plain = Block(16, Attention(16, 2), SwiGLU(16))
+    modulated = ModulatedBlock(16, plain.attn, plain.mlp)
+    with torch.no_grad():
+        modulated.adaLN_modulation[1].bias.unflatten(0, (6, 16))[[2, 5]] = 1
+    x = torch.randn(2, 5, 16)
+    assert_close(modulated(x, torch.randn(2, 16)), plain(x))
+
+
+def test_the_final_layer_starts_at_zero_and_shifts_and_scales():
+    final, x, c = FinalLayer(16, 3), torch.randn(2, 5, 16), torch.randn(2, 16)
+    assert (final(x, c) == 0).all()
+    for layer in (final.linear, final.adaLN_modulation[1]):
+        nn.init.normal_(layer.weight)
+    shift, scale = final.adaLN_modulation[1](c * c.sigmoid()).unflatten(1, (2, 1, 16)).unbind(1)
+    assert_close(final(x, c), final.linear(final.norm_final(x) * (1 + scale) + shift), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_start_as_in_dit():
+    """Xavier's uniform law for linear layers and patches, standard deviation 0.02 for time and labels, no biases."""
+    for layer, shape in [
+        (Attention(64, 2).qkv, (192, 64)),
+        (SwiGLU(64).w3, (64, 170)),
+        (PatchEmbedding(4, 3, 64).proj, (64, 48)),
+        (PatchEmbedding(4, 3, 64, 32).proj1, (32, 48)),
+    ]:
+        bound = (6 / sum(shape)) ** 0.5
+        assert layer.weight.flatten(1).shape == shape
+        assert 0.98 * bound < layer.weight.abs().max() <= bound
+        assert_close(layer.weight.std().item(), bound / 3**0.5, rtol=0.05, atol=0)
+        assert layer.bias is None or not layer.bias.any()
+    time = TimeEmbedding(64).mlp
+    for weight in (time[0].weight, time[2].weight, LabelEmbedding(100, 64).embedding_table.weight):
+        assert_close(weight.std().item(), 0.02, rtol=0.05, atol=0)
+    assert not time[0].bias.any()
 
 
 def test_labels_look_up_rows_and_none_is_the_last():

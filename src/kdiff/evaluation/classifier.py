@@ -22,7 +22,9 @@ from kdiff.training.loop import fit
 from kdiff.training.objective import ClassificationObjective
 
 FEATURES = 32
-RECIPE = LoopConfig(steps=800, batch_size=64, learning_rate=2e-3, schedule="cosine", weight_decay=0.01, ema=[0.99], log_every=100)
+RECIPE = LoopConfig(
+    steps=800, batch_size=64, learning_rate=2e-3, schedule="cosine", weight_decay=0.01, ema=[0.99], log_every=100
+)
 RECIPE_VERSION = 1
 
 
@@ -107,7 +109,9 @@ def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
 
 def _recipe(dataset: Dataset) -> str:
     """Whatever else decides the classifier: its training and the values that it sees."""
-    text = repr((RECIPE_VERSION, RECIPE, dataset.normalisation.describe(), dataset.shape, dataset.num_classes, torch.__version__))
+    text = repr(
+        (RECIPE_VERSION, RECIPE, dataset.normalisation.describe(), dataset.shape, dataset.num_classes, torch.__version__)
+    )
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

@@ -6,10 +6,11 @@
     off_manifold          root-mean-square distance off a known manifold
     copying               median distance to the nearest training sample, over that of held-out data: 1 fresh, 0 copied
 
-Finite sets of equal law still differ, and the fewer samples the more. So every figure is the mean over groups as large as the
-held-out set, and the floor is the held-out set itself: all of that part of the data, or, with labels, as much of it as has the
-class proportions of the training part, which samples have too. A second floor is an exact denoiser through the same sampler: that of
-the training samples' empirical law, which a perfect network with no capacity to spare for anything else would learn.
+Finite sets of equal law still differ, and the fewer samples the more. So a figure comes twice: for all samples, and as the mean
+over groups as large as the held-out set, which is what the held-out set's own figure, the floor, compares with. The held-out
+set is that part of the data, or, with labels, as much of it as has the class proportions of training, which samples have too.
+A second floor is an exact denoiser of the training samples through the same sampler, as many samples as were judged: what the
+sampler's steps and clamp cost a perfect network (which copies: it says nothing of new samples).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 from kdiff.data import Dataset
 from kdiff.evaluation.classifier import TrainedClassifier, dataset_classifier
 from kdiff.evaluation.exact import ExactDenoiser
-from kdiff.evaluation.frechet import grouped_frechet, statistics
+from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statistics
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.evaluation.sliced import sliced_wasserstein
 from kdiff.model import KDiff
@@ -37,13 +38,15 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "clean": {"solver": "heun", "steps": 50, "last_step": "data"},
 }
 MAX_REFERENCE = 5000
+MAX_POINTS = 2000
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value: mean and standard deviation over groups of samples (NaN for a single group)."""
+    """A measured value: of all samples; mean and standard deviation over groups of them (NaN for a single group)."""
 
     value: float
+    grouped: float
     spread: float
     groups: int
 
@@ -82,7 +85,8 @@ class Judge:
         figures = {}
         if self.classifier:
             features = self.classifier.network.features(x) * self.feature_scale
-            figures["frechet"] = Figure(*grouped_frechet(features, self.reference, self.group_size))
+            value = frechet_distance(statistics(features), self.reference)
+            figures["frechet"] = Figure(value, *grouped_frechet(features, self.reference, self.group_size))
         manifold = self.dataset.manifold
         place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
         reference = place(self.train)
@@ -98,18 +102,44 @@ class Judge:
     def _grouped(self, measure: Callable[[Tensor], float], x: Tensor) -> Figure:
         groups = len(x) // self.group_size
         values = torch.tensor([measure(group) for group in x[: groups * self.group_size].split(self.group_size)])
-        return Figure(values.mean().item(), values.std().item() if groups > 1 else math.nan, groups)
+        spread = values.std().item() if groups > 1 else math.nan
+        return Figure(measure(x), values.mean().item(), spread, groups)
 
     def floor(self) -> dict[str, Figure]:
         """The held-out part, measured like samples."""
         return self.measure(self.heldout)
 
-    def exact_floor(self, run: Run, seed: int = 0, **sampler: Any) -> dict[str, Figure]:
-        """As many samples as are held out, of an exact denoiser of the training part, with the run's target and this sampler."""
+    def exact_floor(self, run: Run, num_samples: int, seed: int = 0, **sampler: Any) -> dict[str, Figure]:
+        """Samples of an exact denoiser of (up to 2,000 of) the training samples, with the run's target and this sampler."""
         points, labels = self.dataset.part("train")
+        points, labels = points[:MAX_POINTS], None if labels is None else labels[:MAX_POINTS]
         exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
-        x, _ = generate(exact, self.group_size, run.shape, run.class_counts, seed, **sampler)
+        x, _ = generate(exact, num_samples, run.shape, run.class_counts, seed, **sampler)
         return self.measure(x)
+
+
+def evaluation_table(result: dict[str, Any]) -> str:
+    """What `evaluate` returned, as text: a line per sampler and measure, with the floors beside it."""
+    lines = [
+        (
+            "sampler",
+            "measure",
+            f"{result['num_samples']} samples",
+            "exact denoiser",
+            f"groups of {result['group_size']}",
+            "held out",
+        )
+    ]
+    for sampler, judged in result["samplers"].items():
+        for measure, figure in judged["figures"].items():
+            exact = judged.get("exact", {}).get(measure, {}).get("value")
+            grouped = f"{figure['grouped']:.4g} ± {figure['spread']:.2g}"
+            heldout = f"{result['heldout'][measure]['value']:.4g}"
+            lines.append(
+                (sampler, measure, f"{figure['value']:.4g}", "" if exact is None else f"{exact:.4g}", grouped, heldout)
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def matched_heldout(dataset: Dataset) -> Tensor:
@@ -135,8 +165,19 @@ def matched_heldout(dataset: Dataset) -> Tensor:
     return x[torch.cat(kept)[position.argsort(stable=True)]]
 
 
-def evaluate(run: Run, judge: Judge, num_samples: int = 2000, seed: int = 0, guidance: float = 1.0) -> dict[str, Any]:
-    """Everything measured of a run under each of `SAMPLERS`, with both floors, stamped with what produced it."""
+def evaluate(
+    run: Run, judge: Judge, num_samples: int = 2000, seed: int = 0, guidance: float = 1.0, exact: bool = True
+) -> dict[str, Any]:
+    """Everything measured of a run under each of `SAMPLERS`, stamped with what produced it.
+
+    Args:
+        run: what to sample from.
+        judge: of the data it was trained on.
+        num_samples: at least as many as are held out are drawn.
+        seed: of the samples' noise.
+        guidance: scale of classifier-free guidance.
+        exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
+    """
     num_samples = max(num_samples, judge.group_size)
     result: dict[str, Any] = {
         "run": str(run.folder),
@@ -160,6 +201,8 @@ def evaluate(run: Run, judge: Judge, num_samples: int = 2000, seed: int = 0, gui
         result["samplers"][name] = {
             "options": options,
             "figures": {measure: vars(figure) for measure, figure in judge.measure(x).items()},
-            "exact": {measure: vars(figure) for measure, figure in judge.exact_floor(run, seed, **SAMPLERS[name]).items()},
         }
+        if exact:
+            floor = judge.exact_floor(run, num_samples, seed, **SAMPLERS[name])
+            result["samplers"][name]["exact"] = {measure: vars(figure) for measure, figure in floor.items()}
     return result

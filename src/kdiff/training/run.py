@@ -13,6 +13,7 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 from __future__ import annotations
 
 import datetime
+import itertools
 import platform
 import shlex
 import sys
@@ -105,7 +106,7 @@ def generate(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Samples number 0 … num − 1 of a model (normalised) and their labels, on the CPU; `options` as for `KDiff.sample`."""
-    device = next(model.parameters()).device
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
     samples, labels = [], []
     for start in range(0, num, batch_size):
         indices = range(start, min(start + batch_size, num))

@@ -1,0 +1,172 @@
+"""Experiments as cells × targets × seeds: matched, resumable, at most a few one-thread workers.
+
+Runs of one cell and seed share initial weights, data order, times and noise, and differ in their target alone. Each run is a
+run folder; one that is finished is not run again, one that was cut off is resumed from its newest checkpoint.
+
+    OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
+    OUT/results.csv                          tidy: one row per run, sampler and measure
+    OUT/results.json                         the same, with configuration and environment
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import multiprocessing
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kdiff.components import Spec, parse
+from kdiff.evaluation.judge import Judge, evaluate
+from kdiff.files import read_json, write_json, write_text
+from kdiff.training.config import TrainConfig, as_dict
+from kdiff.training.metrics import read_metrics
+from kdiff.training.run import describe_environment, load_run, train_run
+
+
+class RunFailed(RuntimeError):
+    """A run of an experiment failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where, what, and how it is judged."""
+
+    cell: str
+    target: str
+    config: TrainConfig
+    folder: Path
+    num_samples: int
+    exact: bool
+
+
+def slug(text: str) -> str:
+    """A label as a file name."""
+    return re.sub(r"[^\w.=+-]+", "_", text).strip("_")
+
+
+def make_jobs(
+    cells: Mapping[str, TrainConfig], targets: Sequence[Spec], seeds: Sequence[int], out: Path, num_samples: int = 2000
+) -> list[Job]:
+    """All runs, seeds outermost so that a first whole comparison is there early. The exact floor goes with the first seed."""
+    labels = [str(parse(target)) for target in targets]
+    if len(set(labels)) < len(labels) or not labels or not seeds:
+        raise ValueError(f"targets are {labels} and seeds {list(seeds)}; expected at least one of each, and no target twice")
+    return [
+        Job(
+            cell=cell,
+            target=label,
+            config=replace(config, target=target, seed=seed),
+            folder=out / "runs" / slug(cell) / slug(label) / f"seed_{seed}",
+            num_samples=num_samples,
+            exact=seed == seeds[0],
+        )
+        for seed, (cell, config), (target, label) in itertools.product(seeds, cells.items(), zip(targets, labels))
+    ]
+
+
+def execute(job: Job) -> None:
+    """Train and judge one run, as far as that is not done already."""
+    stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
+    done = job.folder / "evaluation.json"
+    if done.exists() and read_json(done).get("job") == stamp:
+        return
+    if (job.folder / "finished.json").exists():
+        run = load_run(job.folder)
+        if as_dict(run.config) != as_dict(job.config):
+            raise ValueError(f"{job.folder} holds a run with other settings; choose another folder by --out, or delete it")
+    else:
+        run = train_run(job.config, job.folder, resume=(job.folder / "config.yaml").exists())
+    started = time.perf_counter()
+    result = evaluate(run, Judge(run.dataset()), job.num_samples, exact=job.exact)
+    write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None) -> None:
+    """Run them all, a few at a time, with a bar over all their steps.
+
+    Raises:
+        RunFailed: with what a run raised first; the others stay as they are, and are resumed by the same command.
+    """
+    for job in jobs:
+        # A leftover of a run that was cut off before its first checkpoint has nothing to resume from.
+        if (job.folder / "config.yaml").exists() and not any((job.folder / "checkpoints").glob("step_*")):
+            shutil.rmtree(job.folder)
+    total = sum(job.config.steps for job in jobs)
+    bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
+    context = multiprocessing.get_context("spawn")
+    with bar, ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        waiting, running, done = list(reversed(jobs)), dict[Future[None], Job](), 0
+        while waiting or running:
+            # Submitted one by one: whatever the pool has been given, it would still run after a failure.
+            while waiting and len(running) < workers:
+                job = waiting.pop()
+                running[pool.submit(execute, job)] = job
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                if error := future.exception():
+                    raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
+                done += 1
+            _show(bar, jobs, done)
+
+
+def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:
+    rows = [read_metrics(job.folder / "metrics.jsonl")[-1:] for job in jobs]
+    bar.n = sum(row[0]["step"] for row in rows if row)
+    moving = [f"{job.target} {row[0]['loss']:.3g}" for job, row in zip(jobs, rows) if row and row[0]["step"] < job.config.steps]
+    bar.set_postfix_str(f"{done}/{len(jobs)} runs judged" + (f", loss: {', '.join(moving)}" if moving else ""))
+    bar.refresh()
+
+
+def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]]:
+    """results.csv and results.json from the judged runs; returns the tidy rows."""
+    rows: list[dict[str, Any]] = []
+    for job in jobs:
+        result = read_json(job.folder / "evaluation.json")
+        last = read_json(job.folder / "finished.json")
+        common = {
+            "cell": job.cell,
+            "target": job.target,
+            "seed": job.config.seed,
+            "k": result["k"],
+            "loss": last["last"]["loss"],
+            "loss_along": last["last"].get("loss_along"),
+            "loss_across": last["last"].get("loss_across"),
+            "train_seconds": last["seconds"],
+        }
+        for sampler, judged in result["samplers"].items():
+            for measure, figure in judged["figures"].items():
+                exact = judged.get("exact", {}).get(measure, {})
+                rows.append(
+                    {
+                        **common,
+                        "sampler": sampler,
+                        "measure": measure,
+                        **figure,
+                        "heldout": result["heldout"][measure]["value"],
+                        "exact": exact.get("value"),
+                        "num_samples": result["num_samples"],
+                        "group_size": result["group_size"],
+                    }
+                )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "results.csv", text.getvalue())
+    write_json(out / "results.json", {**facts, "environment": describe_environment(), "rows": rows})
+    return rows

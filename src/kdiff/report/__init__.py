@@ -1,0 +1,1 @@
+"""The pictures that runs and comparisons are shown by."""

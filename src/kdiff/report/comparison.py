@@ -1,0 +1,95 @@
+"""One picture of a comparison: samples of each target side by side, k over time, and quality with spread and floors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdiff.data import Dataset
+from kdiff.experiments.compare import MEASURES, main_measure, summarise
+from kdiff.experiments.runner import Job
+from kdiff.report.samples import INK, Projection, draw_samples, is_image, new_figure, save_figure
+from kdiff.training.metrics import read_metrics
+from kdiff.training.run import generate, load_run
+
+COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
+
+
+def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, Any]], dataset: Dataset) -> None:
+    """Draw the comparison: the first seed's samples (paper's sampler with a clean last step), all seeds' k and figures."""
+    targets = list(dict.fromkeys(job.target for job in jobs))
+    colour = dict(zip(targets, COLOURS * math.ceil(len(targets) / len(COLOURS))))
+    shown = targets[:6]
+    image = is_image(dataset.shape)
+    projection = None if image else Projection(dataset.part("train")[0], dataset.manifold)
+    panels = len(shown) + 1
+    figure = new_figure(2.3 * panels, 5.6)
+    grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
+    top = grid[0].subgridspec(1, panels)
+    bottom = grid[1].subgridspec(1, 2)
+
+    held, _ = dataset.part("heldout")
+    _panel(figure, top[0], held[:64] if image else held[:2000], projection, "held-out data", INK)
+    for i, target in enumerate(shown):
+        job = next(job for job in jobs if job.target == target)
+        run = load_run(job.folder)
+        x, _ = generate(run.model, 64 if image else 2000, run.shape, run.class_counts, last_step="data")
+        _panel(figure, top[i + 1], x, projection, target, colour[target])
+
+    axes = figure.add_subplot(bottom[0])
+    for job in jobs:
+        steps = [row for row in read_metrics(job.folder / "metrics.jsonl") if "k" in row]
+        first = job.config.seed == jobs[0].config.seed
+        axes.plot(
+            [row["step"] for row in steps],
+            [row["k"] for row in steps],
+            color=colour[job.target],
+            linewidth=1.6 if "learned" in job.target else 0.8,
+            label=job.target if first else None,
+        )
+    axes.set(ylim=(-0.03, 1.03), xlabel="step", ylabel="k")
+    axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
+    _plain(axes, "k over time")
+
+    axes = figure.add_subplot(bottom[1])
+    measure = main_measure(rows)
+    for i, target in enumerate(targets):
+        for sampler, marker, offset in (("paper", "o", -0.12), ("clean", "D", 0.12)):
+            summary = summarise(rows, target, sampler, measure)
+            filled = colour[target] if sampler == "clean" else "white"
+            spread = 0 if math.isnan(summary.std) else summary.std
+            axes.errorbar(
+                i + offset, summary.mean, spread, fmt=marker, color=colour[target], mfc=filled, markersize=5, capsize=2
+            )
+            if summary.exact is not None:
+                axes.plot([i + offset - 0.1, i + offset + 0.1], [summary.exact] * 2, color="#999999", linewidth=1.5)
+    axes.set_yscale("log")
+    axes.set_xlim(-0.5, len(targets) - 0.5)
+    axes.set_xticks(range(len(targets)), targets, rotation=20 if len(targets) > 4 else 0, fontsize=8)
+    handles = [
+        axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
+        axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
+        axes.plot([], [], "-", color="#999999", label="floor: exact denoiser")[0],
+    ]
+    axes.legend(handles=handles, fontsize=7, frameon=False)
+    seeds = len({job.config.seed for job in jobs})
+    _plain(
+        axes, f"{MEASURES[measure]} ({rows[0]['num_samples']} samples, {seeds} seed{'s' if seeds > 1 else ''}; lower is better)"
+    )
+    save_figure(figure, path)
+
+
+def _panel(figure: Any, place: Any, x: torch.Tensor, projection: Projection | None, title: str, colour: str) -> None:
+    axes = figure.add_subplot(place)
+    draw_samples(axes, x, projection)
+    axes.set_title(title, fontsize=9, color=colour)
+
+
+def _plain(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=9, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
