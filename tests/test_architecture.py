@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST = 350
 
 CORE = {"precision", "path", "target", "timesteps", "sampling"}
-OUTER = {"components", "files", "training", "evaluation", "experiments", "report", "interop", "cli"}
+OUTER = {"arguments", "components", "files", "training", "evaluation", "experiments", "report", "interop", "cli"}
 # Room: the kdiff rooms that it may import besides itself. OUTER rooms may import everything but the command line.
 MAY_IMPORT = {
     "precision": set(),

@@ -16,9 +16,14 @@ from typing import Any
 
 Spec = float | str | dict[str, Any]  # as written in a configuration
 
+PUBLISHED = [f"JiT-{size}/{patch}" for size in ("B", "L", "H") for patch in (16, 32)]
 # What short names stand for: "module:attribute", and options that the name already fixes.
 REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-    "network": {"MLP": ("kdiff.networks.mlp:MLP", {})},
+    "network": {
+        "MLP": ("kdiff.networks.mlp:MLP", {}),
+        "JiT": ("kdiff.networks.jit:JiT", {}),
+        **{name: ("kdiff.networks:published", {"architecture": name}) for name in PUBLISHED},
+    },
     "target": {
         "noise": ("kdiff.target:FixedK", {"k": 0.0}),
         "velocity": ("kdiff.target:FixedK", {"k": 0.5}),
@@ -64,30 +69,43 @@ def parse(spec: Spec | Component) -> Component:
         if not isinstance(spec.get("name"), str):
             raise ValueError(f"{dict(spec)} has no name; expected {{name: …, option: value, …}}")
         return Component(spec["name"], {key: value for key, value in spec.items() if key != "name"})
-    try:
-        return Component(f"{float(spec):g}", {})
-    except ValueError:
+    if not _is_number(spec):
         return _parse_call(str(spec).strip())
+    number = float(spec)
+    short = f"{number:g}"
+    # Six digits where they say it all, else every digit: 0.9999999 is not 1.
+    return Component(short if float(short) == number else repr(number))
 
 
 def _parse_call(text: str) -> Component:
-    if not (text.endswith(")") and "(" in text):
-        return Component(text)
-    name, _, arguments = text[:-1].partition("(")
+    name, arguments = text, ""
+    if text.endswith(")") and "(" in text:
+        name, _, arguments = text[:-1].partition("(")
     try:
-        call = ast.parse(f"f({arguments})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        assert not call.args
-        return Component(name.strip(), {str(item.arg): _literal(item.value) for item in call.keywords})
-    except (SyntaxError, ValueError, AssertionError):
+        if not name.strip():
+            raise ValueError("no name")
+        return Component(name.strip(), _options(arguments))
+    except (SyntaxError, ValueError):
         raise ValueError(
             f"cannot read {text!r}; expected name(option=value, …) with plain values, as in learned(rate=10)"
         ) from None
 
 
+def _options(arguments: str) -> dict[str, Any]:
+    call = ast.parse(f"f({arguments})", mode="eval").body
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+        raise ValueError("not keyword arguments")
+    names = [item.arg for item in call.keywords if item.arg]
+    if len(set(names)) < len(call.keywords):
+        raise ValueError("an option without a name, or one twice")
+    return {name: _literal(item.value) for name, item in zip(names, call.keywords)}
+
+
 def _literal(node: ast.expr) -> Any:
-    """A literal; a bare word is a string, so that embedding=curved needs no quotes."""
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+    """A literal, with YAML's true, false and null; other bare words are strings, so that embedding=curved needs no quotes."""
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "null": None}.get(node.id, node.id)
+    return ast.literal_eval(node)
 
 
 def import_attribute(path: str) -> Any:
@@ -97,12 +115,15 @@ def import_attribute(path: str) -> Any:
         ValueError: no such module or attribute, saying which part is missing.
     """
     module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise ValueError(f"cannot import {path!r}: expected package.module.Class")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"cannot import {path!r}: {error}; is its package installed or on PYTHONPATH?") from error
-    except AttributeError:
-        raise ValueError(f"cannot import {path!r}: module {module!r} has no {attribute!r}") from None
+    if not hasattr(imported, attribute):
+        raise ValueError(f"cannot import {path!r}: module {module!r} has no {attribute!r}")
+    return getattr(imported, attribute)
 
 
 def build(kind: str, spec: Spec | Component, **given: Any) -> Any:
@@ -132,6 +153,9 @@ def build(kind: str, spec: Spec | Component, **given: Any) -> Any:
         raise ValueError(
             f"no {kind} is called {component.name!r}{hint}. Known: {', '.join(known)}, or a class path (a.b.Class)"
         )
+    twice = fixed.keys() & component.options.keys()
+    if twice:
+        raise ValueError(f"{component} gives {', '.join(twice)} twice: the name {component.name!r} says it already")
     return call_checked(component.name, factory, {**fixed, **component.options}, given)
 
 
@@ -141,22 +165,25 @@ def call_checked(name: str, factory: Callable[..., Any], options: Mapping[str, A
     Raises:
         ValueError: an unknown option, naming those that exist, or whatever is wrong with a value, naming the component.
     """
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {factory!r}; expected a class, or a function that returns the object") from None
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [option for option in options if option not in parameters]
     if unknown and not anything:
         free = [option for option in parameters if option not in given]
         raise ValueError(f"{name} has no option {', '.join(map(repr, unknown))}; it has: {', '.join(free) or 'none'}")
-    fitting = {key: value for key, value in given.items() if anything or key in parameters}
+    fitting = {key: value for key, value in given.items() if key in parameters}
     try:
         return factory(**{**fitting, **options})
     except TypeError as error:
         raise ValueError(f"{name} cannot be built from {dict(options)}: {error}") from error
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: Spec) -> bool:
     try:
-        float(text)
-    except ValueError:
+        float(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return False
     return True

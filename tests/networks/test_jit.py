@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from kdiff.networks.jit import JIT_SIZES, JiT, jit
+from kdiff.networks.jit import JIT_SIZES, JiT
 from kdiff.networks.official import from_official
 
 CONFIG = {
@@ -185,20 +185,20 @@ def test_float64_is_float64_throughout():
 
 def test_published_sizes_by_name():
     with torch.device("meta"):
-        networks = {name: jit(name) for name in ("JiT-B/16", "JiT-L/32", "JiT-H/16")}
+        networks = {name: JiT.published(name) for name in ("JiT-B/16", "JiT-L/32", "JiT-H/16")}
     parameters = {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
     # Millions, as the paper's table of sizes has them.
     assert {name: round(number) for name, number in parameters.items()} == {"JiT-B/16": 131, "JiT-L/32": 462, "JiT-H/16": 953}
     assert networks["JiT-L/32"].shape == (3, 512, 512)
     assert len(networks["JiT-H/16"].blocks) == JIT_SIZES["H"]["depth"] == 32
-    changed = jit("JiT-B/4", image_size=(16, 8), num_classes=0, depth=2, hidden_size=24, num_heads=2)
+    changed = JiT.published("JiT-B/4", image_size=(16, 8), num_classes=0, depth=2, hidden_size=24, num_heads=2)
     assert changed(torch.randn(1, 3, 16, 8), torch.rand(1)).shape == (1, 3, 16, 8)
 
 
 @pytest.mark.parametrize("name", ["JiT-B", "JiT-S/2", "DiT-B/2", "JiT-B/x", "JiT-B/16/2"])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="expected 'JiT-SIZE/PATCH'"):
-        jit(name)
+        JiT.published(name)
 
 
 @pytest.mark.parametrize(

@@ -128,21 +128,21 @@ class JiT(nn.Module):
             x = block(x, c, rotary)
         return unpatchify(self.final_layer(x[:, self.context_tokens :], c), self.grid, self.patch_size)
 
+    @classmethod
+    def published(cls, name: str, **overrides: Any) -> JiT:
+        """A JiT by its published name, "JiT-B/16": size B, L or H and the patch's side in pixels.
 
-def jit(name: str, **overrides: Any) -> JiT:
-    """A JiT by its published name, "JiT-B/16": size B, L or H and the patch's side in pixels.
+        As published it has 16 × 16 patches of 3 channels (so "JiT-B/16" is for 256 × 256 pixels) and 1000 classes; every
+        argument of `JiT` can be given to differ.
 
-    As published it has 16 × 16 patches of 3 channels (so "JiT-B/16" is for 256 × 256 pixels) and 1000 classes; every
-    argument of `JiT` can be given to differ.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    match = re.fullmatch(r"JiT-([A-Z]+)/(\d+)", name)
-    if not match or match[1] not in JIT_SIZES:
-        raise ValueError(
-            f"no network is called {name!r}; expected 'JiT-SIZE/PATCH', SIZE one of {', '.join(JIT_SIZES)}: 'JiT-B/16'"
-        )
-    patch_size = int(match[2])
-    published = {"image_size": PUBLISHED_GRID * patch_size, "patch_size": patch_size, "channels": 3, "num_classes": 1000}
-    return JiT(**{**published, **JIT_SIZES[match[1]], **overrides})
+        Raises:
+            ValueError: an unknown name.
+        """
+        match = re.fullmatch(r"JiT-([A-Z]+)/(\d+)", name)
+        if not match or match[1] not in JIT_SIZES:
+            raise ValueError(
+                f"no network is called {name!r}; expected 'JiT-SIZE/PATCH', SIZE one of {', '.join(JIT_SIZES)}: 'JiT-B/16'"
+            )
+        patch_size = int(match[2])
+        published = {"image_size": PUBLISHED_GRID * patch_size, "patch_size": patch_size, "channels": 3, "num_classes": 1000}
+        return cls(**{**published, **JIT_SIZES[match[1]], **overrides})

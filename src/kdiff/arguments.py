@@ -1,0 +1,147 @@
+"""Reading a command's configuration: typed by a dataclass, written in YAML and on the command line.
+
+jsonargparse does the work: one option per field, files, types, help. A thin layer on top resolves what it does not: the
+positional argument, presets by name, `--network.width 512` for the options of a component, lists as words, dashes in names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kdiff.components import parse
+from kdiff.training.config import from_dict
+
+COMPONENTS = ("data", "network", "target", "path", "timesteps")
+
+
+def read_config(
+    command: str, kind: type, argv: list[str], positional: str, extras: dict[str, dict[str, Any]] | None = None
+) -> tuple[Any, str | None, dict[str, Any]]:
+    """The configuration of a command, its positional argument, and its further options.
+
+    Raises:
+        ValueError: an unknown option or field, or a value of another type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    argv, place = list(argv), None
+    if argv and not argv[0].startswith("-"):
+        place = argv.pop(0)
+    fields = {f.name: str(f.type) for f in dataclasses.fields(kind)}
+    argv, overrides = _normalise(argv, fields)
+    parser = ArgumentParser(
+        prog=f"kdiff {command}",
+        usage=f"kdiff {command} {positional} [--option value …]",
+        description=(kind.__doc__ or "").partition("\n")[0],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of options; those on the command line win")
+    for name, how in (extras or {}).items():
+        parser.add_argument(f"--{name}", **how)
+    parser.add_class_arguments(kind)
+    if positional == "[CONFIG]" and place is not None:
+        argv = ["--config", str(find_config(place)), *argv]
+    if positional == "DATA" and place is not None:
+        argv += ["--data", place]
+    try:
+        if overrides:
+            # Read once to learn whose options these are, and again with them, so that --print_config has them too.
+            values = parser.parse_args([item for item in argv if not item.startswith("--print_config")]).as_dict()
+            for field, options in overrides.items():
+                component = parse(values[field])
+                argv += [f"--{field}", json.dumps({"name": component.name, **component.options, **options})]
+        values = parser.parse_args(argv).as_dict()
+    except ArgumentError as error:
+        raise ValueError(f"{_explain(error, [*fields, *(extras or {})])} (kdiff {command} --help lists the options)") from None
+    values.pop("config", None)
+    further = {name: values.pop(name) for name in extras or {}}
+    return from_dict(kind, values), place, further
+
+
+def _explain(error: Exception, options: list[str]) -> str:
+    """jsonargparse's message on one line, with the nearest option where one was not recognised."""
+    text = " ".join(str(error).split())
+    wrong = re.search(r"(?:arguments: --|Option ')(\w+)", text)
+    close = difflib.get_close_matches(wrong[1], options, n=1) if wrong else []
+    return f"{text}; did you mean {close[0]!r}?" if close else text
+
+
+def _normalise(argv: list[str], fields: dict[str, str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The arguments as jsonargparse reads them, and the options of components, which it does not.
+
+    `--network.width 512` is taken out; `--targets noise 0.9` becomes a list; `--batch-size` becomes `--batch_size`; files come
+    first, because what comes last wins.
+    """
+    import yaml
+
+    files: list[str] = []
+    rest: list[str] = []
+    overrides: dict[str, dict[str, Any]] = {}
+    waiting = list(argv)
+    while waiting:
+        item = waiting.pop(0)
+        if not item.startswith("--"):
+            rest.append(item)
+            continue
+        option, equals, value = item.partition("=")
+        option = "--" + option[2:].replace("-", "_")
+        field, dot, key = option[2:].partition(".")
+        if dot and field in COMPONENTS and field in fields:
+            if not equals and (not waiting or waiting[0].startswith("--")):
+                raise ValueError(f"{item} needs a value, as in {item} VALUE")
+            value = value if equals else waiting.pop(0)
+            try:
+                loaded = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise ValueError(f"{option} is {value!r}; expected a number, a word, or a list like [0, 1]") from None
+            # YAML reads 1e-5, without a point, as text.
+            overrides.setdefault(field, {})[key] = _number(loaded) if isinstance(loaded, str) else loaded
+            continue
+        if option == "--config":
+            files += [option + equals + value, *([] if equals else waiting[:1])]
+            waiting = waiting if equals else waiting[1:]
+            continue
+        rest.append(option + equals + value)
+        if fields.get(field, "").startswith(("list", "tuple")) and not equals:
+            words = []
+            while waiting and not waiting[0].startswith("--"):
+                words.append(waiting.pop(0))
+            as_list = len(words) == 1 and words[0].startswith("[")
+            rest.append(words[0] if as_list else json.dumps([_number(word) for word in words]))
+    return files + rest, overrides
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def config_folder() -> Path:
+    """The configurations that come with the package: inside it when installed, at the root of a source tree."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by path, or one of the package's configurations by name.
+
+    Raises:
+        ValueError: neither.
+    """
+    presets = {path.stem: path for path in sorted(config_folder().glob("*.yaml"))}
+    if name in presets:
+        return presets[name]
+    if Path(name).is_file() and Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    raise ValueError(
+        f"no configuration {name!r}: expected a YAML file or one of {', '.join(presets)}; "
+        f"to train on data of your own, kdiff train --data {name}"
+    )
