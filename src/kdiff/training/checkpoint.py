@@ -38,8 +38,8 @@ def _slow_digest(path: Path) -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors to one safetensors file, on the CPU and contiguous."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    """Tensors to one safetensors file, as copies on the CPU: weights that share memory (tied ones) are written twice."""
+    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def ema_file(decay: float) -> str:
     """The name of the file with the averages of a decay."""
-    return f"ema_{decay:g}.safetensors"
+    return f"ema_{float(decay)!r}.safetensors"
 
 
 def save_checkpoint(
@@ -74,7 +74,8 @@ def save_checkpoint(
     with new_folder(target) as aside:
         save_tensors(aside / "model.safetensors", module.state_dict())
         for decay, average in ema.averages.items():
-            save_tensors(aside / ema_file(decay), average)
+            # What is not averaged (integers) as it stands, so that the file alone is a whole model.
+            save_tensors(aside / ema_file(decay), {**module.state_dict(), **average})
         state = {
             f"state.{index}.{name}": torch.as_tensor(value)
             for index, values in optimizer.state_dict()["state"].items()
@@ -102,15 +103,19 @@ def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
         ValueError: what is missing, truncated, changed or of a newer format.
     """
     state: dict[str, Any] = read_json(checkpoint / "state.json")
+    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
+        raise ValueError(f"{checkpoint / 'state.json'} is damaged: it lists no files")
     if state.get("format") != FORMAT:
         raise ValueError(f"{checkpoint} has format {state.get('format')}; this version of kdiff reads format {FORMAT}")
+    if checkpoint.name != f"step_{str(state.get('step')).zfill(8)}":
+        raise ValueError(f"{checkpoint / 'state.json'} is damaged: it speaks of step {state.get('step')}")
     for name, facts in state["files"].items():
         file = checkpoint / name
         if not file.is_file():
             raise ValueError(f"{file} is missing")
-        if file.stat().st_size != facts["bytes"]:
-            raise ValueError(f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts['bytes']}")
-        if digests and _digest(file) != facts["blake2b"]:
+        if file.stat().st_size != facts.get("bytes"):
+            raise ValueError(f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts.get('bytes')}")
+        if digests and _digest(file) != facts.get("blake2b"):
             raise ValueError(f"{file} is damaged: its checksum is not the one it was written with")
     return state
 

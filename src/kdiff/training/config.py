@@ -38,7 +38,7 @@ class LoopConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float = 1.0
     ema: list[float] = field(default_factory=lambda: [0.999])
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
     log_every: int = 50
     checkpoint_every: int = 0
     seed: int = 0
@@ -47,6 +47,9 @@ class LoopConfig:
         for name, low in {"steps": 1, "batch_size": 1, "warmup": 0, "clip": 0, "log_every": 1, "checkpoint_every": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        for name, choices in {"schedule": ("constant", "cosine"), "precision": ("no", "bf16")}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(choices)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
         if not self.ema or not all(0 <= decay < 1 for decay in self.ema) or len(set(self.ema)) < len(self.ema):

@@ -35,7 +35,7 @@ from kdiff.training.order import DataOrder
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or the gradient stopped being a finite number."""
+    """The loss, the gradient or a weight stopped being a finite number."""
 
 
 @dataclass
@@ -93,7 +93,8 @@ def fit(
         progress: what the progress bar is called; None for no bar.
 
     Raises:
-        TrainingDiverged: with the facts, when loss or gradient is not finite.
+        TrainingDiverged: with the facts, when loss, gradient or a weight is not finite; checked before every line of metrics
+            and every checkpoint, so that no checkpoint holds such weights.
     """
     accelerator = make_accelerator(config.precision)
     optimizer = make_optimizer(objective, config)
@@ -103,9 +104,10 @@ def fit(
     clipped = [p for group in optimizer.param_groups if group["name"] != "target" for p in group["params"]]
     order = DataOrder(len(x), config.batch_size, config.seed)
     log = MetricsFile(folder / "metrics.jsonl", start) if folder and accelerator.is_main_process else None
-    row: dict[str, float] = {}
+    row: dict[str, float] = log.last if log else {}
     began = time.perf_counter()
-    bar = tqdm(total=config.steps, initial=start, desc=progress, unit="step", disable=progress is None, smoothing=0.05)
+    silent = progress is None or not accelerator.is_main_process
+    bar = tqdm(total=config.steps, initial=start, desc=progress, unit="step", disable=silent, smoothing=0.05)
     model.train()
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []), bar:
         for step in range(start, config.steps):
@@ -123,20 +125,21 @@ def fit(
             averages.add({"loss": loss, **extras, "gradient_norm": norm.to(loss.device)})
             done = step + 1
             last = done == config.steps
-            if done % config.log_every == 0 or last:
+            logging = last or done % config.log_every == 0
+            saving = last or (config.checkpoint_every and done % config.checkpoint_every == 0)
+            if logging or saving:
                 state = objective.state()
-                row = {"step": done, **averages.take(), **state, "learning_rate": config.learning_rate * factor}
-                _check_finite(row, config, folder)
+                averages.sums = accelerator.reduce(averages.sums, "mean")
+                row = {"step": done, **averages.means(), **state, "learning_rate": config.learning_rate * factor}
+                _check_finite(row, module, config, folder)
+            if logging:
+                averages.sums = {}
                 if log:
                     log.append(row)
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "k", "accuracy") if name in row}, refresh=False)
             optimizer.zero_grad()
             bar.update()
-            if (
-                folder
-                and accelerator.is_main_process
-                and (last or (config.checkpoint_every and done % config.checkpoint_every == 0))
-            ):
+            if saving and folder and accelerator.is_main_process:
                 save_checkpoint(folder / "checkpoints", done, module, ema, optimizer.optimizer, averages.sums)
     objective.module.eval()
     return Fitted(ema, row, time.perf_counter() - began)
@@ -156,13 +159,15 @@ def _resume(folder: Path, module: torch.nn.Module, ema: EMA, optimizer: torch.op
     return step
 
 
-def _check_finite(row: dict[str, float], config: LoopConfig, folder: Path | None) -> None:
-    if all(math.isfinite(row[name]) for name in ("loss", "gradient_norm")):
+def _check_finite(row: dict[str, float], module: torch.nn.Module, config: LoopConfig, folder: Path | None) -> None:
+    weights = torch.stack([parameter.detach().isfinite().all() for parameter in module.parameters()])
+    if all(math.isfinite(row[name]) for name in ("loss", "gradient_norm")) and weights.all():
         return
     facts = ", ".join(f"{name} {value:.6g}" for name, value in row.items() if name != "step")
     last = list_checkpoints(folder / "checkpoints")[-1:] if folder else []
     raise TrainingDiverged(
-        f"the loss or its gradient is not finite within the {config.log_every} steps before step {row['step']}: {facts}. "
+        f"the loss, its gradient or a weight is not finite within the {config.log_every} steps up to step {row['step']}: "
+        f"{facts}. "
         f"{f'The last good checkpoint is {last[0]}. ' if last else ''}"
         "Try a lower learning_rate, a longer warmup or clip=1, and look at the data's range (kdiff info)."
     )

@@ -19,25 +19,25 @@ class Averages:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's scalars."""
-        for name, value in {**values, "steps": torch.ones((), dtype=torch.float64)}.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        """Add one step's scalars, the same names at every step."""
+        new = {name: value.detach().float() for name, value in {**values, "steps": torch.ones(())}.items()}
+        # In the order of `values`, also behind a resume: files keep tensors in another, and lines are to repeat byte for byte.
+        self.sums = {name: self.sums[name] + value if name in self.sums else value for name, value in new.items()}
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
+    def means(self) -> dict[str, float]:
+        """The means since `sums` was last emptied."""
         sums = {name: value.item() for name, value in self.sums.items()}
-        self.sums = {}
         steps = sums.pop("steps")
         return {name: value / steps for name, value in sums.items()}
 
 
 class MetricsFile:
-    """Appends lines; after a resume, continues behind the line of the checkpoint's step."""
+    """Appends lines; after a resume, continues behind `last`, the last line up to the checkpoint's step."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self.path = path
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step] if resumed_step else []
+        self.last: dict[str, Any] = kept[-1] if kept else {}
         write_text(path, "".join(map(self._line, kept)))
 
     @staticmethod

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdiff.model import KDiff
+from kdiff.precision import full_precision
 from kdiff.target import FixedK, LearnedK
 
 
@@ -54,8 +54,7 @@ class DiffusionObjective(Objective):
         loss = error.square().mean()
         if self.directions is None:
             return loss, {}
-        with torch.no_grad():
-            along = (error.flatten(1).float() @ self.directions).square().sum() / error.numel()
+        along = _mean_square_within(error.detach(), self.directions)
         return loss, {"loss_along": along, "loss_across": loss.detach() - along}
 
     def state(self) -> dict[str, float]:
@@ -69,6 +68,12 @@ class DiffusionObjective(Objective):
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Those of the model: k apart, without decay."""
         return self.module.parameter_groups(lr, weight_decay)
+
+
+@full_precision
+def _mean_square_within(error: Tensor, directions: Tensor) -> Tensor:
+    """The part of the error's mean square within the span: under autocast, the product would be one of bfloat16."""
+    return (error.flatten(1) @ directions).square().sum() / error.numel()
 
 
 class ClassificationObjective(Objective):

@@ -13,7 +13,7 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 from __future__ import annotations
 
 import datetime
-import itertools
+import os
 import platform
 import shlex
 import sys
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate import PartialState
 from torch import Tensor
 
 import kdiff.data
@@ -31,9 +32,10 @@ from kdiff.components import build, parse
 from kdiff.data import Dataset, Normalisation, principal_directions
 from kdiff.files import read_json, write_json, write_text
 from kdiff.model import KDiff
-from kdiff.sampling.noise import draw_noise, mix_seed
+from kdiff.sampling.noise import mix_seed
 from kdiff.training.checkpoint import check_checkpoint, ema_file, list_checkpoints, load_tensors, load_weights
 from kdiff.training.config import ModelConfig, TrainConfig, as_dict, from_dict
+from kdiff.training.generate import generate
 from kdiff.training.loop import fit
 from kdiff.training.metrics import read_metrics
 from kdiff.training.objective import DiffusionObjective
@@ -54,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "packages": versions,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
@@ -74,7 +76,7 @@ def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_cl
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed(seed))
-        network = build("network", config.network, shape=shape, num_classes=num_classes)
+        network = build("network", config.network, num_classes=num_classes, **_size(shape))
     return KDiff(
         network,
         build("target", target),
@@ -85,38 +87,9 @@ def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_cl
     )
 
 
-def balanced_labels(indices: range, counts: list[int]) -> Tensor:
-    """Labels for the samples with these indices, in the proportions of `counts`, evenly spread over any run of indices.
-
-    Sample i takes the class at the quantile frac(i · golden ratio): like the noise, it does not depend on the batch.
-    """
-    share = torch.tensor(counts, dtype=torch.float64)
-    quantiles = (torch.tensor([index + 0.5 for index in indices], dtype=torch.float64) * (5**0.5 - 1) / 2) % 1
-    return torch.searchsorted((share / share.sum()).cumsum(0), quantiles, right=True).clamp(max=len(counts) - 1)
-
-
-@torch.no_grad()
-def generate(
-    model: KDiff,
-    num: int,
-    shape: tuple[int, ...],
-    class_counts: list[int] | None = None,
-    seed: int = 0,
-    batch_size: int = 500,
-    **options: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Samples number 0 … num − 1 of a model (normalised) and their labels, on the CPU; `options` as for `KDiff.sample`."""
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
-    samples, labels = [], []
-    for start in range(0, num, batch_size):
-        indices = range(start, min(start + batch_size, num))
-        conditions: dict[str, Any] = {}
-        if class_counts:
-            labels.append(balanced_labels(indices, class_counts))
-            conditions["y"] = labels[-1].to(device)
-        noise = draw_noise(indices, shape, seed).to(device)
-        samples.append(model.sample(noise, **conditions, **options).cpu())
-    return torch.cat(samples), torch.cat(labels) if labels else None
+def _size(shape: tuple[int, ...]) -> dict[str, Any]:
+    """What a network may want to know of the samples, whichever way its signature puts it."""
+    return {"shape": shape, **({"channels": shape[0], "image_size": shape[1:]} if len(shape) == 3 else {})}
 
 
 @dataclass
@@ -172,19 +145,32 @@ class Run:
 def train_run(config: TrainConfig, folder: Path, resume: bool = False, progress: str | None = None) -> Run:
     """Train as configured into a run folder, and read the result back.
 
+    Args:
+        config: the configuration.
+        folder: the run folder, made if it is not there.
+        resume: go on from the newest checkpoint in `folder`; a finished run is read back as it is.
+        progress: what the progress bar is called; None for no bar.
+
     Raises:
         ValueError: bad data or configuration, before anything is written; a folder that already holds a run (without
-            `resume`) or another run (with it).
+            `resume`) or another run, or one of other data (with it).
     """
     dataset = load_dataset(config)
     x, y = dataset.part("train")
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed)
     with torch.no_grad():
         model.eval().predict(x[:2], torch.rand(2), **({} if y is None else {"y": y[:2]}))
-    _prepare_folder(config, dataset, folder, resume)
+    processes = PartialState()
+    if processes.is_main_process:
+        _prepare_folder(config, dataset, folder, resume)
+    processes.wait_for_everyone()
+    if resume and (folder / "finished.json").exists():
+        return load_run(folder)
     directions = principal_directions(x) if dataset.dimension <= MAX_DIRECTIONS_DIMENSION else None
     fitted = fit(DiffusionObjective(model, directions), x, y, config, folder=folder, resume=resume, progress=progress)
-    write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
+    if processes.is_main_process:
+        write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
+    processes.wait_for_everyone()
     return load_run(folder)
 
 
@@ -193,12 +179,7 @@ def _prepare_folder(config: TrainConfig, dataset: Dataset, folder: Path, resume:
     if (folder / "config.yaml").exists():
         if not resume:
             raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
-        there = _read_config(folder)
-        differing = [key for key, value in as_dict(config).items() if value != as_dict(there)[key] and key != "steps"]
-        if differing:
-            raise ValueError(
-                f"{folder} holds a run with other settings: {', '.join(differing)}; only steps may differ on resuming"
-            )
+        _check_resumable(yaml.safe_load(resolved), dataset, folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = dataset.describe()
     labels = dataset.part("train")[1]
@@ -206,6 +187,25 @@ def _prepare_folder(config: TrainConfig, dataset: Dataset, folder: Path, resume:
     write_json(folder / "environment.json", describe_environment())
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
+
+
+def _check_resumable(wanted: dict[str, Any], dataset: Dataset, folder: Path) -> None:
+    """Refuse to go on with other settings or other data, or to fewer steps than there are."""
+    there = as_dict(_read_config(folder))
+    differing = [key for key, value in wanted.items() if value != there[key] and key != "steps"]
+    if differing:
+        raise ValueError(f"{folder} holds a run with other settings: {', '.join(differing)}; only steps may differ on resuming")
+    fingerprint = read_json(folder / "data.json")["fingerprint"]
+    if fingerprint != dataset.fingerprint:
+        raise ValueError(
+            f"the data {wanted['data']!r} has changed since {folder} was begun: fingerprint {dataset.fingerprint}, begun with "
+            f"{fingerprint}; start anew in another folder"
+        )
+    reached = [check_checkpoint(path, digests=False)["step"] for path in list_checkpoints(folder / "checkpoints")[-1:]]
+    if reached and reached[0] > wanted["steps"]:
+        raise ValueError(f"{folder} has reached step {reached[0]}; steps is {wanted['steps']}, expected no fewer")
+    if there["steps"] != wanted["steps"]:
+        (folder / "finished.json").unlink(missing_ok=True)
 
 
 def _read_config(folder: Path) -> TrainConfig:
