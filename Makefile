@@ -34,7 +34,6 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## train with four prediction targets on 8x8 digits and draw the comparison
 	$(BIN)/kdiff compare digits --seeds 1 --out demo
-	@echo "The pictures:"; ls demo/*.png
 
 test: $(STAMP) ## run the tests; ARGS goes to pytest
 	@$(BIN)/python -m pytest $(ARGS)

@@ -12,7 +12,7 @@ copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*/*.md"]  # tables that pages include
 html_theme = "furo"
 html_title = f"kdiff {__version__}"
 

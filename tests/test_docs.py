@@ -43,3 +43,8 @@ def test_every_part_of_the_package_is_in_the_reference() -> None:
     parts = {p.relative_to(source).parts[0].removesuffix(".py") for p in source.rglob("*.py")} - internal
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert parts <= set(re.findall(r"automodule:: kdiff\.(\w+)", text))
+
+
+def test_the_readme_shows_the_table_that_its_command_made() -> None:
+    table = (ROOT / "docs" / "results" / "digits" / "table.md").read_text(encoding="utf-8")
+    assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
