@@ -139,7 +139,7 @@ def test_every_registered_name_leads_somewhere():
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
-        ("target", "lerned", "no target is called 'lerned'; did you mean 'learned'"),
+        ("target", "lerned", "no target is called 'lerned' .did you mean 'learned'"),
         ("target", "spam", r"no target is called 'spam'\. Known: noise, velocity, data, fixed, learned"),
         ("network", "MPL", "did you mean 'MLP'"),
         ("target", "learned(speed=1)", "learned has no option 'speed'; it has: init, rate"),

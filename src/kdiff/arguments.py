@@ -67,6 +67,11 @@ def read_config(
 def _explain(error: Exception, options: list[str]) -> str:
     """jsonargparse's message on one line, with the nearest option where one was not recognised."""
     text = " ".join(str(error).split())
+    if typed := re.search(r'key "(\w+)": Expected a (.+?)\. Got value: (.*)', text):
+        wanted = (
+            typed[2].replace("<class 'int'>", "whole number").replace("<class 'float'>", "number").replace("typing.Literal", "")
+        )
+        text = f"{typed[1]}: expected a {wanted}, got {typed[3]!r}".replace("a [", "one of [")
     wrong = re.search(r"(?:arguments: --|Option ')(\w+)", text)
     close = difflib.get_close_matches(wrong[1], options, n=1) if wrong else []
     return f"{text}; did you mean {close[0]!r}?" if close else text

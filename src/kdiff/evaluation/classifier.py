@@ -92,13 +92,16 @@ def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
     if dataset.y is None:
         raise ValueError(f"{dataset.name} has no labels, so no classifier can be trained on it")
     folder = cache_folder() / "classifiers" / f"{dataset.fingerprint}-{_recipe(dataset)}"
-    network = Classifier(dataset.shape, dataset.num_classes)
+    with torch.random.fork_rng(devices=[]):
+        network = Classifier(dataset.shape, dataset.num_classes)
     if not (folder / "classifier.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         accuracy = _train(network, dataset)
-        with new_folder(folder) as aside:
-            save_tensors(aside / "classifier.safetensors", network.state_dict())
-            write_json(aside / "classifier.json", {"accuracy": accuracy, "data": dataset.describe()})
+        # Another process may have been first meanwhile; what others may be reading is not replaced.
+        if not (folder / "classifier.json").exists():
+            with new_folder(folder) as aside:
+                save_tensors(aside / "classifier.safetensors", network.state_dict())
+                write_json(aside / "classifier.json", {"accuracy": accuracy, "data": dataset.describe()})
     # Read back in any case: whoever trained it first, everyone judges with the same bytes.
     facts = read_json(folder / "classifier.json")
     weights = folder / "classifier.safetensors"

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdiff.components import parse
 from kdiff.data import Dataset
 from kdiff.evaluation.classifier import TrainedClassifier, dataset_classifier
 from kdiff.evaluation.exact import ExactDenoiser
@@ -30,7 +31,8 @@ from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statisti
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.evaluation.sliced import sliced_wasserstein
 from kdiff.model import KDiff
-from kdiff.training.run import Run, describe_environment, generate
+from kdiff.training.generate import generate
+from kdiff.training.run import Run, describe_environment
 
 # The paper's sampler, and the same with a last step that returns the data prediction.
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -114,6 +116,8 @@ class Judge:
         points, labels = self.dataset.part("train")
         points, labels = points[:MAX_POINTS], None if labels is None else labels[:MAX_POINTS]
         exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
+        # A learned target lies where the run's model does, and the points must lie there too.
+        exact.to(next(run.model.parameters()).device)
         x, _ = generate(exact, num_samples, run.shape, run.class_counts, seed, **sampler)
         return self.measure(x)
 
@@ -133,7 +137,7 @@ def evaluation_table(result: dict[str, Any]) -> str:
     for sampler, judged in result["samplers"].items():
         for measure, figure in judged["figures"].items():
             exact = judged.get("exact", {}).get(measure, {}).get("value")
-            grouped = f"{figure['grouped']:.4g} ± {figure['spread']:.2g}"
+            grouped = f"{figure['grouped']:.4g}" + ("" if math.isnan(figure["spread"]) else f" ± {figure['spread']:.2g}")
             heldout = f"{result['heldout'][measure]['value']:.4g}"
             lines.append(
                 (sampler, measure, f"{figure['value']:.4g}", "" if exact is None else f"{exact:.4g}", grouped, heldout)
@@ -183,7 +187,7 @@ def evaluate(
         "run": str(run.folder),
         "step": run.step,
         "weights": run.weights,
-        "target": str(run.config.target),
+        "target": str(parse(run.config.target)),
         "k": getattr(run.model.target, "k", None),
         "num_samples": num_samples,
         "group_size": judge.group_size,

@@ -15,6 +15,7 @@ from typing import Any
 
 from kdiff.components import parse
 from kdiff.data import Dataset
+from kdiff.evaluation.judge import Judge
 from kdiff.experiments.config import CompareConfig
 from kdiff.experiments.runner import Job, collect, make_jobs, run_jobs
 from kdiff.files import write_text
@@ -50,6 +51,8 @@ def compare(
         ValueError: bad data or configuration, before any run starts.
     """
     dataset, jobs = plan(config, out)
+    # Refuses data that cannot be judged, and trains its classifier once, before every worker wants it.
+    Judge(dataset)
     run_jobs(jobs, config.workers, progress)
     rows = collect(jobs, out, config=as_dict(config))
     write_text(out / "table.md", table(rows) + "\n")
@@ -64,7 +67,7 @@ def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
     base = from_dict(TrainConfig, shared)
     seeds = range(config.seed, config.seed + config.seeds)
-    return dataset, make_jobs({str(parse(config.data)): base}, config.targets, seeds, out, config.num_samples)
+    return dataset, make_jobs({str(parse(config.data)): base}, config.targets, seeds, out, config.num_samples, config.exact)
 
 
 def main_measure(rows: Sequence[dict[str, Any]]) -> str:
@@ -87,16 +90,23 @@ def _std(values: Sequence[float]) -> float:
 
 def with_spread(mean: float, std: float) -> str:
     """A mean ± standard deviation, in as many digits as make sense."""
-    return f"{mean:.3g}" if math.isnan(std) else f"{mean:.3g} ± {std:.1g}"
+    # A number of that many digits is written out again, so that 12 becomes 10 and not 1e+01. A fixed k has no spread.
+    rounded, spread = f"{float(f'{mean:.3g}'):g}", f"{float(f'{std:.1g}'):g}"
+    return rounded if math.isnan(std) or std == 0 else f"{rounded} ± {spread}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The comparison as a Markdown table: one line per target, figures under both samplers, then the floors."""
+    """The comparison as a Markdown table: one line per target, then the held-out data.
+
+    The main measure under both samplers, with the exact denoiser's floor in brackets where it was computed; the others under
+    the clean one; and the main one in groups as large as the held-out set, to compare with the last line.
+    """
     targets = list(dict.fromkeys(row["target"] for row in rows))
     measures = [measure for measure in MEASURES if any(row["measure"] == measure for row in rows)]
-    main = measures[0]
+    main, floors = measures[0], any(row["exact"] is not None for row in rows)
     columns = ["target", "k", "loss"]
-    columns += [f"{MEASURES[m]}{', clean' if m != main else f', {s}'}" for m in measures for s in _samplers(m, main)]
+    columns += [f"{MEASURES[main]}, {sampler}{' (floor)' if floors else ''}" for sampler in ("paper", "clean")]
+    columns += [f"{MEASURES[measure]}, clean" for measure in measures[1:]]
     columns += [f"in groups of {rows[0]['group_size']}"]
     lines = [columns]
     for target in targets:
@@ -107,30 +117,33 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             with_spread(statistics.mean(ks), _std(ks)) if ks else "",
             with_spread(statistics.mean(losses), _std(losses)),
         ]
-        for measure in measures:
-            for sampler in _samplers(measure, main):
-                summary = summarise(rows, target, sampler, measure)
-                cells.append(with_spread(summary.mean, summary.std))
-        cells.append(f"{summarise(rows, target, 'clean', main).grouped:.3g}")
+        for measure, sampler in [(main, "paper"), *((measure, "clean") for measure in measures)]:
+            summary = summarise(rows, target, sampler, measure)
+            floor = f" ({with_spread(summary.exact, math.nan)})" if measure == main and summary.exact is not None else ""
+            cells.append(with_spread(summary.mean, summary.std) + floor)
+        cells.append(with_spread(summarise(rows, target, "clean", main).grouped, math.nan))
         lines.append(cells)
-    floors = [summarise(rows, targets[-1], s, m) for m in measures for s in _samplers(m, main)]
-    exact = ["" if floor.exact is None else f"{floor.exact:.3g}" for floor in floors]
-    lines.append(["exact denoiser, " + targets[-1], "", "", *exact, ""])
-    lines.append(["held-out data", "", "", *[""] * len(floors), f"{floors[0].heldout:.3g}"])
+    heldout = summarise(rows, targets[0], "clean", main).heldout
+    lines.append(["held-out data", *[""] * (len(columns) - 2), with_spread(heldout, math.nan)])
     body = [f"| {' | '.join(line)} |" for line in lines]
     body.insert(1, "|" + " --- |" * len(columns))
     return "\n".join(body)
 
 
-def _samplers(measure: str, main: str) -> list[str]:
-    return ["paper", "clean"] if measure == main else ["clean"]
+def _clean_summaries(rows: Sequence[dict[str, Any]]) -> dict[str, Summary]:
+    targets = dict.fromkeys(row["target"] for row in rows)
+    return {target: summarise(rows, target, "clean", main_measure(rows)) for target in targets}
+
+
+def best_target(rows: Sequence[dict[str, Any]]) -> str:
+    """The target with the lowest mean of the main measure under the clean sampler."""
+    summaries = _clean_summaries(rows)
+    return min(summaries, key=lambda target: summaries[target].mean)
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """Which target did best under the clean sampler, and which others cannot be told from it with these seeds."""
-    measure = main_measure(rows)
-    summaries = {target: summarise(rows, target, "clean", measure) for target in dict.fromkeys(row["target"] for row in rows)}
-    best = min(summaries, key=lambda target: summaries[target].mean)
+    measure, summaries, best = main_measure(rows), _clean_summaries(rows), best_target(rows)
     text = f"Lowest {MEASURES[measure]} (clean last step): {best}, {with_spread(summaries[best].mean, summaries[best].std)}."
     if summaries[best].seeds < 2:
         return f"{text} One seed says nothing of the spread: repeat with --seeds 3 before believing small differences."

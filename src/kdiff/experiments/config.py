@@ -16,12 +16,14 @@ class CompareConfig(LoopConfig, ModelConfig):
         targets: noise, velocity, data, learned, fixed values of k, or "learned(init=0.5, rate=1)".
         seeds: how many, counted from `seed`.
         num_samples: drawn from each run to judge it.
+        exact: compute the floor of an exact denoiser too, with the first seed's runs.
         workers: runs at a time, one thread each.
     """
 
     targets: list[Spec] = field(default_factory=lambda: ["noise", "velocity", "data", "learned"])
     seeds: int = 3
     num_samples: int = 2000
+    exact: bool = True
     workers: int = 2
 
     def __post_init__(self) -> None:

@@ -29,9 +29,10 @@ from tqdm import tqdm
 from kdiff.components import Spec, parse
 from kdiff.evaluation.judge import Judge, evaluate
 from kdiff.files import read_json, write_json, write_text
+from kdiff.training.checkpoint import list_checkpoints
 from kdiff.training.config import TrainConfig, as_dict
 from kdiff.training.metrics import read_metrics
-from kdiff.training.run import describe_environment, load_run, train_run
+from kdiff.training.run import describe_environment, load_dataset, load_run, train_run
 
 
 class RunFailed(RuntimeError):
@@ -56,9 +57,14 @@ def slug(text: str) -> str:
 
 
 def make_jobs(
-    cells: Mapping[str, TrainConfig], targets: Sequence[Spec], seeds: Sequence[int], out: Path, num_samples: int = 2000
+    cells: Mapping[str, TrainConfig],
+    targets: Sequence[Spec],
+    seeds: Sequence[int],
+    out: Path,
+    num_samples: int,
+    exact: bool,
 ) -> list[Job]:
-    """All runs, seeds outermost so that a first whole comparison is there early. The exact floor goes with the first seed."""
+    """All runs, seeds outermost so that a first whole comparison is there early. `exact` floors go with the first seed."""
     labels = [str(parse(target)) for target in targets]
     if len(set(labels)) < len(labels) or not labels or not seeds:
         raise ValueError(f"targets are {labels} and seeds {list(seeds)}; expected at least one of each, and no target twice")
@@ -69,7 +75,7 @@ def make_jobs(
             config=replace(config, target=target, seed=seed),
             folder=out / "runs" / slug(cell) / slug(label) / f"seed_{seed}",
             num_samples=num_samples,
-            exact=seed == seeds[0],
+            exact=exact and seed == seeds[0],
         )
         for seed, (cell, config), (target, label) in itertools.product(seeds, cells.items(), zip(targets, labels))
     ]
@@ -100,12 +106,10 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
     """Run them all, a few at a time, with a bar over all their steps.
 
     Raises:
+        ValueError: a folder with a run of other settings, of other data, or with a damaged checkpoint, before any run starts.
         RunFailed: with what a run raised first; the others stay as they are, and are resumed by the same command.
     """
-    for job in jobs:
-        # A leftover of a run that was cut off before its first checkpoint has nothing to resume from.
-        if (job.folder / "config.yaml").exists() and not any((job.folder / "checkpoints").glob("step_*")):
-            shutil.rmtree(job.folder)
+    _check_folders(jobs)
     total = sum(job.config.steps for job in jobs)
     bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
     context = multiprocessing.get_context("spawn")
@@ -122,6 +126,25 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
                     raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
                 done += 1
             _show(bar, jobs, done)
+
+
+def _check_folders(jobs: Sequence[Job]) -> None:
+    """Refuse what cannot be gone on with, while nothing has been run yet."""
+    fingerprints: dict[str, str] = {}
+    for job in jobs:
+        if not (job.folder / "config.yaml").exists():
+            continue
+        if not list_checkpoints(job.folder / "checkpoints"):
+            # A leftover of a run that was cut off before its first checkpoint has nothing to resume from.
+            shutil.rmtree(job.folder)
+            continue
+        run = load_run(job.folder)
+        if as_dict(run.config) != as_dict(job.config):
+            raise ValueError(f"{job.folder} holds a run with other settings; choose another folder by --out, or delete it")
+        if job.cell not in fingerprints:
+            fingerprints[job.cell] = load_dataset(job.config).fingerprint
+        if run.data["fingerprint"] != fingerprints[job.cell]:
+            raise ValueError(f"{job.cell} has changed since {job.folder} was begun; choose another --out, or delete the folder")
 
 
 def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:

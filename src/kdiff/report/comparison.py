@@ -12,10 +12,12 @@ import torch
 from kdiff.data import Dataset
 from kdiff.experiments.compare import MEASURES, main_measure, summarise
 from kdiff.experiments.runner import Job
-from kdiff.report.samples import INK, Projection, draw_samples, is_image, new_figure, save_figure
+from kdiff.report.samples import INK, View, new_figure, save_figure, view_of
+from kdiff.training.generate import generate
 from kdiff.training.metrics import read_metrics
-from kdiff.training.run import generate, load_run
+from kdiff.training.run import load_run
 
+MAX_COLUMNS = 7
 COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
 
 
@@ -23,34 +25,27 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     """Draw the comparison: the first seed's samples (paper's sampler with a clean last step), all seeds' k and figures."""
     targets = list(dict.fromkeys(job.target for job in jobs))
     colour = dict(zip(targets, COLOURS * math.ceil(len(targets) / len(COLOURS))))
-    shown = targets[:6]
-    image = is_image(dataset.shape)
-    projection = None if image else Projection(dataset.part("train")[0], dataset.manifold)
-    panels = len(shown) + 1
-    figure = new_figure(2.3 * panels, 5.6)
-    grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.15])
-    top = grid[0].subgridspec(1, panels)
+    view = view_of(dataset.part("train")[0], dataset.manifold)
+    columns = min(len(targets) + 1, MAX_COLUMNS)
+    lines = math.ceil((len(targets) + 1) / columns)
+    figure = new_figure(max(2.3 * columns, 8), 2.6 * lines + 3)
+    grid = figure.add_gridspec(2, 1, height_ratios=[lines, 1.15])
+    top = grid[0].subgridspec(lines, columns)
     bottom = grid[1].subgridspec(1, 2)
 
     held, _ = dataset.part("heldout")
-    _panel(figure, top[0], held[:64] if image else held[:2000], projection, "held-out data", INK)
-    for i, target in enumerate(shown):
+    _panel(figure, top[0, 0], held[: view.shown], view, "held-out data", INK)
+    for i, target in enumerate(targets, start=1):
         job = next(job for job in jobs if job.target == target)
         run = load_run(job.folder)
-        x, _ = generate(run.model, 64 if image else 2000, run.shape, run.class_counts, last_step="data")
-        _panel(figure, top[i + 1], x, projection, target, colour[target])
+        x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")
+        _panel(figure, top[i // columns, i % columns], x, view, target, colour[target])
 
     axes = figure.add_subplot(bottom[0])
     for job in jobs:
         steps = [row for row in read_metrics(job.folder / "metrics.jsonl") if "k" in row]
-        first = job.config.seed == jobs[0].config.seed
-        axes.plot(
-            [row["step"] for row in steps],
-            [row["k"] for row in steps],
-            color=colour[job.target],
-            linewidth=1.6 if "learned" in job.target else 0.8,
-            label=job.target if first else None,
-        )
+        width = 1.6 if "learned" in job.target else 0.8
+        axes.plot([row["step"] for row in steps], [row["k"] for row in steps], color=colour[job.target], linewidth=width)
     axes.set(ylim=(-0.03, 1.03), xlabel="step", ylabel="k")
     axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
     _plain(axes, "k over time")
@@ -83,13 +78,13 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     save_figure(figure, path)
 
 
-def _panel(figure: Any, place: Any, x: torch.Tensor, projection: Projection | None, title: str, colour: str) -> None:
+def _panel(figure: Any, place: Any, x: torch.Tensor, view: View, title: str, colour: str) -> None:
     axes = figure.add_subplot(place)
-    draw_samples(axes, x, projection)
+    view.draw(axes, x)
     axes.set_title(title, fontsize=9, color=colour)
 
 
 def _plain(axes: Any, title: str) -> None:
     axes.set_title(title, fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)

@@ -1,10 +1,12 @@
-"""Drawing samples: images as a grid; points in the plane of a known manifold, or along the first two principal directions."""
+"""Drawing samples: images as a grid; points in the plane of a known manifold, or along the first two principal directions.
+
+How samples of a data set are drawn is decided once, by `view_of`.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kdiff.data import Manifold, principal_directions
+from kdiff.data.directions import MAX_DIMENSION
+from kdiff.files import partial_name
 
 INK, PAPER = "#22262b", "#ffffff"
 
@@ -30,7 +34,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= 4
 
 
-def image_grid(x: Tensor, columns: int, low: float = -1.0, high: float = 1.0) -> np.ndarray:
+def image_grid(x: Tensor, columns: int, low: float, high: float) -> np.ndarray:
     """Images (N, C, H, W) side by side, with a pixel between: (rows, columns, 3), values in [0, 1]; low is black."""
     x = ((x.float() - low) / (high - low)).clamp(0, 1)
     x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
@@ -43,16 +47,34 @@ def image_grid(x: Tensor, columns: int, low: float = -1.0, high: float = 1.0) ->
     return grid.permute(1, 2, 0).numpy()
 
 
-class Projection:
-    """Where points of a data set are drawn: in its manifold's plane if that is known, else on its first two directions."""
+class Images:
+    """Draws images (N, C, H, W) as a grid; `low` is black and `high` white."""
+
+    shown = 64
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def draw(self, axes: Axes, x: Tensor, columns: int = 8) -> None:
+        """The images, `columns` in a row."""
+        axes.imshow(image_grid(x, columns, self.low, self.high), interpolation="nearest")
+        axes.spines[:].set_visible(False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+class Points:
+    """Draws samples as points: in the plane of their manifold if that is known, else along the data's first two directions."""
+
+    shown = 2000
 
     def __init__(self, data: Tensor, manifold: Manifold | None = None) -> None:
         self.manifold = manifold if manifold and manifold.plane_dim >= 2 else None
         if self.manifold is None:
-            directions = principal_directions(data, energy=1.0)[:, :2]
+            directions = _directions(data)[:, :2]
             # One dimension: the second axis says nothing, but a picture wants one.
             self.directions = torch.nn.functional.pad(directions, (0, 2 - directions.shape[1]))
-        self.limits = [self._limits(values) for values in self(data).T]
+        self.limits = [self._limits(values) for values in self.place(data).T]
 
     @staticmethod
     def _limits(values: Tensor) -> tuple[float, float]:
@@ -60,38 +82,58 @@ class Projection:
         margin = 0.15 * (high - low) or 1.0
         return low - margin, high + margin
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Points (N, 2) for samples (N, *shape)."""
+    def place(self, x: Tensor) -> Tensor:
+        """Where samples (N, *shape) are drawn: (N, 2)."""
         return self.manifold.coordinates(x)[:, :2] if self.manifold else x.flatten(1).float() @ self.directions
 
-
-def draw_samples(axes: Axes, x: Tensor, projection: Projection | None, columns: int = 8) -> None:
-    """Images as a grid (no projection), anything else as points."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if projection is None:
-        axes.imshow(image_grid(x, columns), interpolation="nearest")
-        axes.spines[:].set_visible(False)
-        return
-    points = projection(x)
-    axes.plot(points[:, 0], points[:, 1], ".", markersize=1.2, color=INK, alpha=0.6, rasterized=True)
-    axes.set_xlim(projection.limits[0])
-    axes.set_ylim(projection.limits[1])
-    axes.set_aspect("equal")
+    def draw(self, axes: Axes, x: Tensor, columns: int = 8) -> None:
+        """The points, within the limits of the data."""
+        points = self.place(x)
+        axes.plot(points[:, 0], points[:, 1], ".", markersize=1.2, color=INK, alpha=0.6, rasterized=True)
+        axes.set(xlim=self.limits[0], ylim=self.limits[1], aspect="equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
 
 
-def save_samples(path: Path, x: Tensor, projection: Projection | None, title: str = "") -> None:
+def _directions(data: Tensor) -> Tensor:
+    """The leading principal directions (D, q) of any data: also of one sample, and where D × D is too large a matrix."""
+    dimension = math.prod(data.shape[1:])
+    if len(data) < 2:
+        return torch.eye(dimension, 2)
+    if dimension <= MAX_DIMENSION:
+        return principal_directions(data, energy=1.0)
+    # The eigenvectors of X Xᵀ, taken back by Xᵀ, are those of Xᵀ X.
+    x = data[:1000].flatten(1).double()
+    centred = x - x.mean(dim=0)
+    _, vectors = torch.linalg.eigh(centred @ centred.T)
+    return torch.nn.functional.normalize(centred.T @ vectors.flip(1)[:, :2], dim=0).float()
+
+
+View = Images | Points
+
+
+def view_of(data: Tensor, manifold: Manifold | None = None) -> View:
+    """How to draw samples of the law of `data` (N, *shape), normalised."""
+    if is_image(tuple(data.shape[1:])):
+        return Images(data.min().item(), data.max().item())
+    return Points(data, manifold)
+
+
+def save_samples(path: Path, x: Tensor, view: View, title: str = "") -> None:
     """One picture of samples (normalised values)."""
-    columns = max(1, round(math.sqrt(len(x))))
     figure = new_figure(5, 5.3)
-    axes: Any = figure.add_subplot()
-    draw_samples(axes, x, projection, columns)
+    axes = figure.add_subplot()
+    shown = x[: view.shown]
+    view.draw(axes, shown, columns=max(1, round(math.sqrt(len(shown)))))
     axes.set_title(title, fontsize=9, color=INK)
     save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG at once or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    figure.savefig(aside, format="png")
-    aside.replace(path)
+    aside = partial_name(path)
+    try:
+        figure.savefig(aside, format="png")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
