@@ -19,16 +19,17 @@ import torch
 from kdiff import FixedK, KDiff, LearnedK
 from kdiff.networks import MLP, JiT
 
-NETWORKS = {
-    "digits": (lambda: MLP((1, 8, 8), 10, width=256, depth=4), (1, 8, 8), 128),
-    "fashion": (lambda: fashion(), (1, 28, 28), 128),
-    "JiT-B/16": (lambda: JiT.published("JiT-B/16"), (3, 256, 256), 2),
-}
-
 
 def fashion() -> JiT:
     """The network of configs/fashion_pixel.yaml."""
     return JiT(28, 7, 1, 10, hidden_size=128, depth=6, num_heads=4, bottleneck=32, context_tokens=4, context_start=2)
+
+
+NETWORKS = {
+    "digits": (lambda: MLP((1, 8, 8), 10, width=256, depth=4), (1, 8, 8), 128),
+    "fashion": (fashion, (1, 28, 28), 128),
+    "JiT-B/16": (lambda: JiT.published("JiT-B/16"), (3, 256, 256), 2),
+}
 
 
 class Trainee:

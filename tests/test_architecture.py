@@ -37,7 +37,7 @@ MAY_IMPORT = {
 MAY_REQUIRE = {
     **{room: {"torch"} for room in [*CORE, "model"]},
     "networks": {"torch", "numpy"},
-    "data": {"torch", "numpy", "sklearn", "safetensors"},
+    "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools"},
     "theory": {"torch", "numpy", "sklearn"},
 }
 PICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -185,7 +185,7 @@ def test_an_exact_denoiser_gives_k_no_gradient(k, variance):
 def test_without_detachment_or_with_the_exact_target_an_exact_denoiser_would_pull_k(k):
     """Why the target velocity is clamped and detached: theory.md §2 gives the pulls of the alternatives."""
     x, n, t = gaussian_grid()
-    z, v = LinearPath().interpolate(x, n, t)
+    z, _ = LinearPath().interpolate(x, n, t)
     u_hat = exact_denoiser(k, 1.0, z, t)
 
     free = torch.tensor([k], dtype=F64, requires_grad=True)
@@ -201,7 +201,7 @@ def test_without_detachment_or_with_the_exact_target_an_exact_denoiser_would_pul
 
 
 def test_a_u_loss_has_a_spurious_minimum_and_the_v_loss_is_flat():
-    """For an exact denoiser of 1-D Gaussian data the u-loss is least at k = 0.50, 0.89, 1.00; the v-loss is the same for all k."""
+    """An exact denoiser of 1-D Gaussian data has its least u-loss at k = 0.50, 0.89, 1.00, and one v-loss for all k."""
     ks = torch.linspace(0, 1, 201, dtype=F64).tolist()
     for variance, best in ((1.0, 0.50), (0.25, 0.89), (0.05, 1.00)):
         x, n, t = gaussian_grid(variance, times=400)

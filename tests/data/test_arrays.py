@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdiff.data import load, load_array, make_dataset
+from kdiff.data import ImageSamples, checks, load, load_array, make_dataset
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.standard_normal((120, 6)).astype(np.float32)
@@ -145,6 +145,80 @@ class TestNpy:
         assert torch.equal(load(path, normalise="none").x, torch.from_numpy(VECTORS))
 
 
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".safetensors"])
+class TestLayout:
+    def test_grey_images_of_bytes_get_a_channel(self, tmp_path: Path, ending: str) -> None:
+        data = load(write(tmp_path / f"a{ending}", x=IMAGES[:, 0].copy()))
+        assert data.shape == (1, 4, 4)
+        assert torch.equal(data.normalisation.undo(data.x[:]).byte()[:, 0], torch.from_numpy(IMAGES[:, 0]))
+        floats = load(write(tmp_path / f"b{ending}", x=IMAGES[:, 0].astype(np.float32)))
+        assert floats.shape == (4, 4)
+
+    def test_channels_last_are_turned_if_it_is_said_that_they_are(self, tmp_path: Path, ending: str) -> None:
+        images = RNG.integers(0, 256, (60, 5, 7, 3)).astype(np.uint8)
+        path = write(tmp_path / f"a{ending}", x=images)
+        with pytest.raises(
+            ValueError, match=r"expected as \(N, C, H, W\), found \(60, 5, 7, 3\), which looks .* layout='channels_last'"
+        ):
+            load(path)
+        turned = load(path, layout="channels_last")
+        assert turned.shape == (3, 5, 7)
+        assert turned.fingerprint == make_dataset("", images.transpose(0, 3, 1, 2)).fingerprint
+        assert load(path, layout="channels_first").shape == (5, 7, 3)
+
+    @pytest.mark.parametrize("shape", [(60, 3, 8, 3), (60, 1, 8, 4), (60, 3, 8, 8), (60, 16, 4, 4), (60, 8, 4, 2)])
+    def test_what_may_be_right_is_left_alone(self, tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
+        path = write(tmp_path / f"a{ending}", x=RNG.integers(0, 256, shape).astype(np.uint8))
+        assert load(path).shape == shape[1:]
+
+    def test_refusals(self, tmp_path: Path, ending: str) -> None:
+        with pytest.raises(ValueError, match=r"layout is one of channels_first, channels_last, .*found layout='NHWC'"):
+            load(write(tmp_path / f"a{ending}", x=IMAGES), layout="NHWC")
+        with pytest.raises(ValueError, match=r"for images of rank 4; found .* shape \(120, 6\)"):
+            load(write(tmp_path / f"b{ending}", x=VECTORS), layout="channels_last")
+
+    def test_flip(self, tmp_path: Path, ending: str) -> None:
+        data = load(write(tmp_path / f"a{ending}", x=IMAGES), flip=True)
+        assert isinstance(data.part("train", augment=True)[0], ImageSamples)
+
+
+class TestMapped:
+    """Large .npy files are mapped; what is wrong with them is told in the same words."""
+
+    @pytest.fixture(autouse=True)
+    def _everything_is_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kdiff.data.arrays.MAPPED_BYTES", 100)
+
+    @pytest.mark.parametrize("order", ["C", "F"])
+    @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i2"])
+    def test_the_same_values(self, tmp_path: Path, dtype: str, order: str) -> None:
+        path = write(tmp_path / "a.npy", x=np.array(VECTORS.round(), dtype, order=order))  # type: ignore[call-overload]
+        assert torch.equal(load(path, normalise="none").x[:], torch.from_numpy(VECTORS.round()))
+        assert np.array_equal(np.load(path), VECTORS.round())
+
+    @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+    def test_images_stay_in_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+        monkeypatch.setattr(checks, "KEEP_BYTES", 0)
+        path = write(tmp_path / "a.npy", x=IMAGES if layout == "channels_first" else IMAGES.transpose(0, 2, 3, 1).copy())
+        data = load(path, layout=layout)
+        assert isinstance(data.x, ImageSamples)
+        assert isinstance(data.x.raw, np.ndarray)
+        assert not data.x.raw.flags.writeable
+        assert torch.equal(data.x[torch.arange(120)], load(write(tmp_path / "b.npz", x=IMAGES)).x[:])
+        assert data.fingerprint == make_dataset("", IMAGES).fingerprint
+
+    def test_damage(self, tmp_path: Path) -> None:
+        whole = write(tmp_path / "a.npy", x=VECTORS).read_bytes()
+        for content in (whole[: len(whole) // 2], whole[:-1], b"no array at all" * 20):
+            (tmp_path / "a.npy").write_bytes(content)
+            with pytest.raises(ValueError, match=r"a\.npy: cannot be read as \.npy: the file is damaged"):
+                load(tmp_path / "a.npy")
+        with pytest.raises(ValueError, match=r"b\.npy: holds an array of Python objects"):
+            load(write(tmp_path / "b.npy", x=VECTORS.astype(object)))
+        with pytest.raises(ValueError, match=r"d\.npy: cannot be read as \.npy"):
+            load(write(tmp_path / "c.npz", x=VECTORS).rename(tmp_path / "d.npy"))
+
+
 class TestOtherFiles:
     @pytest.mark.parametrize("ending", [".npy", ".npz"])
     def test_objects_are_never_unpickled(self, tmp_path: Path, ending: str) -> None:
@@ -158,8 +232,8 @@ class TestOtherFiles:
         assert torch.equal(load(tmp_path / "a.safetensors", normalise="none").x, values.float())
 
     def test_folders_and_other_endings(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"is a folder; image folders are not supported in this version"):
-            load(tmp_path)
+        with pytest.raises(ValueError, match=r"is a folder, expected a file ending in \.npy, .*load_folder"):
+            load_array(tmp_path)
         (tmp_path / "a.csv").write_text("1,2")
         with pytest.raises(ValueError, match=r"ending in '\.csv'; accepted endings: \.npy, \.npz, \.safetensors"):
             load(tmp_path / "a.csv")

@@ -1,22 +1,32 @@
-"""Data: toy manifolds, digits, array files, a user's own function; checked, normalised and split in one place."""
+"""Data: toy manifolds, images, array files, a user's own function; checked, normalised and split in one place."""
 
 from kdiff.data.arrays import load_array
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.directions import principal_directions
+from kdiff.data.folder import load_folder
+from kdiff.data.font import glyphs
+from kdiff.data.idx import fashion, load_idx
 from kdiff.data.manifold import Manifold, make_manifold
 from kdiff.data.normalisation import Normalisation
+from kdiff.data.samples import ImageSamples, Samples
 from kdiff.data.sources import SOURCES, digits, load
 from kdiff.data.toys import gaussian_mixture, moons, sphere, spiral
 
 __all__ = [
     "SOURCES",
     "Dataset",
+    "ImageSamples",
     "Manifold",
     "Normalisation",
+    "Samples",
     "digits",
+    "fashion",
     "gaussian_mixture",
+    "glyphs",
     "load",
     "load_array",
+    "load_folder",
+    "load_idx",
     "make_dataset",
     "make_manifold",
     "moons",

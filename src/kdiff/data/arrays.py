@@ -1,6 +1,7 @@
 """Data from array files: .npy, .npz and .safetensors. Nothing is ever unpickled.
 
-One array holds the samples, (N, D), (N, C, H, W) or alike, and another one, if there is one, their labels, (N,).
+One array holds the samples, (N, D), (N, C, H, W) or alike, and another one, if there is one, their labels, (N,). Large .npy
+files are mapped into memory.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data import cache
 from kdiff.data.dataset import Dataset, make_dataset
 
 Array = np.ndarray | Tensor
 DATA_KEY, LABEL_KEY = "x", "y"
+LAYOUTS = ("channels_first", "channels_last")
+MAPPED_BYTES = 2**24  # .npy files above this size are mapped into memory
 
 
 def load_array(
@@ -26,6 +30,8 @@ def load_array(
     normalise: str | None = None,
     value_range: tuple[float, float] | None = None,
     num_classes: int | None = None,
+    layout: str | None = None,
+    flip: bool = False,
 ) -> Dataset:
     """The data set in a file, named after it.
 
@@ -34,9 +40,13 @@ def load_array(
     of a second .npy. `normalise` (see `make_dataset`) defaults to range if a `value_range` is given; else, for uint8 of
     rank 3 or more (images), to range with (0, 255); else to features for rank 2 and to standard for more.
 
+    Images are (N, C, H, W); `layout` channels_last says that they are (N, H, W, C) instead and turns them, channels_first that
+    they are right although they look otherwise. Arrays (N, H, W) of type uint8 are grey images and become (N, 1, H, W).
+    `flip` has training mirror images at random.
+
     Raises FileNotFoundError for a missing file, and ValueError for another ending, a folder, a file that cannot be
-    read, arrays of Python objects, keys that are not there or cannot be told apart, and all that `make_dataset`
-    refuses.
+    read, arrays of Python objects, keys that are not there or cannot be told apart, images of type uint8 that look like
+    (N, H, W, C) without a `layout`, and all that `make_dataset` refuses.
     """
     path = checked_path(path)
     if path.suffix.lower() == ".npy":
@@ -54,7 +64,36 @@ def load_array(
             raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(_read(path))}")
     if normalise is None:
         normalise, value_range = _default_normalisation(raw, value_range)
-    return make_dataset(path.stem, raw, y, normalise=normalise, value_range=value_range, num_classes=num_classes)
+    return make_dataset(
+        path.stem,
+        _channels_first(path, raw, layout),
+        y,
+        normalise=normalise,
+        value_range=value_range,
+        num_classes=num_classes,
+        flip=flip,
+        identity=("array", cache.stamp(path), key, layout),
+    )
+
+
+def _channels_first(path: Path, raw: Array, layout: str | None) -> Array:
+    """Images as (N, C, H, W), without copying; what are none as they are."""
+    if layout is not None and (layout not in LAYOUTS or raw.ndim != 4):
+        raise ValueError(
+            f"{path}: layout is one of {', '.join(LAYOUTS)}, for images of rank 4; found layout={layout!r} and shape "
+            f"{tuple(raw.shape)}"
+        )
+    images = raw.dtype in (np.uint8, torch.uint8)
+    if images and raw.ndim == 3:
+        return raw[:, None]
+    if layout == "channels_last":
+        return raw.permute(0, 3, 1, 2) if isinstance(raw, Tensor) else np.moveaxis(raw, -1, 1)
+    if images and raw.ndim == 4 and layout is None and raw.shape[-1] in (1, 3, 4) and min(raw.shape[1:3]) > 4:
+        raise ValueError(
+            f"{path}: images are expected as (N, C, H, W), found {tuple(raw.shape)}, which looks like (N, H, W, C); give "
+            "layout='channels_last' to have them turned (or 'channels_first' if they are right as they are)"
+        )
+    return raw
 
 
 def checked_path(path: str | Path) -> Path:
@@ -62,8 +101,8 @@ def checked_path(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder; image folders are not supported in this version: save the samples as one array, "
-            f"e.g. numpy.savez('images.npz', x=images, y=labels), and give that file ({', '.join(READERS)})"
+            f"{path} is a folder, expected a file ending in {', '.join(READERS)}; folders of images are read by "
+            "kdiff.data.load and load_folder"
         )
     if not path.exists():
         raise FileNotFoundError(f"no data file at {path}; expected a file ending in {', '.join(READERS)}")
@@ -114,7 +153,7 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, Array]:
         return READERS[path.suffix.lower()](path, wanted)
     # Zip, zlib, NumPy's header parser and safetensors each raise errors of their own for a damaged file.
     except Exception as error:
-        if "Object arrays cannot be loaded" in str(error):
+        if "Object arrays cannot be loaded" in str(error) or "Python objects in dtype" in str(error):
             raise ValueError(
                 f"{path}: holds an array of Python objects (dtype object), which only unpickling could read; "
                 "stack the samples to one array of numbers and save that"
@@ -126,6 +165,8 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, Array]:
 
 
 def _read_npy(path: Path, wanted: tuple[str, ...]) -> dict[str, Array]:
+    if path.stat().st_size > MAPPED_BYTES:
+        return {"": np.asarray(np.lib.format.open_memmap(path, mode="r"))}
     with path.open("rb") as file:
         return {"": np.lib.format.read_array(file, allow_pickle=False)}
 

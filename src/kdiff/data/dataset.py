@@ -1,46 +1,51 @@
-"""A data set: normalised samples, labels, and three parts fixed by a hash of each sample.
+"""A data set: normalised samples, labels, and three parts fixed by a hash of each sample (see `kdiff.data.parts`).
 
-h = blake2b(the sample's raw float32 bytes), first 8 bytes read as a fraction of 2⁶⁴: `train` for h < 0.6, `classifier`
-(the feature classifier of the evaluation) for h < 0.8, `heldout` for the rest. A sample's part depends on nothing but
-the sample: not on the order, the other samples, the labels or the dtype on disk. Equal samples share a part, so nothing
-held out has been trained on. Everything is checked here once, before any long work starts.
+Everything is checked here once, before any long work starts. Samples are a float32 tensor; large images of type uint8 stay
+bytes and are normalised as they are read (see `kdiff.data.samples`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data import cache
+from kdiff.data.checks import checked_labels, checked_values
 from kdiff.data.manifold import Manifold
 from kdiff.data.normalisation import Normalisation, check_kind
-
-PARTS = ("train", "classifier", "heldout")
-SHARES = (0.6, 0.2, 0.2)
-MIN_SAMPLES = 10
+from kdiff.data.parts import PARTS, SHARES, split_and_fingerprint
+from kdiff.data.samples import ImageSamples, Samples, summarise
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples of one kind, as `make_dataset` builds them.
 
-    `x` float32 (N, *shape), normalised; `y` int64 (N,) in 0 … num_classes − 1, or None with num_classes 0; `split` int8
-    (N,) with the index of each sample's part in `PARTS`; `manifold` what is known of the data's geometry (toy data
-    only); `fingerprint` 16 hex digits of a hash over the raw values in order, their shape and the labels.
+    `x` float32 (N, *shape), normalised: a tensor, or `ImageSamples`, read by `x[rows]`; `y` int64 (N,) in 0 … num_classes − 1,
+    or None with num_classes 0; `split` int8 (N,) with the index of each sample's part in `PARTS`; `manifold` what is known of
+    the data's geometry (toy data only); `fingerprint` 16 hex digits of a hash over the raw values in order, their shape and
+    the labels; `flip` whether training mirrors images at random; `about` what else the source has to say, for `describe`;
+    `statistics` those of the training part, if they are known already.
     """
 
     name: str
-    x: Tensor
+    x: Samples
     y: Tensor | None
     num_classes: int
     normalisation: Normalisation
     split: Tensor
     manifold: Manifold | None
     fingerprint: str
+    flip: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,22 +55,30 @@ class Dataset:
     @property
     def dimension(self) -> int:
         """The ambient dimension D: the number of entries of one sample."""
-        return self.x[0].numel()
+        return math.prod(self.shape)
 
-    def part(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """Samples and labels of the part `train`, `classifier` or `heldout`, in order; ValueError for another name."""
+    def part(self, name: str, augment: bool = False) -> tuple[Samples, Tensor | None]:
+        """Samples and labels of the part `train`, `classifier` or `heldout`, in order; ValueError for another name.
+
+        With `augment`, which is for training, images of a data set with `flip` are mirrored at random as they are read.
+        """
         if name not in PARTS:
             raise ValueError(f"a data set has the parts {', '.join(PARTS)}, found {name!r}")
-        chosen = self.split == PARTS.index(name)
-        return self.x[chosen], None if self.y is None else self.y[chosen]
+        chosen, flip = self.split == PARTS.index(name), augment and self.flip
+        x: Samples
+        if isinstance(self.x, ImageSamples):
+            x = self.x.select(chosen, flip)
+        else:
+            x = self.x[chosen]
+            x = ImageSamples(x.numpy(), Normalisation.none(), flip=True) if flip else x
+        return x, None if self.y is None else self.y[chosen]
 
     def describe(self) -> dict[str, Any]:
         """A dictionary for JSON.
 
         min, max, mean, std (over all entries) and total_variance (tr Σ, summed over the D entries) are those of the
-        normalised training part.
+        normalised training part. What the source has to say comes last: names of classes, files that could not be read, …
         """
-        train = self.part("train")[0].double().flatten(1)
         return {
             "name": self.name,
             "num_samples": len(self.x),
@@ -74,11 +87,9 @@ class Dataset:
             "num_classes": self.num_classes,
             "normalisation": self.normalisation.describe(),
             "fingerprint": self.fingerprint,
-            "min": float(train.min()),
-            "max": float(train.max()),
-            "mean": float(train.mean()),
-            "std": float(train.std(correction=0)),
-            "total_variance": float(train.var(dim=0, correction=0).sum()),
+            **(self.statistics or summarise(self.part("train")[0])),
+            **({"flip": True} if self.flip else {}),
+            **self.about,
         }
 
 
@@ -90,34 +101,45 @@ def make_dataset(
     value_range: tuple[float, float] | None = None,
     manifold: Manifold | None = None,
     num_classes: int | None = None,
+    flip: bool = False,
+    about: Mapping[str, Any] | None = None,
+    identity: object = None,
 ) -> Dataset:
     """Check, split and normalise samples `raw` of shape (N, D), (N, C, H, W), …, with labels `y` of shape (N,).
 
     `normalise` is none, range (with `value_range`, the values that become −1 and 1), standard or features; its
     statistics are taken from the training part. `num_classes` defaults to the largest label + 1. A `manifold` is given
-    in raw values.
+    in raw values. `flip` has training mirror images (N, C, H, W) left to right at random. `about` is added to the
+    description.
+
+    Images of type uint8 that would exceed 256 MB as float32, normalised by none or range, are not copied, and may be mapped
+    from a file. They are hashed a chunk at a time; what that finds is kept in the cache if `identity` is given, a value whose
+    `repr` tells any two contents of `raw` apart, such as the file's name, size and time of change.
 
     Raises TypeError if `raw` or `y` is no array or tensor, and ValueError for: values that are not integers or floats,
     rank below 2, fewer than 10 samples, entries that are not finite or leave `value_range`, labels that are not whole
-    numbers, not one per sample or out of range, and samples too few or too equal to fill the three parts.
+    numbers, not one per sample or out of range, `flip` for what are no images, and samples too few or too equal to fill the
+    three parts.
     """
     check_kind(normalise)
-    values = _checked_values(name, raw)
-    labels, num_classes = _checked_labels(name, y, num_classes, len(values))
-    split = _split(name, values)
-    data = torch.from_numpy(values)
-    normalisation = Normalisation.fit(normalise, data[split == 0], value_range)
-    if value_range is not None:
-        # As float32, like the values: 0.1 in the data must not exceed 0.1 in the range.
-        low, high = (np.float32(value) for value in value_range)
-        if values.min() < low or values.max() > high:
-            raise ValueError(
-                f"{name}: value_range is ({low}, {high}) but the values run from {values.min()} to {values.max()}; "
-                "correct value_range or use normalise='standard'"
-            )
-    x = normalisation.apply(data)
-    if not torch.isfinite(x).all():
-        raise ValueError(f"{name}: normalise={normalise!r} takes values beyond float32's range; rescale the data")
+    values = checked_values(name, raw, keep_bytes=normalise in ("none", "range"))
+    labels, num_classes = checked_labels(name, y, num_classes, len(values))
+    if flip and values.ndim != 4:
+        raise ValueError(f"{name}: flip mirrors images (N, C, H, W), found shape {values.shape}; leave flip out")
+    x: Samples
+    if values.dtype == np.uint8:
+        normalisation = Normalisation.fit(normalise, torch.empty(0), value_range)
+        _check_range(name, values, value_range)
+        x = ImageSamples(values, normalisation)
+        split, fingerprint, statistics = _hashes(name, x, labels, identity)
+    else:
+        split, fingerprint = split_and_fingerprint(name, values, labels)
+        data, statistics = torch.from_numpy(values), None
+        normalisation = Normalisation.fit(normalise, data[split == 0], value_range)
+        _check_range(name, values, value_range)
+        x = normalisation.apply(data)
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name}: normalise={normalise!r} takes values beyond float32's range; rescale the data")
     return Dataset(
         name=name,
         x=x,
@@ -126,96 +148,40 @@ def make_dataset(
         normalisation=normalisation,
         split=split,
         manifold=None if manifold is None else replace(manifold, normalisation=normalisation),
-        fingerprint=_fingerprint(values, labels),
+        fingerprint=fingerprint,
+        flip=flip,
+        about=dict(about or {}),
+        statistics=statistics,
     )
 
 
-def _to_numpy(what: str, array: object) -> np.ndarray:
-    """The array or tensor as a NumPy array; bfloat16 and smaller floats, which NumPy lacks, become float32."""
-    if isinstance(array, Tensor):
-        array = array.detach().cpu()
-        small = array.is_floating_point() and array.dtype not in (torch.float16, torch.float32, torch.float64)
-        array = (array.float() if small else array).numpy()
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{what} must be a NumPy array or a torch tensor, found {type(array).__name__}")
-    return array
-
-
-def _checked_values(name: str, raw: object) -> np.ndarray:
-    values = _to_numpy(f"{name}: the data", raw)
-    if values.dtype.kind not in "iuf":
-        hint = "stack the samples to one array of numbers" if values.dtype.kind == "O" else "convert them"
+def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float] | None) -> None:
+    if value_range is None:
+        return
+    # As float32, like the values: 0.1 in the data must not exceed 0.1 in the range.
+    low, high = (np.float32(value) for value in value_range)
+    if values.dtype == np.uint8 and low <= 0 and high >= 255:
+        return
+    if values.min() < low or values.max() > high:
         raise ValueError(
-            f"{name}: the data must be integers or floats (uint8, int…, float16/32/64), found {values.dtype}; {hint}"
+            f"{name}: value_range is ({low}, {high}) but the values run from {values.min()} to {values.max()}; "
+            "correct value_range or use normalise='standard'"
         )
-    if values.ndim < 2 or values[:1].size == 0 < len(values):
-        raise ValueError(
-            f"{name}: the data must have shape (N, D), (N, C, H, W) or alike, one sample per row, none empty; "
-            f"found {values.shape}"
-        )
-    if len(values) < MIN_SAMPLES:
-        raise ValueError(f"{name}: at least {MIN_SAMPLES} samples are needed for the three parts, found {len(values)}")
-    with np.errstate(over="ignore"):
-        # + 0.0 turns -0.0 into 0.0: equal samples must have equal bytes.
-        values = np.ascontiguousarray(values.astype(np.float32) + np.float32(0.0))
-    finite = np.isfinite(values).reshape(len(values), -1)
-    if not finite.all():
-        raise ValueError(
-            f"{name}: {(~finite).sum()} values in {(~finite.all(1)).sum()} samples are NaN, infinite or beyond float32's "
-            f"range, the first in sample {int(np.argmin(finite.all(1)))}; remove or repair those samples"
-        )
-    return values
 
 
-def _checked_labels(name: str, y: object, num_classes: int | None, count: int) -> tuple[Tensor | None, int]:
-    if y is None:
-        if num_classes:
-            raise ValueError(
-                f"{name}: num_classes={num_classes} was given without labels; give y too, or leave num_classes out"
-            )
-        return None, 0
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"{name}: num_classes must be at least 1 for labelled data, found {num_classes}")
-    labels = _to_numpy(f"{name}: labels", y)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{name}: labels must be integers, found {labels.dtype}; convert whole numbers with y.astype('int64')")
-    if labels.ndim != 1 or len(labels) != count:
-        raise ValueError(f"{name}: labels must have shape ({count},), one per sample; found {labels.shape}")
-    low, high = int(labels.min()), int(labels.max())
-    if num_classes is None and high >= max(count, 1000):
-        # Guessing here would build an embedding table with more rows than there are samples.
-        raise ValueError(
-            f"{name}: labels run to {high} for {count} samples; renumber them from 0 "
-            "(np.unique(y, return_inverse=True)) or give num_classes"
-        )
-    allowed = max(high + 1, 1) if num_classes is None else num_classes
-    if low < 0 or high >= allowed:
-        first = int(np.argmax((labels < 0) | (labels >= allowed)))
-        raise ValueError(
-            f"{name}: labels must lie in 0 … {allowed - 1} (num_classes={allowed}), found {low} … {high}, the first one "
-            f"out of range in sample {first}; renumber them from 0 or correct num_classes"
-        )
-    return torch.from_numpy(labels.astype(np.int64)), allowed
-
-
-def _split(name: str, values: np.ndarray) -> Tensor:
-    """The part of every sample, int8 (N,), by the hash that the module's docstring defines."""
-    rows = values.reshape(len(values), -1).astype("<f4", copy=False)
-    hashes = [int.from_bytes(hashlib.blake2b(row.tobytes()).digest()[:8], "big") / 2**64 for row in rows]
-    split = np.digitize(hashes, [SHARES[0], SHARES[0] + SHARES[1]])
-    counts = np.bincount(split, minlength=len(PARTS))
-    if counts.min() == 0:
-        found = ", ".join(f"{part} {count}" for part, count in zip(PARTS, counts))
-        raise ValueError(
-            f"{name}: a part of the data is empty ({found}). Parts are drawn by a hash of each sample, and "
-            f"equal samples share one: {len(set(hashes))} of the {len(values)} samples are distinct; give more distinct samples"
-        )
-    return torch.from_numpy(split.astype(np.int8))
-
-
-def _fingerprint(values: np.ndarray, labels: Tensor | None) -> str:
-    digest = hashlib.blake2b(repr((values.shape, labels is not None)).encode(), digest_size=8)
-    digest.update(values.astype("<f4", copy=False).data)
-    if labels is not None:
-        digest.update(labels.numpy().astype("<i8", copy=False).data)
-    return digest.hexdigest()
+def _hashes(name: str, x: ImageSamples, labels: Tensor | None, identity: object) -> tuple[Tensor, str, Mapping[str, float]]:
+    """Split, fingerprint and statistics of the training part: from the cache, or worked out now."""
+    classes = None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
+    file = cache.entry("hashes", identity, SHARES, classes, x.shape, x.normalisation.describe()).with_suffix(".json")
+    kept = None if identity is None else cache.read_json(file)
+    if kept is None:
+        split, fingerprint = split_and_fingerprint(name, x.raw, labels)
+        kept = {
+            "split": "".join(map(str, split.tolist())),
+            "fingerprint": fingerprint,
+            "statistics": summarise(x.select(split == 0)),
+        }
+        if identity is not None:
+            cache.write_json(file, kept)
+    split = torch.from_numpy(np.frombuffer(kept["split"].encode(), np.int8) - np.int8(ord("0")))
+    return split, kept["fingerprint"], kept["statistics"]

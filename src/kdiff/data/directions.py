@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from kdiff.data.samples import Samples
 
 MAX_DIMENSION = 4096
 
 
-def principal_directions(x: Tensor, energy: float = 0.95, max_samples: int = 20000) -> Tensor:
+def principal_directions(x: Samples, energy: float = 0.95, max_samples: int = 20000) -> Tensor:
     """The leading principal directions of samples x (N, *shape): orthonormal float32 columns (D, q), on x's device.
 
     Of more than `max_samples` samples, that many at even distances are used. The sign of a direction makes its largest
@@ -27,13 +31,13 @@ def principal_directions(x: Tensor, energy: float = 0.95, max_samples: int = 200
         raise ValueError(
             f"at least 2 samples (N, *shape) are needed, found shape {tuple(x.shape)} and max_samples={max_samples}"
         )
-    flat = x.detach().flatten(1)
-    if flat.shape[1] > MAX_DIMENSION:
-        raise ValueError(f"principal directions are computed for up to {MAX_DIMENSION} dimensions, found {flat.shape[1]}")
-    if len(flat) > max_samples:
-        flat = flat[torch.linspace(0, len(flat) - 1, max_samples, dtype=torch.float64).long().to(flat.device)]
+    dimension = math.prod(x.shape[1:])
+    if dimension > MAX_DIMENSION:
+        raise ValueError(f"principal directions are computed for up to {MAX_DIMENSION} dimensions, found {dimension}")
+    thinned = torch.linspace(0, len(x) - 1, max_samples, dtype=torch.float64).long()
+    chosen = x[thinned if len(x) > max_samples else slice(None)].detach()
     # On the CPU: some accelerators have no float64.
-    flat = flat.cpu().double()
+    flat = chosen.cpu().double().flatten(1)
     if not torch.isfinite(flat).all():
         raise ValueError("principal directions need finite values, found NaN or infinite ones")
     if (flat == flat[0]).all():
@@ -44,4 +48,4 @@ def principal_directions(x: Tensor, energy: float = 0.95, max_samples: int = 200
     count = int((held < (energy - 1e-9) * held[-1]).sum()) + 1
     leading = vectors.flip(1)[:, :count]
     largest = leading.gather(0, leading.abs().argmax(0, keepdim=True))
-    return (leading * largest.sign()).float().to(x.device)
+    return (leading * largest.sign()).float().to(chosen.device)

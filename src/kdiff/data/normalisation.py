@@ -84,8 +84,9 @@ class Normalisation:
 
     def apply(self, raw: Tensor) -> Tensor:
         """Normalised values of raw ones of shape (..., *shape): float64 for float64, float32 for all else."""
-        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return (raw - self.shift.to(raw)) / self.scale.to(raw)
+        # One new tensor, worked on in place: for batches of images, getting memory costs more than the arithmetic.
+        x = raw.to(torch.promote_types(raw.dtype, torch.float32), copy=True)
+        return x.sub_(self.shift.to(x)).div_(self.scale.to(x))
 
     def undo(self, x: Tensor) -> Tensor:
         """Raw values of normalised ones, raw = scale · x + shift, of shape (..., *shape), in the precision of x."""

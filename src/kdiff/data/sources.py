@@ -1,6 +1,7 @@
-"""Data by name, by file or by a function of the user's own.
+"""Data by name, by file or folder, or by a function of the user's own.
 
-load("spiral", ambient_dim=512)        load("images.npz", normalise="standard")        load("mine.data.make")
+load("spiral", ambient_dim=512)        load("images.npz", normalise="standard")
+load("photos/", size=64)               load("mine.data.make")
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import numpy as np
 
 from kdiff.data.arrays import READERS, load_array
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.folder import load_folder
+from kdiff.data.font import glyphs
+from kdiff.data.idx import fashion, idx_files, load_idx
 from kdiff.data.toys import gaussian_mixture, moons, sphere, spiral
 
 
@@ -32,6 +36,8 @@ def digits() -> Dataset:
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
+    "fashion": fashion,
+    "glyphs": glyphs,
     "spiral": spiral,
     "moons": moons,
     "gaussian_mixture": gaussian_mixture,
@@ -40,11 +46,12 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 
 
 def load(source: str | Path, **options: Any) -> Dataset:
-    """The data set that `source` names: a name in `SOURCES`, else a path to a file, else the class path of a function.
+    """The data set that `source` names: a name in `SOURCES`, else a path to a file or folder, else the class path of a
+    function.
 
-    `options` go to the source: the toy's parameters, those of `load_array` for a file, those of the user's function,
-    which must return a `Dataset` (built by `make_dataset`). A name wins over a file of the same name; `./name` is a
-    path.
+    `options` go to the source: the toy's parameters, those of `load_array` for a file, of `load_idx` for a folder that holds
+    IDX files and of `load_folder` for any other, those of the user's function, which must return a `Dataset` (built by
+    `make_dataset`). A name wins over a file of the same name; `./name` is a path.
 
     Raises TypeError for an option the source does not have or a function that returns something else, FileNotFoundError
     for a missing file, ValueError for a name that is not known, a function that cannot be imported, and all that the
@@ -54,6 +61,8 @@ def load(source: str | Path, **options: Any) -> Dataset:
     if name in SOURCES:
         return _call(name, SOURCES[name], options)
     path = Path(name).expanduser()
+    if path.is_dir():
+        return _call(name, partial(load_idx if idx_files(path) else load_folder, path), options)
     if path.exists() or path.suffix.lower() in READERS:
         if not path.exists():
             raise FileNotFoundError(_unknown(name, "no such file"))
@@ -67,8 +76,8 @@ def load(source: str | Path, **options: Any) -> Dataset:
             )
         return result
     if "/" in name or "\\" in name:
-        raise FileNotFoundError(_unknown(name, "no such file"))
-    raise ValueError(_unknown(name, "not a known data source"))
+        raise FileNotFoundError(_unknown(name, "no such file or folder"))
+    raise ValueError(_unknown(name, "not a known data source, and no file or folder is called so"))
 
 
 def _call(name: str, function: Callable[..., Dataset], options: dict[str, Any]) -> Dataset:
@@ -108,11 +117,13 @@ def _imported(name: str) -> Callable[..., Dataset]:
 
 def _unknown(name: str, problem: str) -> str:
     path = Path(name).expanduser()
-    beside = [entry.name for entry in path.parent.iterdir() if entry.suffix.lower() in READERS] if path.parent.is_dir() else []
+    there = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    beside = [entry.name for entry in there if entry.suffix.lower() in READERS or entry.is_dir()]
     hint = _nearest(path.name, beside) or _nearest(name, list(SOURCES))
     return (
         f"{name!r}: {problem}{hint}; data are named by one of {', '.join(SOURCES)}, by the path of a file ending in "
-        f"{', '.join(READERS)}, or by a function package.module.function that returns a kdiff.data.Dataset"
+        f"{', '.join(READERS)} or of a folder of images, or by a function package.module.function that returns a "
+        "kdiff.data.Dataset"
     )
 
 

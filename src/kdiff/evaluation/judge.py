@@ -59,7 +59,7 @@ class Judge:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.train = dataset.part("train")[0][:MAX_REFERENCE]
-        self.heldout = matched_heldout(dataset)[:MAX_REFERENCE]
+        self.heldout = matched_heldout(dataset)
         self.classifier: TrainedClassifier | None = dataset_classifier(dataset) if dataset.y is not None else None
         if self.classifier:
             features = self.classifier.network.features(self.train)
@@ -149,12 +149,13 @@ def evaluation_table(result: dict[str, Any]) -> str:
 def matched_heldout(dataset: Dataset) -> Tensor:
     """The held-out part; with labels, the largest part of it in the class proportions of training, classes in turn.
 
+    No more than `MAX_REFERENCE` samples.
     Chance proportions would weigh more in the Fréchet distance than anything that samples get wrong.
     """
     x, y = dataset.part("heldout")
     labels = dataset.part("train")[1]
     if y is None or labels is None:
-        return x
+        return x[:MAX_REFERENCE]
     share = torch.bincount(labels, minlength=dataset.num_classes).double() / len(labels)
     there = torch.bincount(y, minlength=dataset.num_classes)
     total = min((int(there[c]) / float(share[c]) for c in range(len(share)) if share[c] > 0), default=0.0)
@@ -166,7 +167,7 @@ def matched_heldout(dataset: Dataset) -> Tensor:
         )
     # In turn, so that any consecutive group has about these proportions.
     position = torch.cat([(torch.arange(len(rows)) + 0.5) / max(1, len(rows)) for rows in kept])
-    return x[torch.cat(kept)[position.argsort(stable=True)]]
+    return x[torch.cat(kept)[position.argsort(stable=True)][:MAX_REFERENCE]]
 
 
 def evaluate(

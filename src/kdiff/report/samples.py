@@ -15,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kdiff.data import Manifold, principal_directions
+from kdiff.data import Manifold, Samples, principal_directions
 from kdiff.data.directions import MAX_DIMENSION
 from kdiff.files import partial_name
 
+MAX_POINTS = 20000  # of the data, to find where to draw
 INK, PAPER = "#22262b", "#ffffff"
 
 
@@ -112,11 +113,11 @@ def _directions(data: Tensor) -> Tensor:
 View = Images | Points
 
 
-def view_of(data: Tensor, manifold: Manifold | None = None) -> View:
+def view_of(data: Samples, manifold: Manifold | None = None) -> View:
     """How to draw samples of the law of `data` (N, *shape), normalised."""
     if is_image(tuple(data.shape[1:])):
         return Images(data.min().item(), data.max().item())
-    return Points(data, manifold)
+    return Points(data[:MAX_POINTS], manifold)
 
 
 def save_samples(path: Path, x: Tensor, view: View, title: str = "") -> None:

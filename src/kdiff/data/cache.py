@@ -1,0 +1,119 @@
+"""What is worked out once and kept: decoded images, and the hashes of large data sets.
+
+    <cache folder>/<kind>/<hash of everything that the content follows from>.<ending>
+
+The cache folder is $KDIFF_CACHE, else $XDG_CACHE_HOME/kdiff, else ~/.cache/kdiff; it may be deleted at any time. Files are
+written aside, flushed and renamed, so that what is there is whole; whatever cannot be read is worked out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+VERSION = 1  # of all that is kept: raised when the same inputs would give other contents
+
+
+def cache_folder() -> Path:
+    """Where things are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KDIFF_CACHE") or Path(base) / "kdiff")
+
+
+def entry(kind: str, *facts: Any) -> Path:
+    """The path, without an ending, of what follows from these facts (anything whose `repr` tells it apart)."""
+    name = hashlib.blake2b(repr((VERSION, facts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return cache_folder() / kind / name
+
+
+def stamp(path: Path) -> tuple[str, int, int, int]:
+    """What tells a file's content apart without reading it: its absolute name, size and times of change.
+
+    Both times: archives and copies bring the first along, so that files of equal size may well share it.
+    """
+    status = path.stat()
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> int:
+    """Write uint8 images of one shape, one after the other, as a .npy (N, *shape); returns N, which may be 0.
+
+    Errors as `replacing`.
+    """
+    header, count = _npy_header(0, shape), 0
+    with replacing(path) as file:
+        file.write(header)
+        for image in images:
+            if image.shape != shape or image.dtype != np.uint8:
+                raise RuntimeError(f"expected a uint8 image of shape {shape}, found {image.dtype} {image.shape}")
+            file.write(np.ascontiguousarray(image).data)
+            count += 1
+        # How many there are is known only now: some could not be read.
+        file.seek(0)
+        file.write(_npy_header(count, shape))
+    return count
+
+
+def read_images(path: Path) -> np.ndarray | None:
+    """The array that `write_images` wrote, mapped into memory and not read yet; None if it is not there or not whole."""
+    try:
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON; errors as `replacing`."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=True).encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None if it is not there or not whole."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when all went well and is removed when not.
+
+    Raises OSError, saying how to move the cache, if the folder cannot be written to or the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write to the cache in {path.parent}: {error.strerror or error}; make room there, or set KDIFF_CACHE to "
+            "a folder with room",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
+    """A .npy header of uint8 (count, *shape) whose length does not depend on count, so that it can be written over."""
+    text, longest = (
+        repr({"descr": "|u1", "fortran_order": False, "shape": (number, *shape)}).encode() for number in (count, 10**18)
+    )
+    length = 64 * math.ceil((len(longest) + 11) / 64) - 10
+    return np.lib.format.magic(1, 0) + struct.pack("<H", length) + text.ljust(length - 1) + b"\n"

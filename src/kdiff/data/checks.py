@@ -1,0 +1,93 @@
+"""What data must be before anything is done with them: numbers, one sample per row, finite; labels from 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MIN_SAMPLES = 10
+KEEP_BYTES = 2**28  # images of type uint8 that would take more than this as float32 stay uint8
+
+
+def _to_numpy(what: str, array: object) -> np.ndarray:
+    """The array or tensor as a NumPy array; bfloat16 and smaller floats, which NumPy lacks, become float32."""
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        small = array.is_floating_point() and array.dtype not in (torch.float16, torch.float32, torch.float64)
+        array = (array.float() if small else array).numpy()
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{what} must be a NumPy array or a torch tensor, found {type(array).__name__}")
+    return array
+
+
+def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
+    """The samples as float32, contiguous, without −0.0; or, where `keep_bytes` allows, large images of type uint8 as they are.
+
+    Raises TypeError if `raw` is no array or tensor, ValueError for other types of numbers, rank below 2, fewer than 10 samples
+    and values that are not finite.
+    """
+    values = _to_numpy(f"{name}: the data", raw)
+    if values.dtype.kind not in "iuf":
+        hint = "stack the samples to one array of numbers" if values.dtype.kind == "O" else "convert them"
+        raise ValueError(
+            f"{name}: the data must be integers or floats (uint8, int…, float16/32/64), found {values.dtype}; {hint}"
+        )
+    if values.ndim < 2 or values[:1].size == 0 < len(values):
+        raise ValueError(
+            f"{name}: the data must have shape (N, D), (N, C, H, W) or alike, one sample per row, none empty; "
+            f"found {values.shape}"
+        )
+    if len(values) < MIN_SAMPLES:
+        raise ValueError(f"{name}: at least {MIN_SAMPLES} samples are needed for the three parts, found {len(values)}")
+    if keep_bytes and values.dtype == np.uint8 and values.ndim >= 3 and 4 * values.size > KEEP_BYTES:
+        # Samples must lie together, or every one that is read would touch the whole file.
+        together = all(stride <= values.strides[0] for stride in values.strides)
+        return values if together else np.ascontiguousarray(values)
+    with np.errstate(over="ignore"):
+        # + 0.0 turns -0.0 into 0.0: equal samples must have equal bytes.
+        values = np.array(values, np.float32, order="C")
+        values += np.float32(0.0)
+    finite = np.isfinite(values).reshape(len(values), -1)
+    if not finite.all():
+        raise ValueError(
+            f"{name}: {(~finite).sum()} values in {(~finite.all(1)).sum()} samples are NaN, infinite or beyond float32's "
+            f"range, the first in sample {int(np.argmin(finite.all(1)))}; remove or repair those samples"
+        )
+    return values
+
+
+def checked_labels(name: str, y: object, num_classes: int | None, count: int) -> tuple[Tensor | None, int]:
+    """The labels of `count` samples as int64, and the number of classes: None and 0 without labels.
+
+    Raises TypeError if `y` is no array or tensor, ValueError for labels that are not whole numbers, not one per sample or out
+    of range.
+    """
+    if y is None:
+        if num_classes:
+            raise ValueError(
+                f"{name}: num_classes={num_classes} was given without labels; give y too, or leave num_classes out"
+            )
+        return None, 0
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"{name}: num_classes must be at least 1 for labelled data, found {num_classes}")
+    labels = _to_numpy(f"{name}: labels", y)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: labels must be integers, found {labels.dtype}; convert whole numbers with y.astype('int64')")
+    if labels.ndim != 1 or len(labels) != count:
+        raise ValueError(f"{name}: labels must have shape ({count},), one per sample; found {labels.shape}")
+    low, high = int(labels.min()), int(labels.max())
+    if num_classes is None and high >= max(count, 1000):
+        # Guessing here would build an embedding table with more rows than there are samples.
+        raise ValueError(
+            f"{name}: labels run to {high} for {count} samples; renumber them from 0 "
+            "(np.unique(y, return_inverse=True)) or give num_classes"
+        )
+    allowed = max(high + 1, 1) if num_classes is None else num_classes
+    if low < 0 or high >= allowed:
+        first = int(np.argmax((labels < 0) | (labels >= allowed)))
+        raise ValueError(
+            f"{name}: labels must lie in 0 … {allowed - 1} (num_classes={allowed}), found {low} … {high}, the first one "
+            f"out of range in sample {first}; renumber them from 0 or correct num_classes"
+        )
+    return torch.from_numpy(labels.astype(np.int64)), allowed

@@ -1,0 +1,139 @@
+"""Images in IDX files, the format of MNIST and of what was modelled on it (Fashion-MNIST, Kuzushiji-MNIST, EMNIST).
+
+    images   00 00 08 03 | N | rows | columns | N · rows · columns bytes      sizes are big-endian 32-bit numbers
+    labels   00 00 08 01 | N | N bytes
+
+08 means bytes, and 03 or 01 is the number of axes (LeCun, Cortes and Burges, The MNIST database). Files may be gzipped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kdiff.data import cache
+from kdiff.data.dataset import Dataset, make_dataset
+
+IMAGES = re.compile(r"(?P<stem>.+)-images[-.]idx3-ubyte(\.gz)?")
+LABELS = re.compile(r"(?P<stem>.+)-labels[-.]idx1-ubyte(\.gz)?")
+FASHION_FILES = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, t10k-images-… and t10k-labels-…"
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+DATASETS = ("/usr/share/datasets", "/usr/local/share/datasets")
+
+
+def fashion(part: str = "all") -> Dataset:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70,000 grey images (1, 28, 28) of 10 classes of clothes, in [−1, 1].
+
+    `part` "train" takes the 60,000 of the training files alone; either way, the parts of the data set are those of our own
+    rule. Looked for in $KDIFF_DATA/fashion-mnist and where Debian's package puts it.
+
+    Raises FileNotFoundError, saying where to get it, if it is in neither place, and all that `load_idx` does.
+    """
+    data = os.environ.get("KDIFF_DATA")
+    places = [Path(root) / "fashion-mnist" for root in ([data] if data else []) + list(DATASETS)]
+    for place in places:
+        if idx_files(place):
+            dataset = load_idx(place, part)
+            return replace(dataset, name="fashion", about={"class_names": list(FASHION_CLASSES)})
+    raise FileNotFoundError(
+        f"Fashion-MNIST was not found in {', '.join(map(str, places))}; install it (Debian, Ubuntu: apt-get install "
+        f"dataset-fashion-mnist), or set KDIFF_DATA to a folder and put {FASHION_FILES} into its folder fashion-mnist"
+    )
+
+
+def idx_files(path: Path) -> dict[str, tuple[Path, Path | None]]:
+    """The pairs of images and labels in a folder by their common stem, training first; of x and x.gz, x is taken."""
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    for file in sorted(path.iterdir(), reverse=True) if path.is_dir() else []:
+        for pattern, files in ((IMAGES, images), (LABELS, labels)):
+            if match := pattern.fullmatch(file.name):
+                files[match["stem"]] = file
+    return {stem: (images[stem], labels.get(stem)) for stem in sorted(images, key=lambda stem: ("train" not in stem, stem))}
+
+
+def load_idx(path: str | Path, part: str = "all") -> Dataset:
+    """The images of a folder of IDX files, train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-… or alike, as (1, H, W).
+
+    Training and test files are put together, or, with part="train", the training files taken alone; values 0 … 255 are brought
+    to [−1, 1]. There are no labels if no file of labels is there.
+
+    Raises FileNotFoundError for a folder without IDX images, ValueError for another `part`, more than two pairs of files,
+    labels for some images only, images of two sizes, files that `read_idx` refuses or that do not match, and all that
+    `make_dataset` refuses.
+    """
+    path = Path(path).expanduser()
+    if part not in ("train", "all"):
+        raise ValueError(f"part must be train or all, found {part!r}")
+    pairs = idx_files(path)
+    if not pairs:
+        raise FileNotFoundError(f"no IDX images in {path}; expected files named like train-images-idx3-ubyte or …-ubyte.gz")
+    if len(pairs) > 2:
+        raise ValueError(
+            f"{path} holds {len(pairs)} sets of IDX images ({', '.join(pairs)}), expected one for training and one for "
+            "testing; put those that belong together into a folder of their own"
+        )
+    if part == "train":
+        pairs = {stem: pair for stem, pair in pairs.items() if "train" in stem}
+        if not pairs:
+            raise ValueError(f"{path} holds no training images, only {', '.join(idx_files(path))}; use part='all'")
+    unlabelled = [stem for stem, (_, labels) in pairs.items() if labels is None]
+    if unlabelled and len(unlabelled) < len(pairs):
+        raise ValueError(f"{path} holds no labels for {unlabelled[0]}: expected {unlabelled[0]}-labels-idx1-ubyte (or .gz)")
+    images, labels = zip(*(_read_pair(*pair) for pair in pairs.values()))
+    if len({array.shape[1:] for array in images}) > 1:
+        found = ", ".join(f"{pair[0].name} {array.shape[1:]}" for pair, array in zip(pairs.values(), images))
+        raise ValueError(f"{path} holds images of two sizes: {found}; put them into folders of their own")
+    return make_dataset(
+        path.resolve().name,
+        np.concatenate(images)[:, None],
+        None if unlabelled else np.concatenate(labels),
+        normalise="range",
+        value_range=(0, 255),
+        identity=("idx", [cache.stamp(file) for pair in pairs.values() for file in pair if file]),
+    )
+
+
+def _read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
+    x = read_idx(images, axes=3)
+    y = None if labels is None else read_idx(labels, axes=1)
+    if y is not None and len(x) != len(y):
+        raise ValueError(f"{images} holds {len(x)} images but {labels} {len(y)} labels; they do not belong together")
+    return x, y
+
+
+def read_idx(path: Path, axes: int) -> np.ndarray:
+    """The uint8 array in an IDX file with this number of axes, gzipped if it ends in .gz.
+
+    Raises ValueError, naming the file, for a damaged gzip file, another magic number, or more or fewer bytes than the header
+    tells.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or cut off, cannot be decompressed ({error}); fetch it again") from error
+    expected = bytes([0, 0, 8, axes])
+    if content[:4] != expected:
+        raise ValueError(
+            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}: no IDX file of bytes "
+            f"with {axes} axes"
+        )
+    start = 4 + 4 * axes
+    sizes: Sequence[int] = struct.unpack(f">{axes}I", content[4:start]) if len(content) >= start else ()
+    wanted = start + math.prod(sizes)
+    if not sizes or len(content) != wanted:
+        what = "header" if not sizes else f"{' × '.join(map(str, sizes))} values"
+        raise ValueError(
+            f"{path}: holds {len(content)} bytes, its {what} {'needs' if not sizes else 'need'} {wanted if sizes else start}; "
+            f"{'cut off' if not sizes or len(content) < wanted else 'there are bytes too many'}, fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
