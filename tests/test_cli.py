@@ -245,7 +245,7 @@ def test_evaluate_judges_with_floors(run, capsys) -> None:
     assert result["k"] == kdiff.load_run(run).model.target.k
     assert set(result["samplers"]) == {"paper", "clean"}
     for sampler in result["samplers"].values():
-        assert set(sampler["figures"]) == set(sampler["exact"]) == {"frechet", "sliced_wasserstein", "copying"}
+        assert set(sampler["figures"]) == set(sampler["exact"]) == {"frechet", "frechet_heldout", "sliced_wasserstein", "copying"}
         for measure, figure in sampler["figures"].items():
             assert f"{figure['value']:.4g}" in out
             assert f"{result['heldout'][measure]['value']:.4g}" in out

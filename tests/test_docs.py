@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 from pathlib import Path
 
@@ -48,3 +49,11 @@ def test_every_part_of_the_package_is_in_the_reference() -> None:
 def test_the_readme_shows_the_table_that_its_command_made() -> None:
     table = (ROOT / "docs" / "results" / "digits" / "table.md").read_text(encoding="utf-8")
     assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_what_the_command_makes_of_the_results() -> None:
+    from kdiff.experiments.compare import table
+
+    folder = ROOT / "docs" / "results" / "digits"
+    rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert table(rows) + "\n" == (folder / "table.md").read_text(encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -176,3 +178,46 @@ def test_guidance_is_the_extrapolation_of_two_separate_evaluations_on_all_channe
 def test_sampling_mistakes_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         KDiff(Recorder(), FixedK(0.5)).sample(draw_noise(2, (3,)), **options)
+
+
+@pytest.mark.parametrize("target", ["data", "learned"])
+def test_a_half_precision_network_is_given_half_precision_and_the_rest_stays_float32(target):
+    network = MLP((4,), num_classes=3, width=16, depth=2)
+    nn.init.normal_(network.output.weight, std=0.1)
+    exact, half = KDiff(network, target, null={"y": 3}), KDiff(copy.deepcopy(network).bfloat16(), target, null={"y": 3})
+    x, n, t, y = torch.randn(32, 4), torch.randn(32, 4), torch.rand(32), torch.randint(3, (32,))
+    loss = half.loss(x, t, n, y=y)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact.loss(x, t, n, y=y), rtol=0.02, atol=0)
+    sampled = half.sample(n, y=y, steps=5, guidance=2.0)
+    assert sampled.dtype == torch.float32
+    torch.testing.assert_close(sampled, exact.sample(n, y=y, steps=5, guidance=2.0), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "t", [0.3, torch.tensor(0.3), torch.full((3,), 0.3), torch.full((3, 1, 1, 1), 0.3, dtype=torch.float64)]
+)
+def test_time_comes_to_the_network_as_one_float32_per_sample(t):
+    model = KDiff(Recorder(), "velocity")
+    z = torch.randn(3, 2, 4, 4)
+    model.velocity(z, t)
+    seen = model.network.calls[0][1]
+    assert seen.shape == (3,)
+    assert seen.dtype == torch.float32
+    model.loss(z, t if isinstance(t, torch.Tensor) else torch.tensor(t), z)
+
+
+def test_conditions_are_kept_in_evaluation_mode():
+    model = KDiff(Recorder(), "velocity", null={"y": 10}, null_rate=1.0).eval()
+    model.loss(torch.randn(4, 2), y=torch.arange(4))
+    assert model.network.calls[0][2].tolist() == [0, 1, 2, 3]
+
+
+def test_sampling_leaves_a_frozen_part_frozen():
+    model = KDiff(MLP((3,), width=8, depth=2), "data").train()
+    model.network.hidden.eval()
+    model.sample(draw_noise(2, (3,)), steps=2)
+    assert model.training
+    assert model.network.training
+    assert not model.network.hidden.training

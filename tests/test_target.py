@@ -271,3 +271,28 @@ def test_targets_survive_copying_and_travel_in_state_dicts():
 def test_mistakes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_learned_coefficient_learns():
+    a = torch.nn.Parameter(torch.tensor([0.7]))
+    target = GeneralTarget(a, 0.3)
+    assert list(target.parameters()) == [a]
+    x, n, u_hat = torch.randn(3, 8, 2)
+    target.loss(u_hat, x, n, torch.rand(8)).backward()
+    assert a.grad.abs() > 0
+
+
+@pytest.mark.parametrize(
+    ("trained", "loaded"),
+    [(LearnedK(rate=10), LearnedK(rate=1)), (FixedK("data"), FixedK("noise")), (FixedK("data"), LearnedK())],
+)
+def test_the_state_of_another_target_is_refused(trained, loaded):
+    with pytest.raises(RuntimeError, match=r"in this state; the target here has|Missing key"):
+        loaded.load_state_dict(trained.state_dict())
+
+
+def test_rounding_to_half_precision_and_back_leaves_k():
+    target = LearnedK(init=0.8923)
+    assert target.bfloat16().k == LearnedK(init=0.8923).k
+    assert isinstance(target.w, torch.nn.Parameter)
+    LearnedK(init=0.5).load_state_dict(target.state_dict())

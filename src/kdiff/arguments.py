@@ -16,6 +16,18 @@ from typing import Any
 from kdiff.components import parse
 from kdiff.training.config import from_dict
 
+EPILOGS = {
+    "compare": "Trains the same network with each target and writes a table, a picture, figures (CSV, JSON) and the runs to "
+    "comparisons/DATA. Examples: kdiff compare digits --seeds 1; kdiff compare vectors.npz --targets velocity 0.9 learned; "
+    'kdiff compare "spiral(ambient_dim=32)" --steps 2000. A comparison that was cut off goes on by the same command.',
+    "train": "Trains one model into a run folder, runs/DATA: configuration, metrics, checkpoints, pictures. CONFIG is a YAML "
+    "file, or the name of one that comes with kdiff (digits, …). Examples: kdiff train digits; kdiff train --data "
+    "vectors.npz --network.width 512 --steps 20000; kdiff train my.yaml --seed 1 --out runs/second.",
+    "sample": "Draws samples from a run, in the data's own units: a picture, a safetensors file and a JSON stamp in "
+    "RUN/samples. Example: kdiff sample runs/digits --num 100 --guidance 2.",
+    "evaluate": "Judges a run's samples against its data, each figure beside its floor, under the paper's sampler and with a "
+    "clean last step; writes RUN/evaluation.json. Example: kdiff evaluate runs/digits.",
+}
 COMPONENTS = ("data", "network", "target", "path", "timesteps")
 
 
@@ -37,7 +49,7 @@ def read_config(
     parser = ArgumentParser(
         prog=f"kdiff {command}",
         usage=f"kdiff {command} {positional} [--option value …]",
-        description=(kind.__doc__ or "").partition("\n")[0],
+        description=EPILOGS.get(command, ""),
         exit_on_error=False,
         allow_abbrev=False,
     )

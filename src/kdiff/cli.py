@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from kdiff import __version__
 from kdiff.arguments import read_config
 from kdiff.components import parse
 from kdiff.training.config import TrainConfig
+from kdiff.training.signals import sigterm_raises
 
 OVERVIEW = """usage: kdiff COMMAND …
 
@@ -28,12 +32,13 @@ commands:
 
 Start with:          kdiff compare digits --seeds 1
 Help on a command:   kdiff COMMAND --help
-DATA is digits, spiral, moons, gaussian_mixture, sphere ("spiral(ambient_dim=32)"), or a file (.npy, .npz, .safetensors).
+DATA is a file (.npy, .npz, .safetensors), a folder of images or of IDX files, or a name: digits, fashion, glyphs, spiral,
+moons, gaussian_mixture, sphere; with options in brackets: "spiral(ambient_dim=32)", "glyphs(size=32)".
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, 2 for the user's mistakes, 1 for a run that failed, 130 for Ctrl-C."""
+    """Run a command; returns its exit code: 0, 2 the user's mistake, 1 a run that failed, 130 Ctrl-C, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(OVERVIEW, end="")
@@ -57,15 +62,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A user's own modules are named from where they stand.
     sys.path.insert(0, os.getcwd())
     try:
-        commands[name](arguments)
+        with sigterm_raises(), _short_warnings(name):
+            commands[name](list(arguments))
         return 0
     except (ValueError, TypeError, OSError) as error:
         return _report(name, error, 2)
     except RuntimeError as error:
         return _report(name, error, 1)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command with --resume (compare: the same command) goes on from the last checkpoint")
-        return 130
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+            print(_how_to_go_on(name, arguments, str(stop)), flush=True)
+        return getattr(stop, "code", 130)
+
+
+def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
+    again = {"compare": arguments, "train": [*arguments, *([] if "--resume" in arguments else ["--resume"])]}
+    how = f"go on from the last checkpoint with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
+    return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
+
+
+@contextlib.contextmanager
+def _short_warnings(command: str) -> Iterator[None]:
+    """Warnings on a line, like errors, without the place in the code."""
+    usual = warnings.formatwarning
+
+    def form(message: Any, category: type[Warning], *place: Any, **more: Any) -> str:
+        return f"kdiff {command}: warning: {message}\n" if category is UserWarning else usual(message, category, *place, **more)
+
+    warnings.formatwarning = form
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _report(command: str, error: Exception, code: int) -> int:
@@ -79,8 +107,10 @@ def _compare(argv: list[str]) -> None:
     from kdiff.experiments.config import CompareConfig
 
     extras = {"out": {"type": str, "default": None, "help": "folder for the comparison; comparisons/DATA if left out"}}
-    config, _, further = read_config("compare", CompareConfig, argv, "DATA", extras)
-    from kdiff.experiments.compare import compare, table, verdict
+    config, data, further = read_config("compare", CompareConfig, argv, "DATA", extras)
+    if data is None and not any(item.startswith(("--data", "--config")) for item in argv):
+        raise ValueError("which data? kdiff compare DATA, for example: kdiff compare digits --seeds 1")
+    from kdiff.experiments.compare import best_target, compare, table, verdict
     from kdiff.experiments.runner import slug
     from kdiff.report.comparison import draw_comparison
 
@@ -90,7 +120,7 @@ def _compare(argv: list[str]) -> None:
     draw_comparison(picture, jobs, rows, dataset)
     print(f"\n{table(rows)}\n\n{verdict(rows)}\n")
     print(f"picture    {picture}\nfigures    {out / 'results.csv'}, {out / 'results.json'}\nruns       {out / 'runs'}")
-    best = jobs[-1].folder
+    best = next(job.folder for job in jobs if job.target == best_target(rows))
     print(f"\nLook at the picture, then: kdiff info {best}, kdiff sample {best}, or compare on data of your own.")
 
 
@@ -102,11 +132,11 @@ def _train(argv: list[str]) -> None:
     config, _, further = read_config("train", TrainConfig, argv, "[CONFIG]", extras)
     from accelerate import PartialState
 
-    from kdiff.report.run import draw_run
+    from kdiff.report.run import SampleGrids, draw_run
     from kdiff.training.run import train_run
 
     out = Path(further["out"] or Path("runs") / _data_name(config.data))
-    run = train_run(config, out, resume=further["resume"], progress="training")
+    run = train_run(config, out, resume=further["resume"], progress="training", on_sample=SampleGrids())
     if not PartialState().is_main_process:
         return
     pictures = draw_run(run)

@@ -149,7 +149,7 @@ def build(kind: str, spec: Spec | Component, **given: Any) -> Any:
         factory = import_attribute(component.name)
     else:
         close = difflib.get_close_matches(component.name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(
             f"no {kind} is called {component.name!r}{hint}. Known: {', '.join(known)}, or a class path (a.b.Class)"
         )

@@ -6,15 +6,46 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
+def partial_name(path: Path) -> Path:
+    """Where this process puts what is not whole: hidden, and with its number, so that others tell whose it is."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what processes that were killed have left half-written anywhere below a folder; returns what was removed."""
+    removed = []
+    for path in sorted(folder.rglob(".*.partial-*")):
+        number = re.fullmatch(r".*\.partial-(\d+)", path.name)
+        if number and path.exists() and not _is_another_process(int(number[1])):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _is_another_process(number: int) -> bool:
+    if number == os.getpid():
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # there is one, but not ours to signal
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file at once or not at all."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside = partial_name(path)
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -56,7 +87,7 @@ def read_json(path: Path) -> Any:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill aside; renamed to `path` on success (replacing what is there), removed on failure."""
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside = partial_name(path)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:

@@ -29,7 +29,7 @@ class KDiff(nn.Module):
         path: from noise to data; linear if left out.
         timesteps: the law of t in training; uniform if left out.
         null: the value that stands for "no condition", for each condition that can be left out: {"y": 10}.
-        null_rate: the probability with which the loss replaces a sample's conditions by null, for guidance.
+        null_rate: the probability with which the loss, in training mode, replaces a sample's conditions by null, for guidance.
     """
 
     def __init__(
@@ -52,9 +52,12 @@ class KDiff(nn.Module):
         self.null_rate = null_rate
 
     def predict(self, z: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
-        """u, as the network returns it. z: (batch, ...); t: a number or (batch,)."""
-        t = torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float32, device=z.device)
-        u = self.network(z, t.expand(z.shape[0]), **conditions)
+        """u, as the network returns it. z: (batch, ...); t: a number, (batch,) or (batch, 1, ...).
+
+        A network in half precision is given z in it, and t in float32 all the same.
+        """
+        t = torch.as_tensor(t, device=z.device).to(torch.promote_types(z.dtype, torch.float32))
+        u = self.network(self._in_its_precision(z), t.reshape(-1).expand(z.shape[0]), **conditions)
         if u.shape != z.shape:
             raise ValueError(
                 f"the network returned {tuple(u.shape)} for an input of {tuple(z.shape)}; expected the shape of its input"
@@ -67,9 +70,9 @@ class KDiff(nn.Module):
             t = self.timesteps.sample(x.shape[0], device=x.device)
         if noise is None:
             noise = torch.randn_like(x)
-        if self.null_rate:
+        if self.null_rate and self.training:
             conditions = self._drop(conditions, x.shape[0], x.device)
-        z, _ = self.path.interpolate(x, noise, t)
+        z = self.path.mix(x, noise, t)
         return self.target.velocity_error(self.predict(z, t, **conditions), x, noise, t, self.path)
 
     def loss(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
@@ -83,7 +86,9 @@ class KDiff(nn.Module):
         """
         return self.velocity_error(x, t, noise, **conditions).square().mean()
 
-    forward = loss  # what wrappers such as DistributedDataParallel call
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss: what wrappers such as DistributedDataParallel call."""
+        return self.loss(*args, **kwargs)
 
     def velocity(self, z: Tensor, t: Tensor | float, min_denominator: float = PAPER_CLAMP, **conditions: Any) -> Tensor:
         """The velocity at (z, t), shaped like z, for any solver; its clamp is a setting apart from the loss's."""
@@ -133,7 +138,7 @@ class KDiff(nn.Module):
 
             return classifier_free(call, conditions, self.null, guidance, guidance_interval)
 
-        integrate, training = find_solver(solver), self.training
+        integrate, modes = find_solver(solver), {module: module.training for module in self.modules()}
         self.eval()
         try:
             if last_step == "euler":
@@ -144,7 +149,8 @@ class KDiff(nn.Module):
                 callback(len(grid) - 1, grid[-1], x)
             return x
         finally:
-            self.train(training)
+            for module, training in modes.items():
+                module.training = training
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser, each with a "name": "network", "network, undecayed" (vectors) and "target".
@@ -163,6 +169,11 @@ class KDiff(nn.Module):
             for name, (params, decay) in groups.items()
             if params
         ]
+
+    def _in_its_precision(self, z: Tensor) -> Tensor:
+        """z in half precision if the network is; autocast sees to that itself."""
+        own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), z.dtype)
+        return z.to(own) if own.itemsize < 4 and not torch.is_autocast_enabled(z.device.type) else z
 
     def _drop(self, conditions: dict[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
         """Replace each sample's conditions by null with probability `null_rate`, all of them together."""

@@ -60,10 +60,16 @@ class GaussianPath(ABC):
         return self.alpha_dot(t) * self.sigma(t) - self.sigma_dot(t) * self.alpha(t)
 
     @full_precision
+    def mix(self, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
+        """The noisy sample z = α x + σ n. x, n: (batch, ...); t: a number or (batch,)."""
+        t = broadcast_time(t, x)
+        return self.alpha(t) * x + self.sigma(t) * n
+
+    @full_precision
     def interpolate(self, x: Tensor, n: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """The noisy sample z and its velocity v. x, n: (batch, ...); t: a number or (batch,)."""
         t = broadcast_time(t, x)
-        return self.alpha(t) * x + self.sigma(t) * n, self.alpha_dot(t) * x + self.sigma_dot(t) * n
+        return self.mix(x, n, t), self.alpha_dot(t) * x + self.sigma_dot(t) * n
 
     @full_precision
     def data(self, z: Tensor, v: Tensor, t: Tensor | float) -> Tensor:

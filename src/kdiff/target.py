@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +41,13 @@ def _tensor(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
     return torch.full((), value, dtype=dtype, device=like.device)
 
 
-def _velocity(u: Tensor, z: Tensor, t: Tensor, path: GaussianPath, ab: tuple[Tensor, Tensor], floor: float) -> Tensor:
-    """v from u: the conversion above, with |den| no smaller than `floor`. Everything broadcasts against z."""
-    a, b = ab
+def _conversion(t: Tensor, path: GaussianPath, a: Tensor, b: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """p, q of v = p z + q u: the conversion above, with |den| no smaller than `floor`."""
     den = path.alpha(t) * b + path.sigma(t) * a
     # a and b have one sign (checked where they are set), so den has it too, and a clamped den keeps it.
     clamped = torch.copysign(torch.full_like(den, max(floor, SMALLEST_DENOMINATOR)), a + b)
     den = torch.where(den.abs() < clamped.abs(), clamped, den)
-    from_z = (path.alpha_dot(t) * b + path.sigma_dot(t) * a) / den
-    return from_z * z + (path.determinant(t) / den) * u
+    return (path.alpha_dot(t) * b + path.sigma_dot(t) * a) / den, path.determinant(t) / den
 
 
 class Target(nn.Module, ABC):
@@ -78,6 +77,10 @@ class Target(nn.Module, ABC):
         a, b = self.coefficients(t)
         return _tensor(a, like, t), _tensor(b, like, t)
 
+    def state(self) -> dict[str, float]:
+        """What a training log should say of the target as it stands; nothing if it does not change and has no name for it."""
+        return {}
+
     @full_precision
     def encode(self, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
         """u = a x − b n, what a perfect network would learn the mean of. x, n: (batch, ...); t: a number or (batch,)."""
@@ -100,7 +103,8 @@ class Target(nn.Module, ABC):
         acts only for k > 0.95 (near t = 1) or k < 0.05 (near t = 0), where the velocity then comes out too small.
         """
         t = broadcast_time(t, z)
-        return _velocity(u, z, t, path, self._coefficients(t, z), min_denominator)
+        p, q = _conversion(t, path, *self._coefficients(t, z), min_denominator)
+        return p * z + q * u
 
     @full_precision
     def to_data(
@@ -123,14 +127,16 @@ class Target(nn.Module, ABC):
     def velocity_error(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
         """v̂_c − v_c, shaped like x: the prediction's velocity less the target's. Gradients reach û and, through v̂_c, k."""
         t = broadcast_time(t, x)
-        z, v = path.interpolate(x, n, t)
         a, b = self._coefficients(t, x)
-        predicted = _velocity(u_hat, z, t, path, (a, b), self.min_denominator)
+        p, q = _conversion(t, path, a, b, self.min_denominator)
         if not self.clamp_target:
-            return predicted - v
-        # Without the detachment an exact denoiser would still push k wherever the clamp acts.
-        a, b = a.detach(), b.detach()
-        return predicted - _velocity(a * x - b * n, z, t, path, (a, b), self.min_denominator)
+            z, v = path.interpolate(x, n, t)
+            return p * z + q * u_hat - v
+        # v̂_c = p z + q û and v_c = p' z + q' (a' x − b' n), where ' is detached: without that an exact denoiser would still
+        # push k wherever the clamp acts. The parts in z cancel in value, so that they are needed for k's gradient alone.
+        fixed = q.detach()
+        error = q * u_hat - (fixed * a.detach()) * x + (fixed * b.detach()) * n
+        return error + (p - p.detach()) * path.mix(x, n, t) if p.requires_grad else error
 
     def loss(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
         """The v-loss ‖v̂_c − v_c‖², averaged over batch and dimensions: a scalar.
@@ -163,10 +169,19 @@ class FixedK(Target):
         if not 0 <= k <= 1:
             raise ValueError(f"k is {k}; expected a number in [0, 1] (0 noise, 0.5 velocity, 1 data)")
         self.k = float(k)
+        self.register_buffer("fixed_k", torch.tensor(self.k))
 
     def coefficients(self, t: Tensor) -> tuple[float, float]:
         """k, 1 − k."""
         return self.k, 1 - self.k
+
+    def state(self) -> dict[str, float]:
+        """k."""
+        return {"k": self.k}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        _refuse_other(state_dict, prefix + "fixed_k", self.k, rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """For print."""
@@ -196,6 +211,8 @@ class LearnedK(Target):
             raise ValueError(f"rate is {rate}; expected a positive number (1 is the paper's)")
         self.rate = float(rate)
         self.w = nn.Parameter(torch.tensor([math.log(init / (1 - init)) / rate]))
+        # Without it a state would not say what w means.
+        self.register_buffer("pace", torch.tensor(self.rate))
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """k, 1 − k, of shape (1,), with gradients to w. 1 − k is computed as sigmoid(−rate · w), exact near k = 1."""
@@ -207,11 +224,21 @@ class LearnedK(Target):
         """The present k, as a number."""
         return torch.sigmoid(self.rate * self.w.detach()).item()
 
+    def state(self) -> dict[str, float]:
+        """k, and the gradient of w if there is one."""
+        gradient = {} if self.w.grad is None else {"w_gradient": self.w.grad.item()}
+        return {"k": self.k, **gradient}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        _refuse_other(state_dict, prefix + "pace", self.rate, rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedK:
         """Keep w in float32 under `.bfloat16()` and `.half()`, where Adam's small steps would round away and k stand still."""
+        exact = self.w.data
         super()._apply(fn, recurse)
         if self.w.itemsize < 4:
-            self.w.data = self.w.data.float()
+            self.w.data = exact.to(self.w.device, torch.float32)
         return self
 
     def extra_repr(self) -> str:
@@ -223,7 +250,8 @@ class GeneralTarget(Target):
     """u = a x − b n with any a and b of one sign: numbers, tensors that broadcast against the data, or functions of t.
 
     Examples: `GeneralTarget(1, 1)` is x − n, `GeneralTarget(0, -1)` is +n; a tensor of shape (C, 1, 1) gives each channel
-    of an image its own; `GeneralTarget(lambda t: 1 - t, lambda t: t)` depends on time, which comes as (batch, 1, ...).
+    of an image its own, and an `nn.Parameter` is learned; `GeneralTarget(lambda t: 1 - t, lambda t: t)` depends on time,
+    which comes as (batch, 1, ...).
     """
 
     def __init__(
@@ -245,7 +273,7 @@ class GeneralTarget(Target):
         self._keep("b", b)
 
     def _keep(self, name: str, value: Coefficient | Callable) -> None:
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             self.register_buffer(name, value.detach().clone())
         else:
             setattr(self, name, value)
@@ -253,6 +281,12 @@ class GeneralTarget(Target):
     def coefficients(self, t: Tensor) -> tuple[Coefficient, Coefficient]:
         """a(t), b(t)."""
         return tuple(value(t) if callable(value) else value for value in (self.a, self.b))  # type: ignore[return-value]
+
+
+def _refuse_other(state_dict: dict[str, Tensor], key: str, own: float, errors: list[str]) -> None:
+    """A state trained for another target would load without a word and sample nonsense."""
+    if key in state_dict and not math.isclose(state_dict[key].item(), own, rel_tol=1e-2, abs_tol=1e-6):
+        errors.append(f"{key} is {state_dict[key].item():g} in this state; the target here has {own:g}")
 
 
 def as_target(target: Target | str | float) -> Target:
@@ -269,7 +303,8 @@ def to_velocity(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_den
     k: a number or a tensor that broadcasts against z; gradients reach it.
     """
     t = broadcast_time(t, z)
-    return _velocity(u, z, t, LINEAR, (_tensor(k, z, t), _tensor(1 - k, z, t)), min_denominator)
+    p, q = _conversion(t, LINEAR, _tensor(k, z, t), _tensor(1 - k, z, t), min_denominator)
+    return p * z + q * u
 
 
 @full_precision

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdiff.data import Dataset, load, make_dataset
-from kdiff.evaluation.judge import SAMPLERS, Figure, Judge, evaluate, evaluation_table, matched_heldout
+from kdiff.evaluation.judge import SAMPLERS, Figure, Judge, drawn, evaluate, evaluation_table, matched_heldout
 from kdiff.training.config import TrainConfig
 from kdiff.training.generate import generate
 from kdiff.training.run import Run, train_run
@@ -73,7 +73,7 @@ def test_every_figure_of_the_law_worsens_with_a_lost_class(labelled) -> None:
 
 
 def test_which_measures_there_are(labelled, unlabelled) -> None:
-    assert set(labelled.floor()) == {"frechet", "sliced_wasserstein", "off_manifold", "copying"}
+    assert set(labelled.floor()) == {"frechet", "frechet_heldout", "sliced_wasserstein", "off_manifold", "copying"}
     assert set(unlabelled.floor()) == {"sliced_wasserstein", "off_manifold", "copying"}
     assert unlabelled.classifier is None
     table = make_dataset("table", np.random.default_rng(0).standard_normal((100, 3)))
@@ -291,3 +291,37 @@ def test_the_table_has_a_line_per_sampler_and_measure() -> None:
         ["clean", "frechet", "1.235", "2.346 ± 0.34", "7"],
         ["clean", "copying", "7", "7", "1"],
     ]
+
+
+# Large and sorted data
+
+
+def test_sorted_data_are_judged_like_shuffled(monkeypatch) -> None:
+    """A file per class, one after the other, is what folders give: the judge must not take its first rows for all of it."""
+    monkeypatch.setattr("kdiff.evaluation.judge.MAX_REFERENCE", 300)
+    data = load("gaussian_mixture", num_samples=2000, ambient_dim=4, components=4)
+    order = data.y.argsort(stable=True)
+    judge = Judge(make_dataset("sorted", data.x[order], data.y[order]))
+    assert len(judge.train) == 300
+    floor = judge.floor()
+    assert floor["frechet"].value < 5
+    assert floor["frechet_heldout"].value < 5
+    everything = judge.measure(judge.dataset.part("train")[0][torch.randperm(1000)])
+    assert everything["frechet"].value < 5
+    assert everything["copying"].value == 0, "copies of training samples beyond the reference are found"
+
+
+def test_the_distance_to_held_out_data_does_not_reward_copies(labelled) -> None:
+    """Copies of the training data are as far from the held-out set as training data are, whatever their number."""
+    copies = labelled.train.repeat(3, 1)
+    figures = labelled.measure(copies)
+    assert figures["frechet"].value < 0.1
+    assert figures["frechet_heldout"].value == pytest.approx(labelled.floor()["frechet_heldout"].value, rel=0.1)
+
+
+def test_drawn_rows_are_fixed_distinct_and_from_everywhere() -> None:
+    rows = drawn(1000, 100)
+    assert torch.equal(rows, drawn(1000, 100))
+    assert len(set(rows.tolist())) == 100
+    assert 400 < rows.double().mean().item() < 600
+    assert torch.equal(drawn(50, 100), torch.arange(50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,3 +44,9 @@ def test_error_falls_with_the_order_of_the_solver(solver, order):
         times = 0.9 * uniform_times(steps).double()
         errors.append((solver(velocity, torch.ones(1, dtype=torch.float64), times) - exact).abs().item())
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
+
+
+def test_indices_may_be_a_tensor_or_numpy_numbers():
+    whole = draw_noise(5, (3,))
+    assert torch.equal(draw_noise(torch.tensor([1, 4]), (3,)), whole[[1, 4]])
+    assert torch.equal(draw_noise(np.int64(2), (3,)), whole[:2])

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdiff.training import checkpoint as module_under_test
 from kdiff.training.checkpoint import (
+    NotSaved,
     check_checkpoint,
     ema_file,
     list_checkpoints,
@@ -232,8 +233,9 @@ def test_a_full_disk_in_the_middle_of_training_leaves_the_older_checkpoint(
         save_tensors(path, tensors)
 
     monkeypatch.setattr(module_under_test, "save_tensors", save)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(NotSaved, match=r"could not be saved: .*No space left.* make room .* --resume") as caught:
         fit(make_objective(), *samples, CONFIG, folder=tmp_path)
+    assert f"The newest that is there is {tmp_path / 'checkpoints' / 'step_00000003'};" in str(caught.value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
     check_checkpoint(tmp_path / "checkpoints" / "step_00000003")
     fit(make_objective(seed=7), *samples, CONFIG, folder=tmp_path, resume=True)

@@ -27,6 +27,7 @@ CONFIG = LoopConfig(
     ema=[0.99, 0.5],
     log_every=7,
     checkpoint_every=10,
+    keep=0,
 )
 
 

@@ -104,7 +104,7 @@ def copy(trained, tmp_path) -> Path:
 
 def test_a_run_folder_holds_what_describes_it(config, trained):
     names = sorted(path.name for path in trained.iterdir())
-    expected = ["checkpoints", "config.yaml", "data.json", "environment.json", "finished.json", "metrics.jsonl"]
+    expected = [".lock", "checkpoints", "config.yaml", "data.json", "environment.json", "finished.json", "metrics.jsonl"]
     assert names == expected
     assert TrainConfig(**yaml.safe_load((trained / "config.yaml").read_text())) == config
     data = json.loads((trained / "data.json").read_text())
@@ -184,12 +184,19 @@ def test_folders_that_are_no_run_are_refused(copy, tmp_path):
     checkpoint = copy / "checkpoints" / "step_00000020" / "ema_0.9.safetensors"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"ema_0\.9\.safetensors is damaged: its checksum"):
+    with pytest.raises(ValueError, match=r"ema_0\.9\.safetensors is damaged: its checksum.* checkpoint 10 is whole: read"):
         load_run(copy)
     checkpoint.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"ema_0\.9\.safetensors is truncated"):
-        load_run(copy)
+    for chosen in (None, 20):
+        with pytest.raises(ValueError, match=r"ema_0\.9\.safetensors is truncated.*\(--checkpoint 10\)"):
+            load_run(copy, checkpoint=chosen)
     assert load_run(copy, checkpoint=10).step == 10
+    other = copy / "checkpoints" / "step_00000010" / "state.json"
+    state = other.read_text()
+    other.unlink()
+    with pytest.raises(ValueError, match=r"state\.json is missing; no other checkpoint of this run is whole: restore one"):
+        load_run(copy, checkpoint=10)
+    other.write_text(state)
     text = (copy / "config.yaml").read_text()
     for damage, message in {
         text.replace("width=16", "width=8"): r"ema_0\.9\.safetensors holds the weights of another network",
@@ -216,7 +223,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(config, copy, contents):
     with pytest.raises(ValueError, match="already holds a run; go on with it by --resume"):
         train_run(config, copy)
     other = replace(config, batch_size=8, network="MLP(width=8)", steps=30)
-    with pytest.raises(ValueError, match="holds a run with other settings: network, batch_size; only steps may differ"):
+    with pytest.raises(ValueError, match="holds a run with other settings: network, batch_size; only steps, checkpoint_every"):
         train_run(other, copy, resume=True)
     with pytest.raises(ValueError, match="has reached step 20; steps is 15"):
         train_run(replace(config, steps=15), copy, resume=True)

@@ -52,9 +52,13 @@ class EvaluateConfig:
         exact: compute the exact denoiser's floor too.
     """
 
-    num_samples: int = 2000
+    num_samples: int = 5000
     seed: int = 0
     guidance: float = 1.0
     ema: float | str | None = None
     checkpoint: int | None = None
     exact: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples is {self.num_samples}; expected at least 1")

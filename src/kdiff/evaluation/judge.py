@@ -2,6 +2,7 @@
 
     frechet               Fréchet distance in the features of the data's own classifier (labelled data), in per cent of the
                           total variance of the training part's features
+    frechet_heldout       the same distance to the held-out set, which copies of training samples gain nothing in
     sliced_wasserstein    sliced 2-Wasserstein distance, normalised units; for data on a known manifold, in its plane
     off_manifold          root-mean-square distance off a known manifold
     copying               median distance to the nearest training sample, over that of held-out data: 1 fresh, 0 copied
@@ -39,8 +40,10 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "paper": {"solver": "heun", "steps": 50, "last_step": "euler"},
     "clean": {"solver": "heun", "steps": 50, "last_step": "data"},
 }
-MAX_REFERENCE = 5000
-MAX_POINTS = 2000
+# Of larger parts, that many samples drawn at random: files are often sorted.
+MAX_REFERENCE = 5000  # training samples to compare with; held-out samples
+MAX_POINTS = 2000  # training samples of the exact denoiser
+MAX_SEARCHED = 100_000  # training samples among which neighbours are looked for
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,22 @@ class Judge:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.train = dataset.part("train")[0][:MAX_REFERENCE]
+        train, labels = dataset.part("train")
+        self.train = train[drawn(len(train), MAX_REFERENCE, labels)]
+        self.searched = train[drawn(len(train), MAX_SEARCHED, labels)]
         self.heldout = matched_heldout(dataset)
         self.classifier: TrainedClassifier | None = dataset_classifier(dataset) if dataset.y is not None else None
         if self.classifier:
             features = self.classifier.network.features(self.train)
             self.feature_scale = 10 / features.double().var(dim=0).sum().sqrt().item()
             self.reference = statistics(features * self.feature_scale)
-        self.heldout_distance = nearest_distance(self.heldout, self.train).median().item()
+            self.heldout_reference = statistics(self._features(self.heldout))
+        self.heldout_distance = nearest_distance(self.heldout, self.searched).median().item()
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Of the classifier, scaled so that those of the training part have a total variance of 100."""
+        assert self.classifier
+        return self.classifier.network.features(x) * self.feature_scale
 
     @property
     def group_size(self) -> int:
@@ -86,40 +97,66 @@ class Judge:
             raise ValueError(f"{(~x.flatten(1).isfinite().all(1)).sum()} of {len(x)} samples are not finite numbers")
         figures = {}
         if self.classifier:
-            features = self.classifier.network.features(x) * self.feature_scale
-            value = frechet_distance(statistics(features), self.reference)
-            figures["frechet"] = Figure(value, *grouped_frechet(features, self.reference, self.group_size))
+            features = self._features(x)
+            for name, reference in (("frechet", self.reference), ("frechet_heldout", self.heldout_reference)):
+                value = frechet_distance(statistics(features), reference)
+                figures[name] = Figure(value, *grouped_frechet(features, reference, self.group_size))
         manifold = self.dataset.manifold
         place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
-        reference = place(self.train)
-        figures["sliced_wasserstein"] = self._grouped(lambda group: sliced_wasserstein(place(group), reference), x)
+        there = place(self.train)
+        figures["sliced_wasserstein"] = self._grouped(lambda group: sliced_wasserstein(group, there), place(x))
         if manifold:
-            figures["off_manifold"] = self._grouped(lambda group: manifold.distance(group).square().mean().sqrt().item(), x)
+            figures["off_manifold"] = self._grouped(lambda group: group.square().mean().sqrt().item(), manifold.distance(x))
         if self.heldout_distance > 0:
-            figures["copying"] = self._grouped(
-                lambda group: nearest_distance(group, self.train).median().item() / self.heldout_distance, x
-            )
+            ratios = nearest_distance(x, self.searched) / self.heldout_distance
+            figures["copying"] = self._grouped(lambda group: group.median().item(), ratios)
         return figures
 
     def _grouped(self, measure: Callable[[Tensor], float], x: Tensor) -> Figure:
+        """A measure of all rows of x, and of groups of them."""
         groups = len(x) // self.group_size
         values = torch.tensor([measure(group) for group in x[: groups * self.group_size].split(self.group_size)])
         spread = values.std().item() if groups > 1 else math.nan
         return Figure(measure(x), values.mean().item(), spread, groups)
 
     def floor(self) -> dict[str, Figure]:
-        """The held-out part, measured like samples."""
-        return self.measure(self.heldout)
+        """The held-out set, measured like samples; its distance to itself is replaced by that of the training samples to it."""
+        figures = self.measure(self.heldout)
+        if self.classifier:
+            value = frechet_distance(self.reference, self.heldout_reference)
+            figures["frechet_heldout"] = Figure(value, value, math.nan, 1)
+        return figures
 
     def exact_floor(self, run: Run, num_samples: int, seed: int = 0, **sampler: Any) -> dict[str, Figure]:
         """Samples of an exact denoiser of (up to 2,000 of) the training samples, with the run's target and this sampler."""
         points, labels = self.dataset.part("train")
-        points, labels = points[:MAX_POINTS], None if labels is None else labels[:MAX_POINTS]
+        rows = drawn(len(points), MAX_POINTS, labels)
+        points, labels = points[rows], None if labels is None else labels[rows]
         exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
         # A learned target lies where the run's model does, and the points must lie there too.
         exact.to(next(run.model.parameters()).device)
         x, _ = generate(exact, num_samples, run.shape, run.class_counts, seed, **sampler)
         return self.measure(x)
+
+
+def drawn(num: int, limit: int, labels: Tensor | None = None) -> Tensor:
+    """The rows of up to `limit` of `num` samples, drawn at random once and for all, with labels in their proportions.
+
+    All of them, in order, if they fit.
+    """
+    if num <= limit:
+        return torch.arange(num)
+    rows = torch.randperm(num, generator=torch.Generator().manual_seed(0))
+    return (rows if labels is None else rows[in_turn(labels[rows])])[:limit]
+
+
+def in_turn(labels: Tensor) -> Tensor:
+    """An order of rows in which every run of them has about the class proportions of all."""
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        rows = torch.nonzero(labels == label).flatten()
+        position[rows] = (torch.arange(len(rows)) + 0.5).double() / len(rows)
+    return position.argsort(stable=True)
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
@@ -155,7 +192,7 @@ def matched_heldout(dataset: Dataset) -> Tensor:
     x, y = dataset.part("heldout")
     labels = dataset.part("train")[1]
     if y is None or labels is None:
-        return x[:MAX_REFERENCE]
+        return x[drawn(len(x), MAX_REFERENCE)]
     share = torch.bincount(labels, minlength=dataset.num_classes).double() / len(labels)
     there = torch.bincount(y, minlength=dataset.num_classes)
     total = min((int(there[c]) / float(share[c]) for c in range(len(share)) if share[c] > 0), default=0.0)
@@ -165,13 +202,12 @@ def matched_heldout(dataset: Dataset) -> Tensor:
             f"{dataset.name} holds out {there.tolist()} samples per class, training has the shares "
             f"{[round(s, 3) for s in share.tolist()]}: too few to hold out a set of the same proportions"
         )
-    # In turn, so that any consecutive group has about these proportions.
-    position = torch.cat([(torch.arange(len(rows)) + 0.5) / max(1, len(rows)) for rows in kept])
-    return x[torch.cat(kept)[position.argsort(stable=True)][:MAX_REFERENCE]]
+    rows = torch.cat(kept)
+    return x[rows[in_turn(y[rows])][:MAX_REFERENCE]]
 
 
 def evaluate(
-    run: Run, judge: Judge, num_samples: int = 2000, seed: int = 0, guidance: float = 1.0, exact: bool = True
+    run: Run, judge: Judge, num_samples: int = 5000, seed: int = 0, guidance: float = 1.0, exact: bool = True
 ) -> dict[str, Any]:
     """Everything measured of a run under each of `SAMPLERS`, stamped with what produced it.
 

@@ -22,7 +22,7 @@ class CompareConfig(LoopConfig, ModelConfig):
 
     targets: list[Spec] = field(default_factory=lambda: ["noise", "velocity", "data", "learned"])
     seeds: int = 3
-    num_samples: int = 2000
+    num_samples: int = 5000
     exact: bool = True
     workers: int = 2
 

@@ -1,7 +1,8 @@
 """Experiments as cells × targets × seeds: matched, resumable, at most a few one-thread workers.
 
-Runs of one cell and seed share initial weights, data order, times and noise, and differ in their target alone. Each run is a
-run folder; one that is finished is not run again, one that was cut off is resumed from its newest checkpoint.
+Runs of one cell and seed share initial weights, data order, times and noise, in training and in the samples that are judged,
+and differ in their target alone; the spread over seeds holds both. Each run is a run folder; one that is finished is not run
+again, one that was cut off is resumed from its newest checkpoint.
 
     OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
     OUT/results.csv                          tidy: one row per run, sampler and measure
@@ -10,14 +11,18 @@ run folder; one that is finished is not run again, one that was cut off is resum
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import multiprocessing
+import os
 import re
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +36,7 @@ from kdiff.evaluation.judge import Judge, evaluate
 from kdiff.files import read_json, write_json, write_text
 from kdiff.training.checkpoint import list_checkpoints
 from kdiff.training.config import TrainConfig, as_dict
+from kdiff.training.folder import locked
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import describe_environment, load_dataset, load_run, train_run
 
@@ -94,12 +100,25 @@ def execute(job: Job) -> None:
     else:
         run = train_run(job.config, job.folder, resume=(job.folder / "config.yaml").exists())
     started = time.perf_counter()
-    result = evaluate(run, Judge(run.dataset()), job.num_samples, exact=job.exact)
+    result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
     write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
 
 
 def _start_worker() -> None:
+    """One thread; deaf to Ctrl-C, which a terminal sends to workers too: the parent ends them by SIGTERM, so that they save."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would train on, and then wait for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        while True:
+            # The first ends the training, the next one the waiting for more to do.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None) -> None:
@@ -113,7 +132,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
     total = sum(job.config.steps for job in jobs)
     bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
     context = multiprocessing.get_context("spawn")
-    with bar, ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with bar, ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool, _ended_with_us():
         waiting, running, done = list(reversed(jobs)), dict[Future[None], Job](), 0
         while waiting or running:
             # Submitted one by one: whatever the pool has been given, it would still run after a failure.
@@ -128,6 +147,18 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
             _show(bar, jobs, done)
 
 
+@contextlib.contextmanager
+def _ended_with_us() -> Iterator[None]:
+    """End the workers when this process is told to leave: those that train save first."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
+
+
 def _check_folders(jobs: Sequence[Job]) -> None:
     """Refuse what cannot be gone on with, while nothing has been run yet."""
     fingerprints: dict[str, str] = {}
@@ -136,7 +167,8 @@ def _check_folders(jobs: Sequence[Job]) -> None:
             continue
         if not list_checkpoints(job.folder / "checkpoints"):
             # A leftover of a run that was cut off before its first checkpoint has nothing to resume from.
-            shutil.rmtree(job.folder)
+            with locked(job.folder):
+                shutil.rmtree(job.folder)
             continue
         run = load_run(job.folder)
         if as_dict(run.config) != as_dict(job.config):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kdiff.data import Dataset
+from kdiff.evaluation.judge import matched_heldout
 from kdiff.experiments.compare import MEASURES, main_measure, summarise
 from kdiff.experiments.runner import Job
 from kdiff.report.samples import INK, View, new_figure, save_figure, view_of
@@ -33,8 +34,7 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     top = grid[0].subgridspec(lines, columns)
     bottom = grid[1].subgridspec(1, 2)
 
-    held, _ = dataset.part("heldout")
-    _panel(figure, top[0, 0], held[: view.shown], view, "held-out data", INK)
+    _panel(figure, top[0, 0], matched_heldout(dataset)[: view.shown], view, "held-out data", INK)
     for i, target in enumerate(targets, start=1):
         job = next(job for job in jobs if job.target == target)
         run = load_run(job.folder)
@@ -44,8 +44,7 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     axes = figure.add_subplot(bottom[0])
     for job in jobs:
         steps = [row for row in read_metrics(job.folder / "metrics.jsonl") if "k" in row]
-        width = 1.6 if "learned" in job.target else 0.8
-        axes.plot([row["step"] for row in steps], [row["k"] for row in steps], color=colour[job.target], linewidth=width)
+        axes.plot([row["step"] for row in steps], [row["k"] for row in steps], color=colour[job.target], linewidth=1.2)
     axes.set(ylim=(-0.03, 1.03), xlabel="step", ylabel="k")
     axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
     _plain(axes, "k over time")
@@ -56,12 +55,13 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
         for sampler, marker, offset in (("paper", "o", -0.12), ("clean", "D", 0.12)):
             summary = summarise(rows, target, sampler, measure)
             filled = colour[target] if sampler == "clean" else "white"
-            spread = 0 if math.isnan(summary.std) else summary.std
-            axes.errorbar(
-                i + offset, summary.mean, spread, fmt=marker, color=colour[target], mfc=filled, markersize=5, capsize=2
-            )
+            seeds = [r["value"] for r in rows if (r["target"], r["sampler"], r["measure"]) == (target, sampler, measure)]
+            axes.plot([i + offset] * len(seeds), seeds, marker, color=colour[target], mfc=filled, markersize=4.5, alpha=0.8)
             if summary.exact is not None:
                 axes.plot([i + offset - 0.1, i + offset + 0.1], [summary.exact] * 2, color="#999999", linewidth=1.5)
+        grouped = summarise(rows, target, "clean", measure)
+        axes.plot(i + 0.34, grouped.grouped, "s", color=colour[target], mfc="white", markersize=4.5)
+        heldout = grouped.heldout
     axes.set_yscale("log")
     axes.set_xlim(-0.5, len(targets) - 0.5)
     axes.set_xticks(range(len(targets)), targets, rotation=20 if len(targets) > 4 else 0, fontsize=8)
@@ -69,12 +69,13 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
         axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
         axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
         axes.plot([], [], "-", color="#999999", label="floor: exact denoiser")[0],
+        axes.plot([], [], "s", color=INK, mfc="white", markersize=5, label=f"clean, in groups of {rows[0]['group_size']}")[0],
+        axes.axhline(heldout, linestyle=":", color=INK, linewidth=1, label="floor of the groups: held-out data"),
     ]
     axes.legend(handles=handles, fontsize=7, frameon=False)
-    seeds = len({job.config.seed for job in jobs})
-    _plain(
-        axes, f"{MEASURES[measure]} ({rows[0]['num_samples']} samples, {seeds} seed{'s' if seeds > 1 else ''}; lower is better)"
-    )
+    count = len({job.config.seed for job in jobs})
+    seeds_text = f"{count} seed{'s' if count > 1 else ''}"
+    _plain(axes, f"{MEASURES[measure]} ({rows[0]['num_samples']} samples, {seeds_text}; lower is better)")
     save_figure(figure, path)
 
 

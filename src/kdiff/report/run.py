@@ -6,67 +6,134 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from kdiff.components import parse
 from kdiff.files import write_json
-from kdiff.report.samples import INK, Projection, is_image, new_figure, save_figure, save_samples
+from kdiff.report.samples import INK, Images, Points, View, is_image, new_figure, save_figure, save_samples, view_of
 from kdiff.training.checkpoint import list_checkpoints, save_tensors
 from kdiff.training.config import as_dict
+from kdiff.training.folder import warn
+from kdiff.training.generate import generate
 from kdiff.training.run import Run, describe_environment
 
+ENDINGS = (".png", ".safetensors", ".json")
 
-def _projection(run: Run) -> Projection | None:
-    """None for images. Other samples are drawn in the place of the training data, which must still be there."""
+
+def _view(run: Run, x: Tensor) -> View:
+    """How to draw samples x of a run (normalised). Without its data, which sampling does not need, as they lie themselves."""
     if is_image(run.shape):
-        return None
-    dataset = run.dataset()
-    return Projection(dataset.part("train")[0], dataset.manifold)
-
-
-def _draw(run: Run, x: Tensor, path: Path, title: str) -> None:
-    save_samples(path, run.normalisation.apply(x), _projection(run), title)
+        return Images(run.data["min"], run.data["max"])
+    try:
+        dataset = run.dataset()
+    except (ValueError, OSError):
+        return Points(x)
+    return view_of(dataset.part("train")[0], dataset.manifold)
 
 
 def draw_run(run: Run) -> list[Path]:
-    """training.png (loss, its two parts, k) and samples/ of the newest checkpoint; returns the pictures."""
+    """training.png (loss, its two parts, k), samples/ and denoising.png of a run's weights; returns the pictures."""
     curves = run.folder / "training.png"
     rows = run.metrics()
     figure = new_figure(8, 3)
     loss, k = figure.subplots(1, 2)
     steps = [row["step"] for row in rows]
+    # A single line of metrics makes no curve.
+    line: dict[str, Any] = {"linewidth": 1.2, "marker": "." if len(rows) < 3 else ""}
     for name, label, colour in (
         ("loss", "v-loss", INK),
         ("loss_along", "along the principal directions", "#4c72b0"),
         ("loss_across", "across them", "#dd8452"),
     ):
         if name in rows[0]:
-            loss.plot(steps, [row[name] for row in rows], label=label, color=colour, linewidth=1.2)
+            loss.plot(steps, [row[name] for row in rows], label=label, color=colour, **line)
     loss.set(xlabel="step", yscale="log")
     loss.set_title("loss", fontsize=9)
     loss.legend(fontsize=7, frameon=False)
     if "k" in rows[0]:
-        k.plot(steps, [row["k"] for row in rows], color="#55a868", linewidth=1.4)
+        k.plot(steps, [row["k"] for row in rows], color="#55a868", **line)
     k.set(xlabel="step", ylim=(-0.03, 1.03))
     k.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
     k.set_title("k", fontsize=9)
     for axes in (loss, k):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
+        axes.xaxis.label.set_size(8)
     save_figure(figure, curves)
-    return [curves, sample_to_files(run, 64 if is_image(run.shape) else 2000, 0, None, last_step="data")[0]]
+    return [curves, sample_to_files(run, _shown(run), 0, None, last_step="data")[0], draw_denoising(run)]
+
+
+def _shown(run: Run) -> int:
+    return Images.shown if is_image(run.shape) else Points.shown
+
+
+class SampleGrids:
+    """Draws samples of a run as it trains, into its samples/: at every step of the same noise and labels, in the same place."""
+
+    def __init__(self) -> None:
+        self._view: View | None = None
+
+    def __call__(self, run: Run) -> None:
+        """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
+        path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
+        x, _ = generate(run.model, _shown(run), run.shape, run.class_counts, last_step="data")
+        self._view = self._view or _view(run, x)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_samples(path, x, self._view, _title(run))
+        except OSError as error:
+            warn(run.folder, f"no picture of the samples at step {run.step}: {error}")
+
+
+def draw_denoising(run: Run) -> Path:
+    """denoising.png: how noise becomes samples, a column for each time. Images: a row for each sample; points: one row."""
+    states: list[tuple[str, Tensor]] = []
+    num, columns, every = (6, 9, 6) if is_image(run.shape) else (Points.shown // 2, 5, 12)
+
+    def keep(step: int, t: Tensor, z: Tensor) -> None:
+        if step % every == 0:
+            states.append((f"t = {t:g}", z.cpu()))
+
+    options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
+    x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
+    view = _view(run, x)
+    if isinstance(view, Images):
+        height, width = run.shape[1:]
+        figure = new_figure(columns * 0.8, num * 0.8 * height / width + 0.5)
+        axes = figure.add_subplot()
+        view.draw(axes, torch.stack([z for _, z in states], dim=1).flatten(0, 1), columns)
+        centres = [(i + 0.5) * (width + 1) - 1 for i in range(columns)]
+        axes.set_xticks(centres, [title for title, _ in states], fontsize=7)
+        axes.tick_params(length=0)
+    else:
+        figure = new_figure(columns * 2.0, 2.3)
+        for axes, (title, z) in zip(figure.subplots(1, columns), states):
+            view.draw(axes, z)
+            axes.set_title(title, fontsize=8)
+    figure.suptitle(_title(run), fontsize=9, color=INK)
+    path = run.folder / "denoising.png"
+    save_figure(figure, path)
+    return path
+
+
+def _title(run: Run) -> str:
+    return f"{run.data['name']}, {parse(run.config.target)}, step {run.step}"
 
 
 def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, **options: Any) -> list[Path]:
     """Draw samples and write a picture, the numbers (safetensors: x in the data's units, y) and a stamp (JSON)."""
-    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}"
+    guided = f"_guidance_{options['guidance']:g}" if options.get("guidance", 1) != 1 else ""
+    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{guided}"
+    stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     x, y = run.sample(num, seed, **options)
-    files = [stem.with_name(stem.name + ending) for ending in (".png", ".safetensors", ".json")]
+    files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     save_tensors(files[1], {"x": x} if y is None else {"x": x, "y": y})
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
     write_json(files[2], {**stamp, "environment": describe_environment()})
-    shown = x[:64] if is_image(run.shape) else x
-    _draw(run, shown, files[0], f"{run.data['name']}, {run.config.target}, step {run.step}")
+    normalised = run.normalisation.apply(x)
+    save_samples(files[0], normalised, _view(run, normalised), _title(run))
     return files
 
 

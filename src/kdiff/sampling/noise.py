@@ -6,6 +6,7 @@ not move with the hardware, and a single sample can be made again.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -33,7 +34,7 @@ def draw_noise(indices: int | Iterable[int], shape: Sequence[int], seed: int = 0
         shape: the shape of one sample.
         seed: another seed, other samples.
     """
-    indices = range(indices) if isinstance(indices, int) else list(indices)
+    indices = [int(index) for index in (indices if isinstance(indices, Iterable) else range(operator.index(indices)))]
     noise = torch.empty(len(indices), *shape)
     for row, index in zip(noise, indices):
         row.normal_(generator=torch.Generator().manual_seed(mix_seed(seed, index)))

@@ -4,11 +4,14 @@ checkpoints/step_00004000/model.safetensors     the weights, k included
                           ema_0.999.safetensors the averages, one file per decay
                           optimizer.safetensors AdamW's state and the sums of the current logging interval
                           state.json            step, and size and checksum of each file
+
+One that was found damaged when a run was resumed lies beside the others as damaged_step_00004000, and is never read again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdiff.files import new_folder, read_json, write_json
+from kdiff.files import new_folder, partial_name, read_json, write_json
 from kdiff.training.ema import EMA
 
 FORMAT = 1
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing, truncated or changed."""
+
+
+class NotSaved(RuntimeError):
+    """A checkpoint could not be written; those of before are as they were."""
 
 
 def _digest(path: Path) -> str:
@@ -38,8 +49,15 @@ def _slow_digest(path: Path) -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors to one safetensors file, as copies on the CPU: weights that share memory (tied ones) are written twice."""
-    save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
+    """Tensors to one safetensors file, as copies on the CPU: weights that share memory (tied ones) are written twice.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -69,8 +87,32 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     sums: Mapping[str, Tensor],
 ) -> Path:
-    """Write the checkpoint of `step` finished optimiser steps under `folder`, whole or not at all."""
+    """Write the checkpoint of `step` finished optimiser steps under `folder`, whole or not at all.
+
+    Raises:
+        NotSaved: the disk is full, or the files cannot be written for another reason.
+    """
     target = folder / f"step_{step:08d}"
+    try:
+        _write(target, step, module, ema, optimizer, sums)
+    except OSError as error:
+        there = list_checkpoints(folder)
+        kept = f"The newest that is there is {there[-1]}" if there else "There is none yet"
+        raise NotSaved(
+            f"the checkpoint {target} could not be saved: {error}. {kept}; make room (older runs, a lower keep) and go on with "
+            "--resume"
+        ) from error
+    return target
+
+
+def _write(
+    target: Path,
+    step: int,
+    module: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    sums: Mapping[str, Tensor],
+) -> None:
     with new_folder(target) as aside:
         save_tensors(aside / "model.safetensors", module.state_dict())
         for decay, average in ema.averages.items():
@@ -84,7 +126,6 @@ def save_checkpoint(
         save_tensors(aside / "optimizer.safetensors", {**state, **{f"sum.{name}": value for name, value in sums.items()}})
         files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(aside.iterdir())}
         write_json(aside / "state.json", {"format": FORMAT, "step": step, "files": files})
-    return target
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -100,24 +141,71 @@ def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
         digests: compare checksums as well as sizes.
 
     Raises:
-        ValueError: what is missing, truncated, changed or of a newer format.
+        DamagedCheckpoint: what is missing, truncated or changed.
+        ValueError: a newer format.
     """
-    state: dict[str, Any] = read_json(checkpoint / "state.json")
+    try:
+        state: dict[str, Any] = read_json(checkpoint / "state.json")
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from None
     if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
-        raise ValueError(f"{checkpoint / 'state.json'} is damaged: it lists no files")
+        raise DamagedCheckpoint(f"{checkpoint / 'state.json'} is damaged: it lists no files")
     if state.get("format") != FORMAT:
         raise ValueError(f"{checkpoint} has format {state.get('format')}; this version of kdiff reads format {FORMAT}")
     if checkpoint.name != f"step_{str(state.get('step')).zfill(8)}":
-        raise ValueError(f"{checkpoint / 'state.json'} is damaged: it speaks of step {state.get('step')}")
+        raise DamagedCheckpoint(f"{checkpoint / 'state.json'} is damaged: it speaks of step {state.get('step')}")
     for name, facts in state["files"].items():
         file = checkpoint / name
         if not file.is_file():
-            raise ValueError(f"{file} is missing")
+            raise DamagedCheckpoint(f"{file} is missing")
         if file.stat().st_size != facts.get("bytes"):
-            raise ValueError(f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts.get('bytes')}")
+            raise DamagedCheckpoint(
+                f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts.get('bytes')}"
+            )
         if digests and _digest(file) != facts.get("blake2b"):
-            raise ValueError(f"{file} is damaged: its checksum is not the one it was written with")
+            raise DamagedCheckpoint(f"{file} is damaged: its checksum is not the one it was written with")
     return state
+
+
+def set_damaged_aside(folder: Path) -> str:
+    """Make the newest checkpoint under `folder` a whole one: damaged ones that are newer are renamed.
+
+    Returns what was wrong and done, for a person; nothing if nothing was.
+
+    Raises:
+        ValueError: none of them is whole, or the newest has a newer format; nothing is renamed then.
+    """
+    damaged: dict[Path, str] = {}
+    for checkpoint in reversed(list_checkpoints(folder)):
+        try:
+            check_checkpoint(checkpoint)
+            break
+        except DamagedCheckpoint as error:
+            damaged[checkpoint] = str(error)
+    else:
+        if damaged:
+            raise ValueError(
+                f"no checkpoint of {folder.parent} is whole: {'; '.join(damaged.values())}. Restore one from a copy, or start "
+                "anew in another folder by --out"
+            )
+    for checkpoint in damaged:
+        aside = folder / f"damaged_{checkpoint.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+    if not damaged:
+        return ""
+    asides = ", ".join(f"damaged_{checkpoint.name}" for checkpoint in damaged)
+    newest = list_checkpoints(folder)[-1].name
+    return f"{'; '.join(damaged.values())}. Set aside as {asides}; going on from {newest}, the newest whole checkpoint"
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the `keep` newest; 0 keeps all."""
+    for checkpoint in list_checkpoints(folder)[:-keep] if keep else []:
+        # Out of the list first: killed in the middle, this leaves no half checkpoint.
+        aside = partial_name(checkpoint)
+        checkpoint.rename(aside)
+        shutil.rmtree(aside)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -15,7 +15,8 @@ class LoopConfig:
 
     Args:
         steps: optimiser steps.
-        batch_size: samples per step, over all processes.
+        batch_size: samples per step, over all processes and micro-batches.
+        accumulate: micro-batches that a step's batch is computed in, one after the other, to save memory; divides batch_size.
         learning_rate: of AdamW, after the warm-up.
         warmup: steps over which the learning rate rises from 0.
         schedule: what the learning rate does afterwards.
@@ -26,11 +27,14 @@ class LoopConfig:
         precision: of the network; conversions and losses stay in float32.
         log_every: steps between lines of metrics.
         checkpoint_every: steps between checkpoints; 0 for one at the end.
+        keep: newest checkpoints that are kept, older ones are removed; 0 for all.
+        tensorboard: write the metrics for TensorBoard too, into the run folder's tensorboard/.
         seed: of weights, data order, times and noise.
     """
 
     steps: int = 4000
     batch_size: int = 128
+    accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 100
     schedule: Literal["constant", "cosine"] = "constant"
@@ -41,12 +45,20 @@ class LoopConfig:
     precision: Literal["no", "bf16"] = "no"
     log_every: int = 50
     checkpoint_every: int = 0
+    keep: int = 3
+    tensorboard: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in {"steps": 1, "batch_size": 1, "warmup": 0, "clip": 0, "log_every": 1, "checkpoint_every": 0}.items():
+        least = {"steps": 1, "batch_size": 1, "accumulate": 1, "warmup": 0, "clip": 0, "log_every": 1}
+        for name, low in {**least, "checkpoint_every": 0, "keep": 0, "weight_decay": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and accumulate {self.accumulate}; expected a batch that divides into as many "
+                f"equal micro-batches, such as {self.accumulate * max(1, round(self.batch_size / self.accumulate))}"
+            )
         for name, choices in {"schedule": ("constant", "cosine"), "precision": ("no", "bf16")}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(choices)}")
@@ -83,9 +95,21 @@ class TrainConfig(LoopConfig, ModelConfig):
 
     Args:
         target: what the network predicts: noise, velocity, data, learned, a fixed k, or "learned(init=0.5, rate=1)".
+        sample_every: steps between pictures of samples, from the first averaged weights; 0 for one at the end.
     """
 
     target: Spec = "learned"
+    sample_every: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sample_every < 0:
+            raise ValueError(f"sample_every is {self.sample_every}; expected at least 0")
+
+
+# What may differ when a run is resumed: none of it has a part in the weights of a step. (A cosine schedule depends on the
+# number of steps; whoever raises that number means it.)
+CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

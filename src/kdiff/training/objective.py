@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from kdiff.model import KDiff
 from kdiff.precision import full_precision
-from kdiff.target import FixedK, LearnedK
 
 
 class Objective(nn.Module, ABC):
@@ -58,12 +57,8 @@ class DiffusionObjective(Objective):
         return loss, {"loss_along": along, "loss_across": loss.detach() - along}
 
     def state(self) -> dict[str, float]:
-        """k, and the gradient of w if k is learned."""
-        target = self.module.target
-        state = {"k": target.k} if isinstance(target, FixedK | LearnedK) else {}
-        if isinstance(target, LearnedK) and target.w.grad is not None:
-            state["w_gradient"] = target.w.grad.item()
-        return state
+        """What the target says of itself: k, and the gradient of w if k is learned."""
+        return self.module.target.state()
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Those of the model: k apart, without decay."""

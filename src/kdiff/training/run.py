@@ -4,92 +4,49 @@
     environment.json    versions, machine, precision, threads
     data.json           what the data was: shape, classes, normalisation, fingerprint
     metrics.jsonl       a line per logging interval
+    finished.json       the seconds that training took, and the last line of metrics; there once it is done
     checkpoints/        see `kdiff.training.checkpoint`
     samples/            what was sampled from it
+    tensorboard/        the metrics as TensorBoard's events, if asked for
 
 Sampling and evaluation read target, path, shape, normalisation and classes from here, never from flags.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import shlex
-import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import PartialState
 from torch import Tensor
 
-import kdiff.data
-from kdiff.components import build, parse
 from kdiff.data import Dataset, Normalisation, principal_directions
 from kdiff.files import read_json, write_json, write_text
 from kdiff.model import KDiff
-from kdiff.sampling.noise import mix_seed
-from kdiff.training.checkpoint import check_checkpoint, ema_file, list_checkpoints, load_tensors, load_weights
-from kdiff.training.config import ModelConfig, TrainConfig, as_dict, from_dict
+from kdiff.training.build import build_model, describe_environment, load_dataset
+from kdiff.training.checkpoint import (
+    DamagedCheckpoint,
+    check_checkpoint,
+    ema_file,
+    list_checkpoints,
+    load_tensors,
+    load_weights,
+    set_damaged_aside,
+)
+from kdiff.training.config import CHANGEABLE, TrainConfig, as_dict, from_dict
+from kdiff.training.ema import EMA
+from kdiff.training.folder import locked, warn
 from kdiff.training.generate import generate
-from kdiff.training.loop import fit
-from kdiff.training.metrics import read_metrics
+from kdiff.training.loop import fit, join_processes
+from kdiff.training.metrics import check_tensorboard, read_metrics
 from kdiff.training.objective import DiffusionObjective
 
-PACKAGES = ("kdiff", "torch", "numpy", "accelerate", "safetensors", "scikit-learn")
 MAX_DIRECTIONS_DIMENSION = 4096
-
-
-def describe_environment() -> dict[str, Any]:
-    """What a result depends on besides its configuration."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "packages": versions,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
-    }
-
-
-def load_dataset(config: ModelConfig) -> Dataset:
-    """The data that a configuration names."""
-    component = parse(config.data)
-    return kdiff.data.load(component.name, **component.options)
-
-
-def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_classes: int, seed: int = 0) -> KDiff:
-    """The model that a configuration describes; the same seed gives the same initial weights, whatever the target.
-
-    A network of the user's own is called as Network(shape=…, num_classes=…, **options), as far as its signature has these.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix_seed(seed))
-        network = build("network", config.network, num_classes=num_classes, **_size(shape))
-    return KDiff(
-        network,
-        build("target", target),
-        build("path", config.path),
-        build("timesteps", config.timesteps),
-        null={"y": num_classes} if num_classes else None,
-        null_rate=config.null_rate if num_classes else 0.0,
-    )
-
-
-def _size(shape: tuple[int, ...]) -> dict[str, Any]:
-    """What a network may want to know of the samples, whichever way its signature puts it."""
-    return {"shape": shape, **({"channels": shape[0], "image_size": shape[1:]} if len(shape) == 3 else {})}
+__all__ = ["Run", "build_model", "describe_environment", "load_dataset", "load_run", "train_run"]
 
 
 @dataclass
@@ -122,9 +79,9 @@ class Run:
         """The lines of metrics.jsonl."""
         return read_metrics(self.folder / "metrics.jsonl")
 
-    def sample(self, num: int, seed: int = 0, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """Samples in the data's own units and their labels; `options` as for `KDiff.sample`."""
-        x, y = generate(self.model, num, self.shape, self.class_counts, seed, **options)
+    def sample(self, num: int, seed: int = 0, last_step: str = "data", **options: Any) -> tuple[Tensor, Tensor | None]:
+        """Samples in the data's own units and their labels; `options` as for `KDiff.sample`, like `kdiff sample`'s."""
+        x, y = generate(self.model, num, self.shape, self.class_counts, seed, last_step=last_step, **options)
         return self.normalisation.undo(x), y
 
     def dataset(self) -> Dataset:
@@ -142,32 +99,76 @@ class Run:
         return dataset
 
 
-def train_run(config: TrainConfig, folder: Path, resume: bool = False, progress: str | None = None) -> Run:
+def train_run(
+    config: TrainConfig,
+    folder: Path,
+    resume: bool = False,
+    progress: str | None = None,
+    on_sample: Callable[[Run], None] | None = None,
+) -> Run:
     """Train as configured into a run folder, and read the result back.
 
     Args:
         config: the configuration.
         folder: the run folder, made if it is not there.
-        resume: go on from the newest checkpoint in `folder`; a finished run is read back as it is.
+        resume: go on from the newest whole checkpoint in `folder`; a finished run is read back as it is.
         progress: what the progress bar is called; None for no bar.
+        on_sample: called with the run as it stands, a model of its own with the averaged weights, every `sample_every` steps
+            before the last; for the last there is the run that is returned.
 
     Raises:
         ValueError: bad data or configuration, before anything is written; a folder that already holds a run (without
-            `resume`) or another run, or one of other data (with it).
+            `resume`) or another run, or one of other data (with it), or one in which another process trains.
+        Stopped: SIGTERM or Ctrl-C while training, when the step in hand is saved; see `fit` for this and other failures.
     """
+    main = join_processes().is_main_process
+    if main and (folder / "config.yaml").exists():
+        with locked(folder):
+            pass  # another process is refused at once, before the data are read
+    if config.tensorboard:
+        check_tensorboard()
     dataset = load_dataset(config)
-    x, y = dataset.part("train")
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed)
+    _try_out(model, dataset)
+    with locked(folder) if main else nullcontext():
+        return _train(config, dataset, model, folder, resume, progress, on_sample)
+
+
+def _try_out(model: KDiff, dataset: Dataset) -> None:
+    x, y = dataset.part("train")
     with torch.no_grad():
         model.eval().predict(x[:2], torch.rand(2), **({} if y is None else {"y": y[:2]}))
-    processes = PartialState()
+
+
+def _train(
+    config: TrainConfig,
+    dataset: Dataset,
+    model: KDiff,
+    folder: Path,
+    resume: bool,
+    progress: str | None,
+    on_sample: Callable[[Run], None] | None,
+) -> Run:
+    processes = join_processes()
     if processes.is_main_process:
         _prepare_folder(config, dataset, folder, resume)
     processes.wait_for_everyone()
     if resume and (folder / "finished.json").exists():
         return load_run(folder)
-    directions = principal_directions(x) if dataset.dimension <= MAX_DIRECTIONS_DIMENSION else None
-    fitted = fit(DiffusionObjective(model, directions), x, y, config, folder=folder, resume=resume, progress=progress)
+    data = read_json(folder / "data.json")
+
+    def sample(step: int, ema: EMA) -> None:
+        if on_sample and config.sample_every and step % config.sample_every == 0 and step < config.steps:
+            averaged = build_model(config, config.target, dataset.shape, dataset.num_classes)
+            averaged.to(next(model.parameters()).device).load_state_dict({**model.state_dict(), **ema.averages[config.ema[0]]})
+            on_sample(Run(folder, config, data, averaged.eval(), step, f"ema {config.ema[0]:g}"))
+
+    directions = None
+    if dataset.dimension <= MAX_DIRECTIONS_DIMENSION:
+        directions = principal_directions(dataset.part("train")[0])
+    objective = DiffusionObjective(model, directions)
+    x, y = dataset.part("train", augment=True)
+    fitted = fit(objective, x, y, config, folder=folder, resume=resume, progress=progress, after_step=sample)
     if processes.is_main_process:
         write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
     processes.wait_for_everyone()
@@ -180,7 +181,6 @@ def _prepare_folder(config: TrainConfig, dataset: Dataset, folder: Path, resume:
         if not resume:
             raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
         _check_resumable(yaml.safe_load(resolved), dataset, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     description = dataset.describe()
     labels = dataset.part("train")[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
@@ -190,22 +190,33 @@ def _prepare_folder(config: TrainConfig, dataset: Dataset, folder: Path, resume:
 
 
 def _check_resumable(wanted: dict[str, Any], dataset: Dataset, folder: Path) -> None:
-    """Refuse to go on with other settings or other data, or to fewer steps than there are."""
+    """Refuse to go on with other settings or other data, or to fewer steps than there are. Reopen a run that is to go on."""
     there = as_dict(_read_config(folder))
-    differing = [key for key, value in wanted.items() if value != there[key] and key != "steps"]
+    differing = [key for key, value in wanted.items() if value != there[key] and key not in CHANGEABLE]
     if differing:
-        raise ValueError(f"{folder} holds a run with other settings: {', '.join(differing)}; only steps may differ on resuming")
+        raise ValueError(
+            f"{folder} holds a run with other settings: {', '.join(differing)}; only {', '.join(CHANGEABLE)} may differ on "
+            "resuming"
+        )
     fingerprint = read_json(folder / "data.json")["fingerprint"]
     if fingerprint != dataset.fingerprint:
         raise ValueError(
             f"the data {wanted['data']!r} has changed since {folder} was begun: fingerprint {dataset.fingerprint}, begun with "
             f"{fingerprint}; start anew in another folder"
         )
-    reached = [check_checkpoint(path, digests=False)["step"] for path in list_checkpoints(folder / "checkpoints")[-1:]]
+    reached = [_step(path) for path in list_checkpoints(folder / "checkpoints")[-1:]]
     if reached and reached[0] > wanted["steps"]:
         raise ValueError(f"{folder} has reached step {reached[0]}; steps is {wanted['steps']}, expected no fewer")
+    finished = folder / "finished.json"
     if there["steps"] != wanted["steps"]:
-        (folder / "finished.json").unlink(missing_ok=True)
+        finished.unlink(missing_ok=True)
+    elif finished.exists() and (problem := set_damaged_aside(folder / "checkpoints")):
+        warn(folder, problem)
+        finished.unlink()
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _read_config(folder: Path) -> TrainConfig:
@@ -228,7 +239,8 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
 
     Args:
         folder: as written by `kdiff train`.
-        checkpoint: the step to read; the newest if left out.
+        checkpoint: the step to read; the newest if left out, and no older one in its place if that is damaged: figures are to
+            be of what they are taken for.
         ema: which averaged weights: a decay; the first configured if left out; "none" for the raw weights. k belongs to them.
 
     Raises:
@@ -237,13 +249,16 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
     folder = Path(folder)
     config = _read_config(folder)
     data = read_json(folder / "data.json")
-    checkpoints = {int(path.name.removeprefix("step_")): path for path in list_checkpoints(folder / "checkpoints")}
+    checkpoints = {_step(path): path for path in list_checkpoints(folder / "checkpoints")}
     if not checkpoints:
         raise ValueError(f"{folder} has no checkpoint yet; let kdiff train reach one (checkpoint_every), or --resume it")
     step = max(checkpoints) if checkpoint is None else checkpoint
     if step not in checkpoints:
         raise ValueError(f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, checkpoints))}")
-    check_checkpoint(checkpoints[step])
+    try:
+        check_checkpoint(checkpoints[step])
+    except DamagedCheckpoint as error:
+        raise ValueError(f"{error}; {_remedy(checkpoints, step)}") from None
     decay = config.ema[0] if ema is None else ema
     if decay == "none":
         name, weights = "model.safetensors", "raw"
@@ -255,3 +270,14 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
     load_weights(model, load_tensors(checkpoints[step] / name), checkpoints[step] / name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Run(folder, config, data, model.to(device).eval(), step, weights)
+
+
+def _remedy(checkpoints: dict[int, Path], damaged: int) -> str:
+    """What to do about a damaged checkpoint."""
+    for step in sorted(set(checkpoints) - {damaged}, reverse=True):
+        try:
+            check_checkpoint(checkpoints[step])
+        except ValueError:
+            continue
+        return f"checkpoint {step} is whole: read that one (--checkpoint {step}), or train on from it (kdiff train … --resume)"
+    return "no other checkpoint of this run is whole: restore one from a copy, or train anew"
