@@ -163,7 +163,7 @@ def test_resuming_with_another_network_or_decay_is_refused(make_objective, sampl
     before = contents(tmp_path / "run")
     with pytest.raises(ValueError, match=r"model\.safetensors holds the weights of another network: .*of another shape"):
         run_into(tmp_path / "run", make_objective(width=8), samples, resume=True)
-    with pytest.raises(ValueError, match=r"model\.safetensors holds the weights of another network: 1 not in this network"):
+    with pytest.raises(ValueError, match=r"model\.safetensors holds the weights of another network: 1 missing"):
         run_into(tmp_path / "run", make_objective("data"), samples, resume=True)
     with pytest.raises(ValueError, match=r"ema_0\.7\.safetensors is missing"):
         run_into(tmp_path / "run", make_objective(), samples, replace(CONFIG, ema=[0.7]), resume=True)

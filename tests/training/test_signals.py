@@ -46,6 +46,8 @@ class Signals(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def _handlers():
     """Whatever a test does, Ctrl-C stops the tests afterwards."""
+    # A shell starts background jobs with SIGINT ignored, and what is ignored stays ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {what: signal.getsignal(what) for what in (signal.SIGINT, signal.SIGTERM)}
     yield
     after = {what: signal.getsignal(what) for what in before}
