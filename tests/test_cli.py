@@ -236,6 +236,9 @@ def test_sampling_needs_no_data_and_judging_the_same(run, data, tmp_path, capsys
 # Evaluation
 
 
+MEASURES = ("frechet", "frechet_heldout", "sliced_wasserstein", "copying")
+
+
 def test_evaluate_judges_with_floors(run, capsys) -> None:
     capsys.readouterr()
     assert main(["evaluate", str(run), "--num-samples", "100", "--seed", "2"]) == 0
@@ -245,7 +248,7 @@ def test_evaluate_judges_with_floors(run, capsys) -> None:
     assert result["k"] == kdiff.load_run(run).model.target.k
     assert set(result["samplers"]) == {"paper", "clean"}
     for sampler in result["samplers"].values():
-        assert set(sampler["figures"]) == set(sampler["exact"]) == {"frechet", "frechet_heldout", "sliced_wasserstein", "copying"}
+        assert set(sampler["figures"]) == set(sampler["exact"]) == set(MEASURES)
         for measure, figure in sampler["figures"].items():
             assert f"{figure['value']:.4g}" in out
             assert f"{result['heldout'][measure]['value']:.4g}" in out
