@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(
             f"another process is training in {folder}; wait for it, stop it (Ctrl-C or SIGTERM: it saves and leaves), or "
