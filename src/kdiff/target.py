@@ -44,9 +44,11 @@ def _tensor(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
 def _conversion(t: Tensor, path: GaussianPath, a: Tensor, b: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """p, q of v = p z + q u: the conversion above, with |den| no smaller than `floor`."""
     den = path.alpha(t) * b + path.sigma(t) * a
-    # a and b have one sign (checked where they are set), so den has it too, and a clamped den keeps it.
-    clamped = torch.copysign(torch.full_like(den, max(floor, SMALLEST_DENOMINATOR)), a + b)
-    den = torch.where(den.abs() < clamped.abs(), clamped, den)
+    with torch.no_grad():
+        # a and b have one sign (checked where they are set), so den has it too, and a clamped den keeps it.
+        floor = max(floor, SMALLEST_DENOMINATOR)
+        clamped, small = torch.copysign(torch.full_like(den, floor), a + b), den.abs() < floor
+    den = torch.where(small, clamped, den)
     return (path.alpha_dot(t) * b + path.sigma_dot(t) * a) / den, path.determinant(t) / den
 
 
