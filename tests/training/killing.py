@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from tqdm import tqdm
 
 from kdiff.training.config import TrainConfig
 from kdiff.training.run import train_run
@@ -86,8 +87,10 @@ def kill_at(moment: int) -> Callable[[FrameType, str, object], None]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # no thread, whose locks a fork would copy as they are
     # Imports on first use are most of a short run's calls; here they are made before the forks.
     train_run(replace(CONFIG, steps=2), folder / "warm")
+    assert len(os.listdir("/proc/self/task") if os.path.exists("/proc/self/task") else [0]) == 1, "only one thread may fork"
     total, writing = measure(folder)
     draw = random.Random(0)
     moments = [draw.randrange(1, total) for _ in range(12)] + [draw.choice(writing) for _ in range(8)]

@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0, result.stderr
     return folder
