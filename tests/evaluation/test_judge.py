@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kdiff.data import Dataset, load, make_dataset
-from kdiff.evaluation.judge import SAMPLERS, Figure, Judge, drawn, evaluate, evaluation_table, matched_heldout
+from kdiff.evaluation.judge import LAST_STEPS, SAMPLER, Figure, Judge, drawn, evaluate, evaluation_table, matched_heldout
 from kdiff.training.config import TrainConfig
 from kdiff.training.generate import generate
 from kdiff.training.run import Run, train_run
@@ -205,7 +205,7 @@ def clamp_residue(steps: int = 50, clamp: float = 0.05) -> float:
 
 def test_the_exact_floor_at_k_1_shows_what_the_clamp_leaves(spiral, make_run) -> None:
     run = make_run("data")
-    paper, clean = (spiral.exact_floor(run, 1000, **SAMPLERS[name]) for name in ("paper", "clean"))
+    paper, clean = spiral.exact_floors(run, 1000).values()
     assert clamp_residue() == pytest.approx(0.017, abs=0.001)
     # 1000 samples of 6 normal numbers: a standard error of 0.9 per cent.
     assert paper["off_manifold"].value == pytest.approx(math.sqrt(EMPTY) * clamp_residue(), rel=0.04)
@@ -218,7 +218,7 @@ def test_the_exact_floor_without_a_clamp_in_the_way(spiral, make_run) -> None:
     """At k = ½ the clamp never acts, so the last step is the same for both samplers; a learned k is taken as it stands."""
     run = make_run("learned")
     assert run.model.target.k == pytest.approx(0.5, abs=0.01)
-    paper, clean = (spiral.exact_floor(run, 200, **SAMPLERS[name]) for name in ("paper", "clean"))
+    paper, clean = spiral.exact_floors(run, 200).values()
     for measure in paper:
         assert paper[measure].value == pytest.approx(clean[measure].value, rel=1e-3, abs=1e-4), measure
     assert clean["off_manifold"].value < 1e-4
@@ -230,7 +230,7 @@ def test_the_exact_floor_without_a_clamp_in_the_way(spiral, make_run) -> None:
 def test_the_exact_floor_takes_classes_in_proportion(labelled, make_run) -> None:
     """Copies of the training set in its own proportions: no class is missing, and none is another's."""
     run = make_run("velocity", "gaussian_mixture(num_samples=1000, ambient_dim=4, components=3)")
-    assert labelled.exact_floor(run, 600, **SAMPLERS["clean"])["frechet"].value < 1
+    assert labelled.exact_floors(run, 600)["clean"]["frechet"].value < 1
 
 
 # A run
@@ -239,11 +239,11 @@ def test_the_exact_floor_takes_classes_in_proportion(labelled, make_run) -> None
 def test_evaluate_measures_the_runs_own_samples_and_the_floor_of_each_sampler(spiral, make_run) -> None:
     run = make_run("data")
     result = evaluate(run, spiral, num_samples=100, seed=3)
-    for name, options in SAMPLERS.items():
-        x, _ = generate(run.model, 100, run.shape, run.class_counts, 3, **options)
+    for name, last_step in LAST_STEPS.items():
+        x, _ = generate(run.model, 100, run.shape, run.class_counts, 3, **SAMPLER, last_step=last_step)
         expected = {measure: vars(figure) for measure, figure in spiral.measure(x).items()}
         assert repr(result["samplers"][name]["figures"]) == repr(expected)  # NaN is not equal to itself
-        floor = {measure: vars(figure) for measure, figure in spiral.exact_floor(run, 100, 3, **options).items()}
+        floor = {measure: vars(figure) for measure, figure in spiral.exact_floors(run, 100, 3)[name].items()}
         assert repr(result["samplers"][name]["exact"]) == repr(floor)
     assert result["heldout"]["copying"]["value"] == 1
     assert (result["num_samples"], result["group_size"], result["seed"], result["k"]) == (100, spiral.group_size, 3, 1)
@@ -264,7 +264,7 @@ def test_evaluate_without_labels_and_with_too_few_samples(unlabelled, make_run) 
 def test_guidance_reaches_the_samples_and_not_the_floor(spiral, make_run) -> None:
     run = make_run("velocity")
     plain, guided = (evaluate(run, spiral, 100, guidance=scale) for scale in (1.0, 3.0))
-    for name in SAMPLERS:
+    for name in LAST_STEPS:
         assert repr(plain["samplers"][name]["exact"]) == repr(guided["samplers"][name]["exact"])
         assert plain["samplers"][name]["figures"]["copying"] != guided["samplers"][name]["figures"]["copying"]
     assert guided["samplers"]["clean"]["options"]["guidance"] == guided["guidance"] == 3

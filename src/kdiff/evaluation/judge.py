@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,14 +32,12 @@ from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statisti
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.evaluation.sliced import sliced_wasserstein
 from kdiff.model import KDiff
-from kdiff.training.generate import generate
+from kdiff.training.generate import generate_ends
 from kdiff.training.run import Run, describe_environment
 
 # The paper's sampler, and the same with a last step that returns the data prediction.
-SAMPLERS: dict[str, dict[str, Any]] = {
-    "paper": {"solver": "heun", "steps": 50, "last_step": "euler"},
-    "clean": {"solver": "heun", "steps": 50, "last_step": "data"},
-}
+SAMPLER: dict[str, Any] = {"solver": "heun", "steps": 50}
+LAST_STEPS: dict[str, Literal["euler", "data"]] = {"paper": "euler", "clean": "data"}
 # Of larger parts, that many samples drawn at random: files are often sorted.
 MAX_REFERENCE = 5000  # training samples to compare with; held-out samples
 MAX_POINTS = 2000  # training samples of the exact denoiser
@@ -127,16 +125,16 @@ class Judge:
             figures["frechet_heldout"] = Figure(value, value, math.nan, 1)
         return figures
 
-    def exact_floor(self, run: Run, num_samples: int, seed: int = 0, **sampler: Any) -> dict[str, Figure]:
-        """Samples of an exact denoiser of (up to 2,000 of) the training samples, with the run's target and this sampler."""
+    def exact_floors(self, run: Run, num_samples: int, seed: int = 0) -> dict[str, dict[str, Figure]]:
+        """Samples of an exact denoiser of (up to 2,000 of) the training samples, with the run's target, under each sampler."""
         points, labels = self.dataset.part("train")
         rows = drawn(len(points), MAX_POINTS, labels)
         points, labels = points[rows], None if labels is None else labels[rows]
         exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
         # A learned target lies where the run's model does, and the points must lie there too.
         exact.to(next(run.model.parameters()).device)
-        x, _ = generate(exact, num_samples, run.shape, run.class_counts, seed, **sampler)
-        return self.measure(x)
+        samples = generate_ends(exact, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **SAMPLER)
+        return {name: self.measure(x) for name, x in zip(LAST_STEPS, samples)}
 
 
 def drawn(num: int, limit: int, labels: Tensor | None = None) -> Tensor:
@@ -209,7 +207,7 @@ def matched_heldout(dataset: Dataset) -> Tensor:
 def evaluate(
     run: Run, judge: Judge, num_samples: int = 5000, seed: int = 0, guidance: float = 1.0, exact: bool = True
 ) -> dict[str, Any]:
-    """Everything measured of a run under each of `SAMPLERS`, stamped with what produced it.
+    """Everything measured of a run under each sampler, stamped with what produced it.
 
     Args:
         run: what to sample from.
@@ -236,14 +234,15 @@ def evaluate(
         "heldout": {name: vars(figure) for name, figure in judge.floor().items()},
         "samplers": {},
     }
-    for name, options in SAMPLERS.items():
-        options = {**options, "guidance": guidance}
-        x, _ = generate(run.model, num_samples, run.shape, run.class_counts, seed, **options)
+    samples = generate_ends(
+        run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **SAMPLER, guidance=guidance
+    )
+    floors = judge.exact_floors(run, num_samples, seed) if exact else {}
+    for (name, last_step), x in zip(LAST_STEPS.items(), samples):
         result["samplers"][name] = {
-            "options": options,
+            "options": {**SAMPLER, "last_step": last_step, "guidance": guidance},
             "figures": {measure: vars(figure) for measure, figure in judge.measure(x).items()},
         }
         if exact:
-            floor = judge.exact_floor(run, num_samples, seed, **SAMPLERS[name])
-            result["samplers"][name]["exact"] = {measure: vars(figure) for measure, figure in floor.items()}
+            result["samplers"][name]["exact"] = {measure: vars(figure) for measure, figure in floors[name].items()}
     return result

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from kdiff.model import KDiff
 from kdiff.sampling import draw_noise
+from kdiff.sampling.times import uniform_times
 
 
 def balanced_labels(indices: range, counts: list[int]) -> Tensor:
@@ -33,14 +35,41 @@ def generate(
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Samples number 0 … num − 1 of a model (normalised) and their labels, on the CPU; `options` as for `KDiff.sample`."""
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
     samples, labels = [], []
+    for noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+        samples.append(model.sample(noise, **conditions, **options).cpu())
+        labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
+    return torch.cat(samples), torch.cat(labels) if class_counts else None
+
+
+@torch.no_grad()
+def generate_ends(
+    model: KDiff,
+    last_steps: Sequence[Literal["euler", "data"]],
+    num: int,
+    shape: tuple[int, ...],
+    class_counts: list[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    steps: int = 50,
+    **options: Any,
+) -> list[Tensor]:
+    """What `generate` returns for each of these last steps; the steps before it, one at least, are shared."""
+    grid = uniform_times(steps)
+    samples: list[list[Tensor]] = [[] for _ in last_steps]
+    for noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+        z = model.sample(noise, times=grid[:-1], **conditions, **options)
+        for ends, last_step in zip(samples, last_steps):
+            ends.append(model.sample(z, times=grid[-2:], last_step=last_step, **conditions, **options).cpu())
+    return [torch.cat(ends) for ends in samples]
+
+
+def _batches(
+    model: KDiff, num: int, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Noise and conditions of samples 0 … num − 1, on the model's device."""
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
     for start in range(0, num, batch_size):
         indices = range(start, min(start + batch_size, num))
-        conditions: dict[str, Any] = {}
-        if class_counts:
-            labels.append(balanced_labels(indices, class_counts))
-            conditions["y"] = labels[-1].to(device)
-        noise = draw_noise(indices, shape, seed).to(device)
-        samples.append(model.sample(noise, **conditions, **options).cpu())
-    return torch.cat(samples), torch.cat(labels) if labels else None
+        conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
+        yield draw_noise(indices, shape, seed).to(device), conditions
