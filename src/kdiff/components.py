@@ -21,6 +21,8 @@ PUBLISHED = [f"JiT-{size}/{patch}" for size in ("B", "L", "H") for patch in (16,
 REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "network": {
         "MLP": ("kdiff.networks.mlp:MLP", {}),
+        "Linear": ("kdiff.networks.linear:Linear", {}),
+        "LowRankLinear": ("kdiff.networks.linear:LowRankLinear", {}),
         "JiT": ("kdiff.networks.jit:JiT", {}),
         **{name: ("kdiff.networks:published", {"architecture": name}) for name in PUBLISHED},
     },
@@ -30,6 +32,8 @@ REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "data": ("kdiff.target:FixedK", {"k": 1.0}),
         "fixed": ("kdiff.target:FixedK", {}),
         "learned": ("kdiff.target:LearnedK", {}),
+        "learned_pair": ("kdiff.target:LearnedPair", {}),
+        "learned_of_time": ("kdiff.target:LearnedKOfTime", {}),
         "general": ("kdiff.target:GeneralTarget", {}),
     },
     "path": {

@@ -30,6 +30,8 @@ class KDiff(nn.Module):
         timesteps: the law of t in training; uniform if left out.
         null: the value that stands for "no condition", for each condition that can be left out: {"y": 10}.
         null_rate: the probability with which the loss, in training mode, replaces a sample's conditions by null, for guidance.
+        loss_space: "v", the loss on the velocity, or "u", on the network's output, which the linear theory speaks of: its scale
+            moves with k, so that it is no way to learn k.
     """
 
     def __init__(
@@ -40,8 +42,11 @@ class KDiff(nn.Module):
         timesteps: Timesteps | None = None,
         null: Mapping[str, Any] | None = None,
         null_rate: float = 0.0,
+        loss_space: Literal["v", "u"] = "v",
     ) -> None:
         super().__init__()
+        if loss_space not in ("v", "u"):
+            raise ValueError(f"loss_space is {loss_space!r}; expected 'v' (the velocity) or 'u' (the network's output)")
         if not 0 <= null_rate <= 1 or (null_rate and not null):
             raise ValueError(f"null_rate is {null_rate} with null={null}; expected a probability, and a null to replace by")
         self.network = network
@@ -50,6 +55,7 @@ class KDiff(nn.Module):
         self.timesteps = timesteps or Uniform()
         self.null = dict(null or {})
         self.null_rate = null_rate
+        self.loss_space = loss_space
 
     def predict(self, z: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """u, as the network returns it. z: (batch, ...); t: a number, (batch,) or (batch, 1, ...).
@@ -64,8 +70,8 @@ class KDiff(nn.Module):
             )
         return u
 
-    def velocity_error(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
-        """v̂_c − v_c for each entry of x, whose mean square is the loss; arguments as for `loss`."""
+    def error(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
+        """v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss; arguments as for `loss`."""
         if t is None:
             t = self.timesteps.sample(x.shape[0], device=x.device)
         if noise is None:
@@ -73,10 +79,13 @@ class KDiff(nn.Module):
         if self.null_rate and self.training:
             conditions = self._drop(conditions, x.shape[0], x.device)
         z = self.path.mix(x, noise, t)
-        return self.target.velocity_error(self.predict(z, t, **conditions), x, noise, t, self.path)
+        u_hat = self.predict(z, t, **conditions)
+        if self.loss_space == "u":
+            return self.target.output_error(u_hat, x, noise, t)
+        return self.target.velocity_error(u_hat, x, noise, t, self.path)
 
     def loss(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
-        """The v-loss E‖v̂_c − v_c‖², averaged over batch and dimensions: a scalar with gradients to network and k.
+        """The loss E‖v̂_c − v_c‖² (or E‖û − u‖²), averaged over batch and dimensions: a scalar with gradients to network and k.
 
         Args:
             x: data, (batch, ...).
@@ -84,7 +93,7 @@ class KDiff(nn.Module):
             noise: shaped like x; drawn if left out.
             conditions: handed to the network.
         """
-        return self.velocity_error(x, t, noise, **conditions).square().mean()
+        return self.error(x, t, noise, **conditions).square().mean()
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss: what wrappers such as DistributedDataParallel call."""

@@ -203,6 +203,25 @@ def test_clipping_scales_the_network_and_leaves_k_alone(make_objective, samples)
     assert cut_metrics["w_gradient"] == free["target.w"].item()
 
 
+def test_gradient_descent_moves_every_parameter_by_its_gradient(make_objective, samples, tmp_path, contents):
+    free = {"warmup": 0, "clip": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    config = replace(CONFIG, optimizer="sgd", learning_rate=0.01, **free)
+    gradients, _ = first_gradients(make_objective(), samples, config)
+    before, objective = make_objective().module.state_dict(), make_objective()
+    fit(objective, *samples, replace(config, steps=1))
+    after = objective.module.state_dict()
+    assert {"target.w"} < gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(after[name], before[name] - 0.01 * gradient, rtol=1e-5, atol=1e-7)
+    run_into(tmp_path / "whole", make_objective(), samples, config)
+    run_into(tmp_path / "first", make_objective(), samples, replace(config, steps=30))
+    run_into(tmp_path / "first", make_objective(), samples, config, resume=True)
+    last = "checkpoints/step_00000060"
+    whole, resumed = contents(tmp_path / "whole"), contents(tmp_path / "first")
+    assert any(name.startswith(last) for name in whole)
+    assert {k: v for k, v in whole.items() if k.startswith(last)} == {k: v for k, v in resumed.items() if k.startswith(last)}
+
+
 def test_only_the_matrices_of_the_network_decay(make_objective, samples):
     """The first step's gradients are the same with and without decay, so any difference is the decay's: −lr · decay · θ."""
     target = "learned"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from kdiff.networks.jit import JiT
+from kdiff.networks.linear import Linear, LowRankLinear
 from kdiff.networks.mlp import MLP
 from kdiff.networks.official import from_official
 
@@ -16,4 +17,4 @@ def published(architecture: str, image_size: tuple[int, int], channels: int, num
     return JiT.published(architecture, image_size=image_size, channels=channels, num_classes=num_classes, **overrides)
 
 
-__all__ = ["MLP", "JiT", "from_official", "published"]
+__all__ = ["MLP", "JiT", "Linear", "LowRankLinear", "from_official", "published"]

@@ -63,6 +63,7 @@ def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_cl
         build("timesteps", config.timesteps),
         null={"y": num_classes} if num_classes else None,
         null_rate=config.null_rate if num_classes else 0.0,
+        loss_space=config.loss_space,
     )
 
 

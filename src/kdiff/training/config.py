@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from kdiff.components import Spec
 
+CHOICES = {"schedule": ("constant", "cosine"), "precision": ("no", "bf16"), "optimizer": ("adamw", "sgd")}
+
 
 @dataclass
 class LoopConfig:
@@ -17,7 +19,8 @@ class LoopConfig:
         steps: optimiser steps.
         batch_size: samples per step, over all processes and micro-batches.
         accumulate: micro-batches that a step's batch is computed in, one after the other, to save memory; divides batch_size.
-        learning_rate: of AdamW, after the warm-up.
+        optimizer: AdamW, or plain gradient descent, the gradient flow of the theory.
+        learning_rate: after the warm-up.
         warmup: steps over which the learning rate rises from 0.
         schedule: what the learning rate does afterwards.
         weight_decay: of the network's matrices; k and vectors have none.
@@ -35,6 +38,7 @@ class LoopConfig:
     steps: int = 4000
     batch_size: int = 128
     accumulate: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 100
     schedule: Literal["constant", "cosine"] = "constant"
@@ -59,7 +63,7 @@ class LoopConfig:
                 f"batch_size is {self.batch_size} and accumulate {self.accumulate}; expected a batch that divides into as many "
                 f"equal micro-batches, such as {self.accumulate * max(1, round(self.batch_size / self.accumulate))}"
             )
-        for name, choices in {"schedule": ("constant", "cosine"), "precision": ("no", "bf16")}.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(choices)}")
         if not self.learning_rate > 0:
@@ -80,6 +84,7 @@ class ModelConfig:
         path: linear or variance_preserving.
         timesteps: the law of t in training: uniform, "logit_normal(mean=-0.8, std=0.8)", "uniform(stratified=True)".
         null_rate: probability of training a sample without its class, for guidance; unused for data without labels.
+        loss_space: v, the loss on the velocity; u, on the network's output, for experiments with the linear theory.
     """
 
     data: Spec = "digits"
@@ -87,6 +92,7 @@ class ModelConfig:
     path: Spec = "linear"
     timesteps: Spec = "uniform"
     null_rate: float = 0.1
+    loss_space: Literal["v", "u"] = "v"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on any objective, on accelerate (devices, processes, mixed precision).
+"""The training loop: any objective, on accelerate (devices, processes, mixed precision).
 
 All that is random in step s is seeded by (seed, s): order of the data, times, noise, dropout. So two runs that differ in
 their target alone see the same batches and noise, and a resumed run goes on exactly, without saved random states.
@@ -83,11 +83,13 @@ def make_accelerator(precision: str) -> Accelerator:
     return Accelerator(mixed_precision=precision)
 
 
-def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW in one fused kernel; each group remembers its own learning rate."""
+def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.Optimizer:
+    """AdamW (or SGD) in one fused kernel; each group remembers its own learning rate."""
     groups = objective.parameter_groups(config.learning_rate, config.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, fused=True)
     return torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
 
 

@@ -31,12 +31,12 @@ class Objective(nn.Module, ABC):
 
 
 class DiffusionObjective(Objective):
-    """The v-loss of a `KDiff`, split along and across the data's leading principal directions.
+    """The loss of a `KDiff`, split along and across the data's leading principal directions.
 
     Args:
         model: the model.
         directions: (D, q), orthonormal columns; the loss is then logged as loss_along + loss_across = loss, the mean square of
-            the velocity error within their span and outside it, both over all D dimensions.
+            the error within their span and outside it, both over all D dimensions.
     """
 
     module: KDiff
@@ -48,8 +48,8 @@ class DiffusionObjective(Objective):
         self.register_buffer("directions", directions, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The v-loss, and its two parts."""
-        error = self.module.velocity_error(x) if y is None else self.module.velocity_error(x, y=y)
+        """The loss, and its two parts."""
+        error = self.module.error(x) if y is None else self.module.error(x, y=y)
         loss = error.square().mean()
         if self.directions is None:
             return loss, {}

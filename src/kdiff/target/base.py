@@ -1,7 +1,7 @@
 """What the network is asked for: u = a x − b n, and back from u to the velocity, the data and the noise.
 
 k-Diff (arXiv 2601.21419) puts the usual targets on one line, a = k, b = 1 − k: k = 0 is the noise (as −n), k = ½ the
-velocity (as (x − n)/2), k = 1 the data; and learns k = sigmoid(w). This is the only file that computes with k.
+velocity (as (x − n)/2), k = 1 the data; and learns k = sigmoid(w). This package is the only place that computes with k.
 
 On any Gaussian path z = α x + σ n, with den = α b + σ a,
 
@@ -15,16 +15,13 @@ clamped target is not detached.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdiff.path import GaussianPath, LinearPath, broadcast_time
-from kdiff.precision import full_precision
+from kdiff.precision import at_least_float32, full_precision
 
 Coefficient = Tensor | float
 LINEAR = LinearPath()
@@ -33,7 +30,7 @@ PAPER_CLAMP = 0.05
 SMALLEST_DENOMINATOR = 1e-8
 
 
-def _tensor(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
+def as_coefficient(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
     """A coefficient beside the data and in their precision; a number is filled in on the device, without a copy to wait for."""
     dtype = torch.promote_types(like.dtype, t.dtype)
     if isinstance(value, Tensor):
@@ -77,7 +74,7 @@ class Target(nn.Module, ABC):
 
     def _coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.coefficients(t)
-        return _tensor(a, like, t), _tensor(b, like, t)
+        return as_coefficient(a, like, t), as_coefficient(b, like, t)
 
     def state(self) -> dict[str, float]:
         """What a training log should say of the target as it stands; nothing if it does not change and has no name for it."""
@@ -140,6 +137,14 @@ class Target(nn.Module, ABC):
         error = q * u_hat - (fixed * a.detach()) * x + (fixed * b.detach()) * n
         return error + (p - p.detach()) * path.mix(x, n, t) if p.requires_grad else error
 
+    @full_precision
+    def output_error(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
+        """û − u, shaped like x, whose mean square is the loss on u. Gradients reach û and, through the target u, k.
+
+        For the linear theory and for experiments: the scale of u moves with k, so this loss pulls k even for an exact network.
+        """
+        return at_least_float32(u_hat) - self.encode(x, n, t)
+
     def loss(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
         """The v-loss ‖v̂_c − v_c‖², averaged over batch and dimensions: a scalar.
 
@@ -153,151 +158,6 @@ class Target(nn.Module, ABC):
         return self.velocity_error(u_hat, x, n, t, path).square().mean()
 
 
-class FixedK(Target):
-    """u = k x − (1 − k) n with a k that stays: "noise" (0), "velocity" (½), "data" (1) or any number in [0, 1].
-
-    The line fixes sign and scale: k = ½ asks for (x − n)/2 and k = 0 for −n. Networks trained elsewhere for x − n or +n
-    are `GeneralTarget(1, 1)` and `GeneralTarget(0, -1)`.
-    """
-
-    NAMES: dict[str, float] = {"noise": 0.0, "velocity": 0.5, "data": 1.0}  # noqa: RUF012
-
-    def __init__(self, k: float | str, min_denominator: float = PAPER_CLAMP, clamp_target: bool = True) -> None:
-        super().__init__(min_denominator, clamp_target)
-        if isinstance(k, str):
-            if k not in self.NAMES:
-                raise ValueError(f"no target is called {k!r}; expected {', '.join(self.NAMES)} or a number in [0, 1]")
-            k = self.NAMES[k]
-        if not 0 <= k <= 1:
-            raise ValueError(f"k is {k}; expected a number in [0, 1] (0 noise, 0.5 velocity, 1 data)")
-        self.k = float(k)
-        self.register_buffer("fixed_k", torch.tensor(self.k))
-
-    def coefficients(self, t: Tensor) -> tuple[float, float]:
-        """k, 1 − k."""
-        return self.k, 1 - self.k
-
-    def state(self) -> dict[str, float]:
-        """k."""
-        return {"k": self.k}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        _refuse_other(state_dict, prefix + "fixed_k", self.k, rest[-1])
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def extra_repr(self) -> str:
-        """For print."""
-        return f"k={self.k:g}"
-
-
-class LearnedK(Target):
-    """u = k x − (1 − k) n with k = sigmoid(rate · w), w learned with the network.
-
-    Args:
-        init: k at the start, in (0, 1); the paper's is 0.5.
-        rate: the pace of k. Adam moves w by about the learning rate per step whatever its gradient, so the logit of k
-            moves `rate` times as fast as a weight of the network does; the paper's is 1.
-    """
-
-    def __init__(
-        self,
-        init: float = 0.5,
-        rate: float = 10.0,
-        min_denominator: float = PAPER_CLAMP,
-        clamp_target: bool = True,
-    ) -> None:
-        super().__init__(min_denominator, clamp_target)
-        if not 0 < init < 1:
-            raise ValueError(f"init is {init}; expected a number strictly between 0 and 1: a sigmoid never reaches its ends")
-        if not rate > 0:
-            raise ValueError(f"rate is {rate}; expected a positive number (1 is the paper's)")
-        self.rate = float(rate)
-        self.w = nn.Parameter(torch.tensor([math.log(init / (1 - init)) / rate]))
-        # Without it a state would not say what w means.
-        self.register_buffer("pace", torch.tensor(self.rate))
-
-    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """k, 1 − k, of shape (1,), with gradients to w. 1 − k is computed as sigmoid(−rate · w), exact near k = 1."""
-        logit = self.rate * self.w
-        return torch.sigmoid(logit), torch.sigmoid(-logit)
-
-    @property
-    def k(self) -> float:
-        """The present k, as a number."""
-        return torch.sigmoid(self.rate * self.w.detach()).item()
-
-    def state(self) -> dict[str, float]:
-        """k, and the gradient of w if there is one."""
-        gradient = {} if self.w.grad is None else {"w_gradient": self.w.grad.item()}
-        return {"k": self.k, **gradient}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        _refuse_other(state_dict, prefix + "pace", self.rate, rest[-1])
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LearnedK:
-        """Keep w in float32 under `.bfloat16()` and `.half()`, where Adam's small steps would round away and k stand still."""
-        exact = self.w.data
-        super()._apply(fn, recurse)
-        if self.w.itemsize < 4:
-            self.w.data = exact.to(self.w.device, torch.float32)
-        return self
-
-    def extra_repr(self) -> str:
-        """For print."""
-        return f"k={self.k:.4g}, rate={self.rate:g}"
-
-
-class GeneralTarget(Target):
-    """u = a x − b n with any a and b of one sign: numbers, tensors that broadcast against the data, or functions of t.
-
-    Examples: `GeneralTarget(1, 1)` is x − n, `GeneralTarget(0, -1)` is +n; a tensor of shape (C, 1, 1) gives each channel
-    of an image its own, and an `nn.Parameter` is learned; `GeneralTarget(lambda t: 1 - t, lambda t: t)` depends on time,
-    which comes as (batch, 1, ...).
-    """
-
-    def __init__(
-        self,
-        a: Coefficient | Callable[[Tensor], Coefficient],
-        b: Coefficient | Callable[[Tensor], Coefficient],
-        min_denominator: float = PAPER_CLAMP,
-        clamp_target: bool = True,
-    ) -> None:
-        super().__init__(min_denominator, clamp_target)
-        if not callable(a) and not callable(b):
-            product, total = torch.as_tensor(a) * torch.as_tensor(b), torch.as_tensor(a) + torch.as_tensor(b)
-            if (product < 0).any() or (total == 0).any():
-                raise ValueError(
-                    f"a = {a} and b = {b}: they must have one sign and not both be 0, "
-                    "else α b + σ a vanishes at some time and u says nothing about the velocity there"
-                )
-        self._keep("a", a)
-        self._keep("b", b)
-
-    def _keep(self, name: str, value: Coefficient | Callable) -> None:
-        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            self.register_buffer(name, value.detach().clone())
-        else:
-            setattr(self, name, value)
-
-    def coefficients(self, t: Tensor) -> tuple[Coefficient, Coefficient]:
-        """a(t), b(t)."""
-        return tuple(value(t) if callable(value) else value for value in (self.a, self.b))  # type: ignore[return-value]
-
-
-def _refuse_other(state_dict: dict[str, Tensor], key: str, own: float, errors: list[str]) -> None:
-    """A state trained for another target would load without a word and sample nonsense."""
-    if key in state_dict and not math.isclose(state_dict[key].item(), own, rel_tol=1e-2, abs_tol=1e-6):
-        errors.append(f"{key} is {state_dict[key].item():g} in this state; the target here has {own:g}")
-
-
-def as_target(target: Target | str | float) -> Target:
-    """A target from itself, a name ("noise", "velocity", "data", "learned") or a fixed k."""
-    if isinstance(target, Target):
-        return target
-    return LearnedK() if target == "learned" else FixedK(target)
-
-
 @full_precision
 def to_velocity(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_denominator: float = PAPER_CLAMP) -> Tensor:
     """v = ((1 − 2k) z + u) / max(k (1 − t) + (1 − k) t, min_denominator): linear path, u = k x − (1 − k) n, shapes as z.
@@ -305,7 +165,7 @@ def to_velocity(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_den
     k: a number or a tensor that broadcasts against z; gradients reach it.
     """
     t = broadcast_time(t, z)
-    p, q = _conversion(t, LINEAR, _tensor(k, z, t), _tensor(1 - k, z, t), min_denominator)
+    p, q = _conversion(t, LINEAR, as_coefficient(k, z, t), as_coefficient(1 - k, z, t), min_denominator)
     return p * z + q * u
 
 

@@ -1,0 +1,68 @@
+"""Linear networks, without bias and from zero: what the theory of the best k speaks of.
+
+    Linear            û = W z                                does not see t
+    LowRankLinear     û = P Σ_j φ_j(t) G_j z                 sees t; its output lies in the R dimensions that P spans
+
+φ_j are hat functions at the times t_j = 1 − (1 − j/(knots − 1))², each 1 at its own and falling to 0 at the next: the gains
+follow t in straight lines. The knots lie closest towards t = 1, where the best gain of an empty direction, −(1 − k)/(1 − t), has
+a pole: nine such leave 0.4 % of that direction's loss at k = 0.6 (nine at even distances 2.2 %), and 0.03 % of a data direction's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """û = W z for samples of this shape, whatever t is.
+
+    Args:
+        shape: the shape of one sample; W is (D, D) for D values.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        dimension = math.prod(shape)
+        self.weight = nn.Parameter(torch.zeros(dimension, dimension))
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """W z, shaped like z (batch, *shape); neither t nor a label y has a part in it."""
+        return (z.flatten(1) @ self.weight.T).reshape(z.shape)
+
+
+class LowRankLinear(nn.Module):
+    """û = P G(t) z: a bottleneck of `rank` dimensions, the same at all t, with gains that depend on t.
+
+    Args:
+        shape: the shape of one sample, D values.
+        rank: R, the dimensions that the output can reach; 1 to D.
+        knots: times at which the gains are free, 2 or more.
+    """
+
+    times: Tensor
+
+    def __init__(self, shape: Sequence[int], rank: int, knots: int = 9) -> None:
+        super().__init__()
+        dimension = math.prod(shape)
+        if not 1 <= rank <= dimension:
+            raise ValueError(f"rank is {rank}; expected 1 to {dimension}, the dimension of the data")
+        if knots < 2:
+            raise ValueError(f"knots is {knots}; expected at least 2, the ends of [0, 1]")
+        self.knots = knots
+        self.register_buffer("times", 1 - (1 - torch.linspace(0, 1, knots)) ** 2, persistent=False)
+        self.span = nn.Parameter(torch.randn(dimension, rank) / math.sqrt(dimension))
+        self.gains = nn.Parameter(torch.zeros(knots, rank, dimension))
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """P G(t) z, shaped like z (batch, *shape); t: (batch,). A label y has no part in it."""
+        times, t = self.times.to(z.dtype), t.to(z.dtype)
+        left = (torch.searchsorted(times, t, right=True) - 1).clamp(0, self.knots - 2)
+        way = ((t - times[left]) / (times[left + 1] - times[left]))[:, None]
+        at = torch.arange(self.knots, device=z.device)
+        hats = torch.where(at == left[:, None], 1 - way, 0) + torch.where(at == left[:, None] + 1, way, 0)
+        inner = torch.einsum("bj,jrd,bd->br", hats, self.gains, z.flatten(1))
+        return (inner @ self.span.T).reshape(z.shape)
