@@ -25,6 +25,9 @@ EPILOGS = {
     "vectors.npz --network.width 512 --steps 20000; kdiff train my.yaml --seed 1 --out runs/second.",
     "sample": "Draws samples from a run, in the data's own units: a picture, a safetensors file and a JSON stamp in "
     "RUN/samples. Example: kdiff sample runs/digits --num 100 --guidance 2.",
+    "reproduce": "Puts a claim of the paper to the test. Says what is claimed, varied and measured and what would refute it, "
+    "runs the experiment (2 minutes, or hours with --full; resumable by the same command), and writes a table, a picture and a "
+    "verdict. Examples: kdiff reproduce --list; kdiff reproduce linear; kdiff reproduce toy --full; kdiff reproduce all.",
     "evaluate": "Judges a run's samples against its data, each figure beside its floor, under the paper's sampler and with a "
     "clean last step; writes RUN/evaluation.json. Example: kdiff evaluate runs/digits.",
 }

@@ -16,6 +16,7 @@ from typing import Any
 from kdiff import __version__
 from kdiff.arguments import read_config
 from kdiff.components import parse
+from kdiff.experiments.config import ReproduceConfig
 from kdiff.training.config import TrainConfig
 from kdiff.training.signals import sigterm_raises
 
@@ -29,11 +30,13 @@ commands:
   sample RUN         draw samples from a run: a picture and a file
   evaluate RUN       judge a run's samples, with floors
   info RUN           what a run folder holds
+  reproduce CLAIM    a claim of the paper, put to the test: table, picture, verdict (--list)
 
 Start with:          kdiff compare digits --seeds 1
 Help on a command:   kdiff COMMAND --help
-DATA is a file (.npy, .npz, .safetensors), a folder of images or of IDX files, or a name: digits, fashion, glyphs, spiral,
-moons, gaussian_mixture, sphere; with options in brackets: "spiral(ambient_dim=32)", "glyphs(size=32)".
+DATA is a file (.npy, .npz, .safetensors), a folder of images or of IDX files, or a name: digits, fashion, glyphs,
+photo_patches, spiral, moons, gaussian, gaussian_mixture, sphere; with options in brackets: "spiral(ambient_dim=32)",
+"glyphs(size=32)".
 """
 
 
@@ -53,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "evaluate": _evaluate,
         "info": _info,
+        "reproduce": _reproduce,
     }
     if name not in commands:
         close = difflib.get_close_matches(name, commands, n=1)
@@ -76,7 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
-    again = {"compare": arguments, "train": [*arguments, *([] if "--resume" in arguments else ["--resume"])]}
+    again = {
+        "compare": arguments,
+        "reproduce": arguments,
+        "train": [*arguments, *([] if "--resume" in arguments else ["--resume"])],
+    }
     how = f"go on from the last checkpoint with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
     return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
 
@@ -180,6 +188,36 @@ def _info(argv: list[str]) -> None:
     from kdiff.training.run import load_run
 
     print(describe_run(load_run(_needed(argv[0] if argv else None, "info"))))
+
+
+def _reproduce(argv: list[str]) -> None:
+    extras: dict[str, dict[str, Any]] = {
+        "out": {"type": str, "default": None, "help": "folder; reproductions/CLAIM (full) or reproductions/quick/CLAIM"},
+        "full": {"action": "store_true", "help": "the whole experiment, hours; without it a small form of a few minutes"},
+        "list": {"action": "store_true", "help": "what can be reproduced, at what cost"},
+    }
+    config, name, further = read_config("reproduce", ReproduceConfig, argv, "CLAIM", extras)
+    from kdiff.experiments.reproduce import CLAIMS, describe, find_claim, report, reproduce
+
+    if further["list"]:
+        for claim in map(find_claim, CLAIMS):
+            print(f"{claim.name:12}  {claim.title} (core-hours: quick {claim.core_hours[0]:g}, full {claim.core_hours[1]:g})")
+        return
+    if name is None:
+        raise ValueError(f"which claim? kdiff reproduce CLAIM, one of {', '.join(CLAIMS)}, or all; kdiff reproduce --list")
+    full, verdicts = further["full"], {}
+    for claim in map(find_claim, CLAIMS if name == "all" else (name,)):
+        base = Path(further["out"] or ("reproductions" if full else "reproductions/quick"))
+        out = base / claim.name if name == "all" or not further["out"] else base
+        print(describe(claim, full), flush=True)
+        outcome = reproduce(claim, full, out, config.workers, claim.name)
+        verdicts[claim.name] = outcome.verdict
+        print(f"\n{report(outcome)}\npicture    {out / claim.name}.png")
+        print(f"figures    {out / 'verdict.json'}, {out / 'results.csv'}\n")
+    if len(verdicts) > 1:
+        print("\n".join(f"{name:12}  {verdict}" for name, verdict in verdicts.items()))
+    if not full:
+        print("This was the quick form. For the real answer: kdiff reproduce CLAIM --full")
 
 
 def _needed(folder: str | None, command: str) -> str:

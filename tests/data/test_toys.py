@@ -214,3 +214,18 @@ class TestRefusals:
     def test_types(self, options: dict, message: str) -> None:
         with pytest.raises(TypeError, match=message):
             load("spiral", **options)
+
+
+def test_gaussian_has_the_variances_it_was_given() -> None:
+    data = load("gaussian", num_samples=40000, ambient_dim=5, intrinsic_dim=3, variance=[4.0, 1.0, 0.25])
+    moments = np.linalg.eigvalsh(np.cov(data.x.double().numpy().T, bias=True))[::-1]
+    assert moments == pytest.approx([4.0, 1.0, 0.25, 0.0, 0.0], rel=0.03, abs=1e-9)
+    assert data.y is None
+    white = load("gaussian", num_samples=1000, ambient_dim=3, intrinsic_dim=3, variance=2.0)
+    assert white.x.var().item() == pytest.approx(2.0, rel=0.1)
+
+
+@pytest.mark.parametrize("variance", [0.0, [1.0, 2.0], [1.0, 0.0, 1.0], -1.0])
+def test_gaussian_refuses_other_variances(variance) -> None:
+    with pytest.raises(ValueError, match="variance"):
+        load("gaussian", ambient_dim=4, intrinsic_dim=3, variance=variance)

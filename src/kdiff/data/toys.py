@@ -15,6 +15,7 @@ TypeError for one of another type.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -105,6 +106,33 @@ def gaussian_mixture(
     covariance = means.T @ means / components + spread**2 * np.eye(intrinsic_dim)
     plane = _whiten(points, np.zeros(intrinsic_dim), covariance)
     return _embedded("gaussian_mixture", plane, component, components, ambient_dim, embedding, seed, normalise)
+
+
+def gaussian(
+    num_samples: int = 10000,
+    ambient_dim: int = 2,
+    embedding: str = "linear",
+    seed: int = 0,
+    intrinsic_dim: int = 2,
+    variance: float | Sequence[float] = 1.0,
+    normalise: str = "none",
+) -> Dataset:
+    """N(0, diag(variance)) in `intrinsic_dim` d ≥ 1 dimensions; no labels. The linear theory's own data.
+
+    `variance` is a number for all d directions, or one for each. With d = D and variance 1 it is white noise.
+    """
+    rng = _generator(num_samples, ambient_dim, seed)
+    _check_int("intrinsic_dim", intrinsic_dim, 1)
+    variances = [variance] if isinstance(variance, int | float) else list(variance)
+    for value in variances:
+        _check_number("variance", value)
+    if len(variances) not in (1, intrinsic_dim) or 0 in variances:
+        raise ValueError(
+            f"variance has {len(variances)} values, {variances.count(0)} of them 0; expected one positive number for all, "
+            f"or one for each of {intrinsic_dim} directions"
+        )
+    plane = np.sqrt(variances) * rng.standard_normal((num_samples, intrinsic_dim))
+    return _embedded("gaussian", plane, None, None, ambient_dim, embedding, seed, normalise)
 
 
 def sphere(

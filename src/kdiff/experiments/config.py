@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kdiff.components import Spec
+from kdiff.components import REGISTRY, Spec, parse
 from kdiff.training.config import LoopConfig, ModelConfig
 
 
@@ -14,6 +15,7 @@ class CompareConfig(LoopConfig, ModelConfig):
 
     Args:
         targets: noise, velocity, data, learned, fixed values of k, or "learned(init=0.5, rate=1)".
+        grid: fixed values of k besides, this many, evenly spaced from 0 to 1; 0 for none.
         seeds: how many, counted from `seed`.
         num_samples: drawn from each run to judge it.
         exact: compute the floor of an exact denoiser too, with the first seed's runs.
@@ -21,6 +23,7 @@ class CompareConfig(LoopConfig, ModelConfig):
     """
 
     targets: list[Spec] = field(default_factory=lambda: ["noise", "velocity", "data", "learned"])
+    grid: int = 0
     seeds: int = 3
     num_samples: int = 5000
     exact: bool = True
@@ -31,3 +34,49 @@ class CompareConfig(LoopConfig, ModelConfig):
         for name in ("seeds", "num_samples", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.grid < 0 or self.grid == 1:
+            raise ValueError(f"grid is {self.grid}; expected 0 (none) or at least 2: values of k from 0 to 1, both included")
+
+
+def fixed_k(target: Spec) -> float | None:
+    """The k of a target that is a fixed k and nothing else: noise, 0.9, "fixed(k=0.9)". None for any other target."""
+    component = parse(target)
+    path, given = REGISTRY["target"].get(component.name, ("", {}))
+    options = {**given, **component.options}
+    if path == REGISTRY["target"]["fixed"][0] and options.keys() == {"k"}:
+        return fixed_k(options["k"])
+    try:
+        return None if options else float(component.name)
+    except ValueError:
+        return None
+
+
+def with_grid(targets: Sequence[Spec], grid: int) -> list[Spec]:
+    """Targets and a grid of fixed k: the fixed ones in order of k, then the others. A k that has a name already keeps it.
+
+    The grid's values are rounded to four digits: thirds are 0.3333 and 0.6667.
+    """
+    if not grid:
+        return list(targets)
+    given = [(fixed_k(target), target) for target in targets]
+    known = {k for k, _ in given}
+    points = [round(i / (grid - 1), 4) for i in range(grid)]
+    fixed: list[tuple[float, Spec]] = [(k, target) for k, target in given if k is not None]
+    fixed += [(k, k) for k in points if k not in known]
+    fixed.sort(key=lambda pair: pair[0])
+    return [*(target for _, target in fixed), *(target for k, target in given if k is None)]
+
+
+@dataclass
+class ReproduceConfig:
+    """How a claim is reproduced; what is run is fixed by the claim.
+
+    Args:
+        workers: runs at a time, one thread each.
+    """
+
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; expected at least 1")

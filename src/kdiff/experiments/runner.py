@@ -47,7 +47,7 @@ class RunFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One run: where, what, and how it is judged."""
+    """One run: where, what, and how it is judged: by `num_samples` samples, or not at all for 0."""
 
     cell: str
     target: str
@@ -100,7 +100,10 @@ def execute(job: Job) -> None:
     else:
         run = train_run(job.config, job.folder, resume=(job.folder / "config.yaml").exists())
     started = time.perf_counter()
-    result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
+    if job.num_samples:
+        result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
+    else:
+        result = {"k": getattr(run.model.target, "k", None), "samplers": {}, "environment": describe_environment()}
     write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
 
 
@@ -188,7 +191,10 @@ def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:
 
 
 def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]]:
-    """results.csv and results.json from the judged runs; returns the tidy rows."""
+    """results.csv and results.json from the finished runs; returns the tidy rows: one per run, sampler and measure.
+
+    A run that is not judged has one row, without these.
+    """
     rows: list[dict[str, Any]] = []
     for job in jobs:
         result = read_json(job.folder / "evaluation.json")
@@ -203,6 +209,8 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
             "loss_across": last["last"].get("loss_across"),
             "train_seconds": last["seconds"],
         }
+        if not result["samplers"]:
+            rows.append(common)
         for sampler, judged in result["samplers"].items():
             for measure, figure in judged["figures"].items():
                 exact = judged.get("exact", {}).get(measure, {})
@@ -219,7 +227,8 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
                     }
                 )
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    longest = max(rows, key=len)
+    writer = csv.DictWriter(text, fieldnames=list(longest), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / "results.csv", text.getvalue())

@@ -1,0 +1,98 @@
+"""Reproduce a claim: run its experiment, or what is missing of it, and write what it says.
+
+A claim's folder then holds
+
+    verdict.json      claim, findings, verdict, time taken, environment
+    table.md          the figures behind it
+    NAME.png          the picture
+    results.csv       a row per run, sampler and measure; results.json: the same with the environment
+    runs/             the runs, resumable
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kdiff.experiments.claim import Claim, Outcome, Study
+from kdiff.experiments.runner import collect, run_jobs
+from kdiff.files import read_json, write_json, write_text
+from kdiff.training.build import describe_environment
+from kdiff.training.folder import locked
+
+CLAIMS = ("linear",)
+
+
+def find_claim(name: str) -> Claim:
+    """A claim by name.
+
+    Raises:
+        ValueError: no such claim.
+    """
+    if name not in CLAIMS:
+        close = difflib.get_close_matches(name, CLAIMS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"no claim is called {name!r}{hint} Known: {', '.join(CLAIMS)}, or all")
+    claim: Claim = import_module(f"kdiff.experiments.{name}").CLAIM
+    return claim
+
+
+def describe(claim: Claim, full: bool) -> str:
+    """What is about to be done, before it is."""
+    hours = claim.core_hours[full]
+    cost = f"{hours * 60:.0f} core-minutes" if hours < 1 else f"{hours:.1f} core-hours"
+    return (
+        f"{claim.name}: {claim.title}\n"
+        f"  claim       {claim.says}\n"
+        f"  varied      {claim.varied}\n"
+        f"  measured    {claim.measured}\n"
+        f"  refuted if  {claim.refuted_if}\n"
+        f"  {'full' if full else 'quick'} form, about {cost}"
+    )
+
+
+def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: str | None = None) -> Outcome:
+    """Run what is missing, examine it all, and write verdict, table and picture into `out`.
+
+    Raises:
+        ValueError: `out` holds runs of other settings.
+    """
+    jobs = claim.jobs(full, out)
+    with locked(out):
+        run_jobs(jobs, workers, progress)
+        rows = collect(jobs, out, claim=claim.name, full=full)
+        study = Study(jobs, rows, full)
+        outcome = claim.examine(study)
+        write_text(out / "table.md", outcome.table + "\n")
+        claim.draw(study, outcome, out / f"{claim.name}.png")
+        write_json(out / "verdict.json", _stamp(claim, study, outcome))
+    return outcome
+
+
+def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
+    seconds = sum(
+        read_json(job.folder / "finished.json")["seconds"] + read_json(job.folder / "evaluation.json")["seconds"]
+        for job in study.jobs
+    )
+    return {
+        "claim": claim.name,
+        "says": claim.says,
+        "refuted_if": claim.refuted_if,
+        "form": "full" if study.full else "quick",
+        "verdict": outcome.verdict,
+        "findings": [vars(finding) for finding in outcome.findings],
+        "notes": outcome.notes,
+        "runs": len(study.jobs),
+        "seeds": sorted({job.config.seed for job in study.jobs}),
+        "core_hours": {"estimated": claim.core_hours[study.full], "taken": round(seconds / 3600, 3)},
+        "environment": describe_environment(),
+    }
+
+
+def report(outcome: Outcome) -> str:
+    """The findings as text, the table after them."""
+    lines = [f"{finding.verdict.upper():12}  {finding.statement}\n{'':14}{finding.evidence}" for finding in outcome.findings]
+    notes = [f"{'note':12}  {note}" for note in outcome.notes]
+    return "\n".join([outcome.table, "", *lines, *notes, "", f"verdict: {outcome.verdict}"])
