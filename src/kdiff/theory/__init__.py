@@ -1,0 +1,29 @@
+"""What k should be, before any training: linear theory, limits of capacity, the dynamics of learning, intrinsic dimension."""
+
+from kdiff.theory.beyond import initial_loss, k_of_time, k_per_direction, wiener
+from kdiff.theory.capacity import Arrangement, rank_limited
+from kdiff.theory.dimension import DimensionEstimate, estimate_dimensions, spectrum
+from kdiff.theory.dynamics import Modes, k_over_training, modes
+from kdiff.theory.linear import Optimum, expected_loss, optimal_k, whitened
+from kdiff.theory.patches import patches, random_patches
+
+__all__ = [
+    "Arrangement",
+    "DimensionEstimate",
+    "Modes",
+    "Optimum",
+    "estimate_dimensions",
+    "expected_loss",
+    "initial_loss",
+    "k_of_time",
+    "k_over_training",
+    "k_per_direction",
+    "modes",
+    "optimal_k",
+    "patches",
+    "random_patches",
+    "rank_limited",
+    "spectrum",
+    "whitened",
+    "wiener",
+]

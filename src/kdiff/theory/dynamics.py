@@ -1,0 +1,83 @@
+"""How a linear network û = W z learns, mode by mode, while k is held fixed (`kdiff.theory.linear` derives it).
+
+Gradient flow dW/dτ = −∇_W L on L = E ω ‖Wz − u‖² from W = 0 decouples in the eigenbasis of the data's covariance:
+
+    w_i(τ) = w_i (1 − e^(−2 V_i τ)),      ℓ_i(τ) = ℓ_i(∞) + (c_i²/V_i) e^(−4 V_i τ)
+
+For a loss on u with uniform t, V_i = (λ_i + s²)/3: directions along the data, λ = 1, lose their excess error as
+exp(−8τ/3), empty ones as exp(−4τ/3). Since weak directions are slower, the k whose network is best at τ is
+
+    k*(τ) = Σ B_i / Σ B_i (1 + λ_i),     B_i = ¼ + ¾ e^(−4 (1 + λ_i) τ/3)          (s = 1)
+
+which starts and ends at D/(D + tr Σ) and is larger in between, unless all λ_i are equal. τ counts gradient flow of the
+loss summed over dimensions: gradient descent with rate η on the loss averaged over D dimensions passes τ = η/D per step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kdiff.theory.linear import Space, _modes, check_space, check_spectrum, optimal_k
+from kdiff.theory.times import Array
+from kdiff.timesteps import Timesteps
+
+
+@dataclass(frozen=True)
+class Modes:
+    """A linear network at times τ (rows), by distinct variance of the data (columns).
+
+    Attributes:
+        variance: (modes,) the λ_i.
+        counts: (modes,) how many directions have each.
+        gain: (times, modes) w_i(τ).
+        loss: (times, modes) ℓ_i(τ), per direction.
+        excess: (times, modes) ℓ_i(τ) − ℓ_i(∞).
+    """
+
+    variance: Array
+    counts: Array
+    gain: Array
+    loss: Array
+    excess: Array
+
+
+def modes(
+    tau: ArrayLike,
+    k: float,
+    spectrum: ArrayLike,
+    *,
+    space: Space = "u",
+    times: Timesteps | None = None,
+    noise_scale: float = 1.0,
+    clamp: float = 0.0,
+) -> Modes:
+    """Gains and losses of every mode at training times τ ≥ 0 (infinity allowed); arguments as for `optimal_k`.
+
+    For data whitened on a subspace the first column is the parallel mode and the second the perpendicular one.
+
+    Raises:
+        ValueError: a negative τ, a k outside [0, 1], or what `optimal_k` refuses.
+    """
+    check_space(space, clamp)
+    taus = np.atleast_1d(np.asarray(tau, dtype=np.float64))
+    if not (taus >= 0).all():
+        raise ValueError(f"tau starts at {taus.min():g}; expected training times ≥ 0")
+    if not 0 <= k <= 1:
+        raise ValueError(f"k is {k}; expected a number in [0, 1]")
+    values, counts = check_spectrum(spectrum, noise_scale)
+    # Time in units of the noise's variance, as everything else in `_modes`.
+    unit = noise_scale**2
+    at = [_modes(k, 1 - k, values, float(one) * unit, space, times, clamp) for one in taus]
+    end, _ = _modes(k, 1 - k, values, np.inf, space, times, clamp)
+    losses, gains = np.stack([loss for loss, _ in at]) * unit, np.stack([gain for _, gain in at])
+    return Modes(values * unit, counts, gains, losses, losses - end * unit)
+
+
+def k_over_training(tau: ArrayLike, spectrum: ArrayLike, *, times: Timesteps | None = None, noise_scale: float = 1.0) -> Array:
+    """k*(τ) under a loss on u, shaped like τ: each time's best k, with its own network (not a k that is trained along)."""
+    taus = np.asarray(tau, dtype=np.float64)
+    found = [float(optimal_k(spectrum, at=float(one), times=times, noise_scale=noise_scale)) for one in taus.ravel()]
+    return np.reshape(found, taus.shape)
