@@ -25,6 +25,9 @@ EPILOGS = {
     "vectors.npz --network.width 512 --steps 20000; kdiff train my.yaml --seed 1 --out runs/second.",
     "sample": "Draws samples from a run, in the data's own units: a picture, a safetensors file and a JSON stamp in "
     "RUN/samples. Example: kdiff sample runs/digits --num 100 --guidance 2.",
+    "estimate": "Measures dimensions, spectrum and variance of data and says what each theory of the best k makes of them, for "
+    "whole samples and for patches: text, a picture and JSON in estimates/DATA. Takes seconds to minutes. Examples: kdiff "
+    "estimate digits; kdiff estimate my_images/ --patch-size 16; kdiff estimate vectors.npz --rank 64.",
     "reproduce": "Puts a claim of the paper to the test. Says what is claimed, varied and measured and what would refute it, "
     "runs the experiment (2 minutes, or hours with --full; resumable by the same command), and writes a table, a picture and a "
     "verdict. Examples: kdiff reproduce --list; kdiff reproduce linear; kdiff reproduce toy --full; kdiff reproduce all.",

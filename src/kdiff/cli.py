@@ -16,7 +16,7 @@ from typing import Any
 from kdiff import __version__
 from kdiff.arguments import read_config
 from kdiff.components import parse
-from kdiff.experiments.config import ReproduceConfig
+from kdiff.experiments.config import EstimateConfig, ReproduceConfig
 from kdiff.training.config import TrainConfig
 from kdiff.training.signals import sigterm_raises
 
@@ -26,6 +26,7 @@ Train diffusion and flow models whose prediction target is learned (k-Diff, arXi
 
 commands:
   compare DATA       noise, velocity, data or learned: which prediction target suits this data?
+  estimate DATA      what theory says of k for this data, before any training
   train [CONFIG]     train a model into a run folder
   sample RUN         draw samples from a run: a picture and a file
   evaluate RUN       judge a run's samples, with floors
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments.pop(0)
     commands: dict[str, Callable[[list[str]], None]] = {
         "compare": _compare,
+        "estimate": _estimate,
         "train": _train,
         "sample": _sample,
         "evaluate": _evaluate,
@@ -130,6 +132,36 @@ def _compare(argv: list[str]) -> None:
     print(f"picture    {picture}\nfigures    {out / 'results.csv'}, {out / 'results.json'}\nruns       {out / 'runs'}")
     best = next(job.folder for job in jobs if job.target == best_target(rows))
     print(f"\nLook at the picture, then: kdiff info {best}, kdiff sample {best}, or compare on data of your own.")
+
+
+def _estimate(argv: list[str]) -> None:
+    extras = {"out": {"type": str, "default": None, "help": "folder for the results; estimates/DATA if left out"}}
+    config, data, further = read_config("estimate", EstimateConfig, argv, "DATA", extras)
+    if data is None and not any(item.startswith(("--data", "--config")) for item in argv):
+        raise ValueError("which data? kdiff estimate DATA, for example: kdiff estimate digits")
+    from kdiff.experiments.estimate import as_json, as_text, estimate, meaning
+    from kdiff.experiments.runner import slug
+    from kdiff.files import write_json
+    from kdiff.report.estimate import draw_estimate
+    from kdiff.training.build import describe_environment, load_dataset
+    from kdiff.training.config import as_dict
+
+    dataset = load_dataset(config)
+    views = estimate(dataset, config)
+    out = Path(further["out"] or Path("estimates") / slug(_data_name(config.data)))
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(
+        out / "estimate.json",
+        {
+            "config": as_dict(config),
+            "data": dataset.fingerprint,
+            "views": as_json(views),
+            "environment": describe_environment(),
+        },
+    )
+    draw_estimate(out / "estimate.png", views)
+    print("\n\n".join([*map(as_text, views), meaning(dataset, views)]))
+    print(f"\npicture    {out / 'estimate.png'}\nfigures    {out / 'estimate.json'}")
 
 
 def _train(argv: list[str]) -> None:

@@ -80,3 +80,29 @@ class ReproduceConfig:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; expected at least 1")
+
+
+@dataclass
+class EstimateConfig:
+    """What is looked at before training.
+
+    Args:
+        data: a name (digits, spiral, …) or a file; options as in "spiral(ambient_dim=32)".
+        patch_size: side of an image's patches; near a quarter of the image's if left out.
+        timesteps: the law of t that you train with.
+        rank: also what a network with an output of so many dimensions would do; 0 for none.
+        max_points: samples, and patches, that are looked at.
+        seed: of what is drawn.
+    """
+
+    data: Spec = "digits"
+    patch_size: int = 0
+    timesteps: Spec = "uniform"
+    rank: int = 0
+    max_points: int = 10000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in {"patch_size": 0, "rank": 0, "max_points": 100, "seed": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")

@@ -1,0 +1,202 @@
+"""What k should be for a data set, before any training: its dimensions, and what each theory makes of them.
+
+Everything is measured on the training part in the values that are trained on, as a whole sample and, for images, as a patch:
+transformers read patches. The theories (`kdiff.theory`) answer different questions, and their answers differ; how much is a
+result too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdiff.components import build, parse
+from kdiff.data import Dataset
+from kdiff.experiments.config import EstimateConfig
+from kdiff.target import PAPER_CLAMP
+from kdiff.theory import (
+    DimensionEstimate,
+    estimate_dimensions,
+    k_over_training,
+    optimal_k,
+    random_patches,
+    rank_limited,
+    spectrum,
+)
+from kdiff.theory.neighbours import Rows, take_rows
+from kdiff.timesteps import Timesteps
+
+TAUS = tuple(np.geomspace(0.03, 30, 25))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A theory's k, and what it is the answer to."""
+
+    theory: str
+    k: float
+    question: str
+
+
+@dataclass(frozen=True)
+class View:
+    """The data as whole samples, or as patches.
+
+    Attributes:
+        name: "samples" or "patches of 7 × 7".
+        D: ambient dimension.
+        num_points: how many were looked at.
+        total_variance: tr Σ, in units of the noise's variance per direction.
+        eigenvalues: of the covariance, (D,), descending.
+        dimensions: estimates of d.
+        predictions: what each theory says of k.
+        problem: why there are no estimates of d, if there are none.
+    """
+
+    name: str
+    D: int
+    num_points: int
+    total_variance: float
+    eigenvalues: NDArray[np.float64]
+    dimensions: Sequence[DimensionEstimate]
+    predictions: Sequence[Prediction]
+    problem: str | None = None
+
+
+def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
+    """Dimensions and predictions, for whole samples first and then, for images, for patches.
+
+    Raises:
+        ValueError: a patch that does not divide the image, a rank that does not fit, or too little data.
+    """
+    x = dataset.part("train")[0]
+    size = patch_size(dataset.shape, config.patch_size)
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
+    views = [view("samples", take_rows(x, chosen), config)]
+    if size:
+        views.append(view(f"patches of {size} × {size}", random_patches(x, size, config.max_points, config.seed), config))
+    return views
+
+
+def patch_size(shape: tuple[int, ...], wanted: int) -> int:
+    """The patch to look at: as asked; for images, else the side nearest to a quarter of theirs that divides it; 0 for none."""
+    if len(shape) != 3:
+        if wanted:
+            raise ValueError(f"patch_size is {wanted}, but samples of shape {shape} are no images (C, H, W)")
+        return 0
+    if wanted:
+        return wanted
+    side = math.gcd(*shape[1:])
+    divisors = [p for p in range(2, side) if side % p == 0]
+    return min(divisors, key=lambda p: abs(p - side / 4), default=0)
+
+
+def view(name: str, x: Rows, config: EstimateConfig) -> View:
+    """Everything about points x (N, *shape)."""
+    eigenvalues = spectrum(x).clip(min=0.0)
+    problem, dimensions = None, list[DimensionEstimate]()
+    try:
+        dimensions = estimate_dimensions(x, max_points=config.max_points, seed=config.seed)
+    except ValueError as error:
+        # The spectrum and all that follows from it is worth having even where neighbours say nothing.
+        problem = str(error)
+    times = build("timesteps", config.timesteps)
+    return View(
+        name,
+        len(eigenvalues),
+        len(x),
+        float(eigenvalues.sum()),
+        eigenvalues,
+        dimensions,
+        predictions(eigenvalues, dimensions, times, str(parse(config.timesteps)), config.rank),
+        problem,
+    )
+
+
+def predictions(
+    eigenvalues: NDArray[np.float64], dimensions: Sequence[DimensionEstimate], times: Timesteps, law: str, rank: int = 0
+) -> list[Prediction]:
+    """What each theory says of k: the paper's rule for every estimate of d, then those that see the whole spectrum."""
+    D = len(eigenvalues)
+    found = [
+        Prediction(f"D/(D + d), {one.method} ({one.scope})", D / (D + one.value), f"the paper's rule with d = {one.value:.3g}")
+        for one in dimensions
+        if one.value <= D
+    ]
+    at_end = optimal_k(eigenvalues, space="u", times=times)
+    found += [
+        Prediction("linear, loss on u", float(optimal_k(eigenvalues)), "D/(D + tr Σ): the paper's rule for any spectrum"),
+        Prediction("linear, loss on v, start", float(optimal_k(eigenvalues, space="v", at="initialisation", times=times)),
+                   "which target costs least before anything is learned, where k begins to move"),
+        Prediction("linear, loss on v, end", float(optimal_k(eigenvalues, space="v", times=times, clamp=PAPER_CLAMP)),
+                   "which target a linear network without time does best with (clamp 0.05)"),
+    ]  # fmt: skip
+    peak = k_over_training(np.array(TAUS), eigenvalues, times=times)
+    found.append(Prediction("linear, loss on u, on the way", float(peak.max()), "the highest k on the way to the end"))
+    if abs(float(at_end) - float(optimal_k(eigenvalues))) > 1e-9:
+        found.append(Prediction(f"linear, loss on u, {law}", float(at_end), "the same under your law of times"))
+    if rank:
+        for one in rank_limited(eigenvalues, rank):
+            if one.stable:
+                what = f"captures the {one.strongest} strongest and {one.weakest} weakest directions"
+                found.append(Prediction(f"rank {rank}, loss on v", one.k, what))
+    return found
+
+
+def as_json(views: Sequence[View]) -> list[dict[str, Any]]:
+    """The views as plain data."""
+    return [
+        {
+            **{name: getattr(view, name) for name in ("name", "D", "num_points", "total_variance", "problem")},
+            "eigenvalues": view.eigenvalues.tolist(),
+            "dimensions": [asdict(one) for one in view.dimensions],
+            "predictions": [asdict(one) for one in view.predictions],
+        }
+        for view in views
+    ]
+
+
+def as_text(view: View) -> str:
+    """A view as text: dimensions, then predictions, then how far the theories are apart."""
+    lines = [f"{view.name}: D = {view.D}, total variance {view.total_variance:.4g} ({view.num_points} points)", ""]
+    if view.problem:
+        lines += [f"  no estimates of d: {view.problem}", ""]
+    else:
+        lines.append(f"  {'intrinsic dimension d':32}{'estimate':>9}   95 % interval")
+        for one in view.dimensions:
+            note = f"   (cannot exceed {one.limit})" if one.limit is not None and one.limit < view.D else ""
+            if not one.value <= view.D:
+                note = "   (more than D: the values are coarse, or points repeat; do not trust it)"
+            lines.append(f"  {f'{one.method} ({one.scope})':32}{one.value:9.3g}   {one.low:.3g} to {one.high:.3g}{note}")
+        lines.append("")
+    lines.append(f"  {'theory':40}{'k':>7}   the answer to")
+    lines += [f"  {one.theory:40}{one.k:7.3f}   {one.question}" for one in view.predictions]
+    low = min(view.predictions, key=lambda one: one.k)
+    high = max(view.predictions, key=lambda one: one.k)
+    lines.append(f"\n  They are {high.k - low.k:.2f} apart: from {low.k:.3f} ({low.theory}) to {high.k:.3f} ({high.theory}).")
+    return "\n".join(lines)
+
+
+def meaning(dataset: Dataset, views: Sequence[View]) -> str:
+    """What the numbers do and do not mean, for these data."""
+    whole = views[0]
+    now = float(optimal_k(whole.eigenvalues))
+    doubled = whole.D / (whole.D + 4 * whole.total_variance)
+    return "\n".join(
+        [
+            "What this means",
+            "- D/(D + d) is a theorem about linear networks, a loss on u, uniform times and data whitened on a d-dimensional",
+            f"  subspace. What it really contains is the total variance, {whole.total_variance:.4g} here, in units of the",
+            f"  noise's: the same data at twice their scale would turn {now:.3f} into {doubled:.3f}. So the normalisation",
+            f"  ({dataset.normalisation.kind}) decides as much as the dimension does.",
+            "- Estimates of d differ because they mean different things: spectra see linear subspaces, neighbours see curved",
+            "  manifolds and fall short above d of about 15. Intervals cover sampling noise, not that.",
+            "- A trained network is not linear, learns under a loss on v, and need not end at any of these. To know, compare:",
+            "  kdiff compare DATA --grid 6",
+        ]
+    )

@@ -1,0 +1,132 @@
+"""What k should be before training: dimensions and predictions of known data, as text, JSON and picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kdiff.cli import main
+from kdiff.data import load
+from kdiff.experiments.config import EstimateConfig
+from kdiff.experiments.estimate import as_text, estimate, meaning, patch_size
+from kdiff.report.estimate import LINE, _apart
+from kdiff.theory import optimal_k
+
+CONFIG = EstimateConfig(max_points=1000)
+
+
+@pytest.fixture(scope="module")
+def plane():
+    """20 dimensions, 4 of them of variance 2."""
+    return load("gaussian", num_samples=3000, ambient_dim=20, intrinsic_dim=4, variance=2.0)
+
+
+@pytest.fixture(scope="module")
+def views(plane):
+    return estimate(plane, CONFIG)
+
+
+def by_theory(view) -> dict[str, float]:
+    return {one.theory: one.k for one in view.predictions}
+
+
+def test_dimensions_and_variance_of_known_data(views) -> None:
+    (view,) = views
+    assert (view.name, view.D, view.num_points) == ("samples", 20, 1000)
+    assert view.total_variance == pytest.approx(8, rel=0.1)
+    assert len(view.eigenvalues) == 20
+    for one in view.dimensions:
+        assert one.value == pytest.approx(4, rel=0.25), one.method
+
+
+def test_predictions_are_the_theories_for_these_very_samples(views) -> None:
+    (view,) = views
+    k, total = by_theory(view), view.total_variance
+    assert k["linear, loss on u"] == pytest.approx(20 / (20 + total), abs=1e-9)
+    assert k["linear, loss on v, start"] == pytest.approx(1 / (1 + np.sqrt(total / 20)), abs=1e-9)
+    assert k["linear, loss on u, on the way"] >= k["linear, loss on u"]
+    assert k["linear, loss on v, end"] == pytest.approx(float(optimal_k(view.eigenvalues, space="v", clamp=0.05)), abs=1e-9)
+    for one in view.dimensions:
+        assert k[f"D/(D + d), {one.method} ({one.scope})"] == pytest.approx(20 / (20 + one.value))
+    text = as_text(view)
+    assert all(theory in text for theory in k)
+    assert f"{max(k.values()) - min(k.values()):.2f} apart" in text
+
+
+def test_another_law_of_times_and_a_rank_add_their_predictions(plane) -> None:
+    (view,) = estimate(plane, replace(CONFIG, timesteps="logit_normal(mean=-0.8, std=0.8)", rank=2))
+    k = by_theory(view)
+    assert k["linear, loss on u, logit_normal(mean=-0.8, std=0.8)"] < k["linear, loss on u"] - 0.1
+    assert "rank 2, loss on v" in k
+    (symmetric,) = estimate(plane, replace(CONFIG, timesteps="logit_normal"))
+    assert not any("logit" in theory for theory in by_theory(symmetric)), "a symmetric law changes nothing"
+    with pytest.raises(ValueError, match="rank is 20"):
+        estimate(plane, replace(CONFIG, rank=20))
+
+
+def test_images_are_seen_as_patches_too() -> None:
+    whole, patches = estimate(load("digits"), replace(CONFIG, patch_size=4))
+    assert (whole.D, patches.D, patches.name) == (64, 16, "patches of 4 × 4")
+    # Every pixel is in one patch, but a patch's covariance keeps the differences between places.
+    assert patches.total_variance >= whole.total_variance / 4
+    with pytest.raises(ValueError, match="patch_size must divide"):
+        estimate(load("digits"), replace(CONFIG, patch_size=3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "size"),
+    [((1, 28, 28), 0, 7), ((3, 64, 64), 0, 16), ((1, 28, 28), 4, 4), ((5,), 0, 0), ((3, 7, 7), 0, 0)],
+)
+def test_the_patch_that_is_looked_at(shape, wanted, size) -> None:
+    assert patch_size(shape, wanted) == size
+
+
+def test_patches_of_vectors_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        patch_size((5,), 2)
+
+
+def test_points_that_repeat_leave_the_spectrum(plane) -> None:
+    repeated = np.repeat(np.asarray(plane.x[:20]), 60, axis=0)
+    from kdiff.experiments.estimate import view
+
+    one = view("samples", repeated, CONFIG)
+    assert one.dimensions == []
+    assert "different" in one.problem
+    assert "linear, loss on u" in by_theory(one)
+    assert "no estimates of d" in as_text(one)
+
+
+def test_what_it_means_names_the_normalisation(plane, views) -> None:
+    text = meaning(plane, views)
+    assert "(none)" in text
+    assert f"{20 / (20 + 4 * views[0].total_variance):.3f}" in text
+
+
+def test_the_command_writes_text_json_and_picture(tmp_path, capsys) -> None:
+    out = tmp_path / "there"
+    data = "sphere(num_samples=1500, ambient_dim=9)"
+    assert main(["estimate", data, "--max-points", "500", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "D = 9" in text
+    assert "What this means" in text
+    saved = json.loads((out / "estimate.json").read_text())
+    assert saved["views"][0]["D"] == 9
+    assert len(saved["views"][0]["eigenvalues"]) == 9
+    assert saved["config"]["data"] == data
+    assert saved["environment"]["command"]
+    assert (out / "estimate.png").stat().st_size > 20_000
+    assert main(["estimate"]) == 2
+    assert "which data?" in capsys.readouterr().err
+
+
+def test_labels_keep_their_order_and_a_line_between_them() -> None:
+    heights = [0.5, 0.9, 0.51, 0.505, 0.1]
+    places = _apart(heights)
+    order = np.argsort(heights)
+    assert (np.diff(np.array(places)[order]) >= LINE - 1e-12).all()
+    assert max(abs(a - b) for a, b in zip(heights, places)) < 3 * LINE
+    assert _apart([]) == []
