@@ -31,14 +31,14 @@ MAY_IMPORT = {
     "model": CORE,
     "networks": set(),
     "data": set(),
-    "theory": set(),
+    "theory": {"timesteps"},
 }
 # Room: the other packages that it may import besides the standard library. OUTER rooms may import any.
 MAY_REQUIRE = {
     **{room: {"torch"} for room in [*CORE, "model"]},
     "networks": {"torch", "numpy"},
     "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools"},
-    "theory": {"torch", "numpy", "sklearn"},
+    "theory": {"torch", "numpy", "scipy", "sklearn"},
 }
 PICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNPICKLING = {"torch.load", "torch.save", "torch.serialization.load", "torch.serialization.save"}

@@ -5,7 +5,7 @@ from kdiff.theory.capacity import Arrangement, rank_limited
 from kdiff.theory.dimension import DimensionEstimate, estimate_dimensions, spectrum
 from kdiff.theory.dynamics import Modes, k_over_training, modes
 from kdiff.theory.linear import Optimum, expected_loss, optimal_k, whitened
-from kdiff.theory.patches import patches, random_patches
+from kdiff.theory.tokens import patches, random_patches
 
 __all__ = [
     "Arrangement",

@@ -52,9 +52,9 @@ def wiener(t: ArrayLike, variance: ArrayLike, *, noise_scale: float = 1.0) -> tu
     Both are finite on [0, 1], but for a direction without variance at t = 1.
 
     Raises:
-        ValueError: a negative variance, or a noise scale that is not positive.
+        ValueError: a time outside [0, 1], a negative variance, or a noise scale that is not positive.
     """
-    t, ratio = np.asarray(t, dtype=np.float64), _ratio(variance, noise_scale)
+    t, ratio = _times(t), _ratio(variance, noise_scale)
     total = t**2 * ratio + (1 - t) ** 2
     return (1 - t) / total, t * ratio / total
 
@@ -63,7 +63,7 @@ def k_of_time(t: ArrayLike, spectrum: ArrayLike, *, noise_scale: float = 1.0) ->
     """(5): the best scalar k(t) of the loss on v at û = 0, shaped like t."""
     values, counts = check_spectrum(spectrum, noise_scale)
     with np.errstate(divide="ignore"):
-        return expit(np.log(counts.sum() / (values @ counts)) - logit(np.asarray(t, dtype=np.float64)))
+        return expit(np.log(counts.sum() / (values @ counts)) - logit(_times(t)))
 
 
 def initial_loss(
@@ -77,6 +77,13 @@ def initial_loss(
     total, D = float(values @ counts), counts.sum()
     den = k * nodes.rest + rest * nodes.t
     return float(nodes.mean((k**2 * total + rest**2 * D) / den**2)) / D * noise_scale**2
+
+
+def _times(t: ArrayLike) -> Array:
+    times = np.asarray(t, dtype=np.float64)
+    if not ((times >= 0) & (times <= 1)).all():
+        raise ValueError(f"t runs from {times.min():g} to {times.max():g}; expected times in [0, 1]")
+    return times
 
 
 def _ratio(variance: ArrayLike, noise_scale: float) -> Array:

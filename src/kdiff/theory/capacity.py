@@ -24,12 +24,13 @@ Where the subspace may turn with t, or gains may not depend on it, this is not t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kdiff.theory.linear import Optimum, check_spectrum
+from kdiff.theory.times import Array
 
 
 @dataclass(frozen=True)
@@ -57,36 +58,46 @@ def rank_limited(spectrum: ArrayLike, rank: int, noise_scale: float = 1.0) -> li
         ValueError: rank not in 1 … D − 1: with R = D nothing is left out, and k makes no difference.
     """
     values, counts = check_spectrum(spectrum, noise_scale)
-    strengths = np.sqrt(np.repeat(values, counts.astype(int)))  # descending
-    D = len(strengths)
+    x = np.sqrt(np.repeat(values, counts.astype(int)))  # descending
+    D = len(x)
     if not 1 <= rank < D:
         raise ValueError(f"rank is {rank}; expected 1 to {D - 1}: a network of full rank that sees t serves every k alike")
-    found: dict[tuple[float, ...], Arrangement] = {}
+    # What is left out is a window of D − R neighbours; sums over it are differences of sums from the start.
+    squares, strengths = (np.concatenate([[0.0], np.cumsum(each)]) for each in (x**2, x))
+    found: list[Arrangement] = []
     for strongest in range(rank + 1):
-        out = strengths[strongest : D - rank + strongest]
-        captured = np.concatenate([strengths[:strongest], strengths[D - rank + strongest :]])
-        left, floor = float(out @ out), np.pi / 2 * captured.sum()
+        window = slice(strongest, strongest + D - rank)
+        if strongest and x[window.start - 1] == x[window.stop - 1]:
+            continue  # the same variances as before are left out
+        # Nothing is left of the data where the strongest of the rest has no variance; a difference of sums may not see that.
+        left = squares[window.stop] - squares[window.start] if x[window.start] > 0 else 0.0
+        floor = np.pi / 2 * (strengths[-1] - strengths[window.stop] + strengths[window.start])
         r = np.sqrt((D - rank) / left) if left > 0 else np.inf
-        loss = (2 * np.sqrt((D - rank) * left) + floor) / D
         arrangement = Arrangement(
             k=float(r / (1 + r)) if np.isfinite(r) else 1.0,
-            loss=float(loss) * noise_scale**2,
+            loss=float(2 * np.sqrt((D - rank) * left) + floor) / D * noise_scale**2,
             method="closed form",
             strongest=strongest,
             weakest=rank - strongest,
-            stable=_stable(captured, out, r),
+            stable=_stable(x, window, r),
         )
-        found.setdefault(tuple(np.round(out, 12)), arrangement)
-    ranked = sorted(found.values(), key=lambda one: one.loss)
+        found.append(arrangement)
+    ranked = sorted(found, key=lambda one: one.loss)
     rest = [(one.k, one.loss) for one in ranked[1:] if one.stable]
-    ranked[0] = Arrangement(**{**vars(ranked[0]), "others": tuple(rest)})
+    ranked[0] = replace(ranked[0], others=tuple(rest))
     return ranked
 
 
-def _stable(captured: np.ndarray, out: np.ndarray, r: float) -> bool:
-    """Whether no left-out direction gains more than a captured one at this r (for r → ∞, to leading order)."""
+def _stable(x: Array, window: slice, r: float) -> bool:
+    """Whether no direction in the window gains more than one outside it at this r (for r → ∞, to leading order); x descends."""
 
-    def gain(x: np.ndarray) -> np.ndarray:
-        return x if np.isinf(r) else r * x**2 - np.pi / 2 * x + 1 / r
+    def gain(i: int) -> float:
+        return float(x[i] if np.isinf(r) else r * x[i] ** 2 - np.pi / 2 * x[i] + 1 / r)
 
-    return bool(gain(captured).min() >= gain(out).max() - 1e-9)
+    # The gain is convex in x: largest at the ends of the window, least where x is nearest to its vertex, π/(4r).
+    vertex = len(x) - int(np.searchsorted(x[::-1], 0.0 if np.isinf(r) else np.pi / 4 / r))
+    captured = []
+    for first, last in ((0, window.start - 1), (window.stop, len(x) - 1)):
+        if first <= last:
+            captured += [min(max(i, first), last) for i in (vertex - 1, vertex)]
+    return min(map(gain, captured)) >= max(gain(window.start), gain(window.stop - 1)) - 1e-9
