@@ -283,3 +283,17 @@ def test_another_comparison_is_not_written_over(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"holds a comparison with 0.9; choose another folder by --out"):
         _check_targets(CompareConfig(targets=["velocity", "learned"]), tmp_path)
     _check_targets(CompareConfig(targets=["velocity", 0.9, "learned"]), tmp_path)
+
+
+def test_a_grid_goes_on_with_a_comparison_and_draws_the_curve(out, capsys) -> None:
+    before, height = times(out / "runs"), matplotlib.image.imread(out / "comparison.png").shape[0]
+    assert main(["compare", DATA, *OPTIONS, "--grid", "3", "--exact", "true", "--out", str(out)]) == 0
+    rows = json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
+    assert list(dict.fromkeys(row["target"] for row in rows)) == ["noise", "0.5", "1", "learned(rate=1)"]
+    after = times(out / "runs")
+    assert {path: after[path] for path in before} == before, "what was there is not run again"
+    assert len(after) == 2 * len(before)
+    assert "Best of 3 fixed k: " in capsys.readouterr().out
+    assert matplotlib.image.imread(out / "comparison.png").shape[0] == height + 3 * 150
+    for row in rows:
+        assert row["loss_along"] + row["loss_across"] == pytest.approx(row["loss"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.colors
 import matplotlib.image
@@ -14,7 +15,7 @@ import torch
 
 from kdiff.data import load, make_dataset
 from kdiff.experiments.runner import Job, collect, execute, make_jobs
-from kdiff.report.comparison import COLOURS, draw_comparison
+from kdiff.report.comparison import COLOURS, _draw_k, _draw_quality, draw_comparison, shown_targets
 from kdiff.report.run import describe_run, draw_run, sample_to_files
 from kdiff.report.samples import Images, Points, image_grid, is_image, new_figure, save_figure, save_samples, view_of
 from kdiff.training.config import TrainConfig
@@ -223,14 +224,91 @@ def judged(data: str, targets: list, seeds: list[int], out: Path, exact: bool) -
 
 
 def test_a_comparison_of_many_targets_and_one_seed(images, tmp_path) -> None:
-    """All have a panel of samples, a curve and figures, in as many colours as there are."""
-    assert len(TARGETS) > len(COLOURS)
-    jobs, rows = judged(str(images), TARGETS, [0], tmp_path, exact=True)
+    """Where no curve shows them, all have a panel of samples and figures, in as many colours as there are."""
+    targets = [f"learned(init={0.05 * i:.2g})" for i in range(1, 12)]
+    assert len(targets) > len(COLOURS)
+    jobs, rows = judged(str(images), targets, [0], tmp_path, exact=False)
     draw_comparison(tmp_path / "comparison.png", jobs, rows, load(str(images)))
     assert pixels(tmp_path / "comparison.png").shape == (1230, round(7 * 2.3 * 150), 3)
     assert {rgb(colour) for colour in COLOURS} <= colours(tmp_path / "comparison.png")
-    assert rgb("#999999") in colours(tmp_path / "comparison.png"), "the floor"
     assert parts(tmp_path) == []
+
+
+def test_a_comparison_with_a_grid_of_fixed_k(images, tmp_path) -> None:
+    """One line of samples and a line of curves more; the usual targets have the colours they have everywhere."""
+    jobs, rows = judged(str(images), [*TARGETS, "learned"], [0], tmp_path, exact=False)
+    draw_comparison(tmp_path / "comparison.png", jobs, rows, load(str(images)))
+    shown = shown_targets(rows)
+    assert pixels(tmp_path / "comparison.png").shape == (round(8.6 * 150), round(min(len(shown) + 1, 7) * 2.3 * 150), 3)
+    assert {rgb(colour) for colour in COLOURS[:4]} <= colours(tmp_path / "comparison.png")
+
+
+def by_hand(values: dict[str, float], **more: Any) -> list[dict]:
+    common = {"measure": "frechet", "exact": None, "heldout": 0.4, "group_size": 50, "k": 0.5, **more}
+    return [
+        {**common, "target": target, "seed": seed, "sampler": sampler, "value": value * (1 + seed / 10), "grouped": 0.5 + value}
+        for target, value in values.items()
+        for seed in (0, 1)
+        for sampler in ("paper", "clean")
+    ]
+
+
+def test_samples_are_shown_of_few_targets() -> None:
+    fixed = {f"{i / 20:g}": 1 + (i / 20 - 0.85) ** 2 for i in range(1, 20)}
+    ends = {"noise": 9.0, "data": 2.0}
+    assert shown_targets(by_hand({**fixed, **ends, "learned": 1.0})) == ["0.5", "0.85", "noise", "data", "learned"]
+    assert shown_targets(by_hand(fixed)) == ["0.05", "0.5", "0.85", "0.95"]
+    few = {target: fixed[target] for target in ("0.7", "0.8", "0.9", "0.95")}
+    assert shown_targets(by_hand({**few, "learned": 1.0, "data": 1.0})) == [*few, "learned", "data"]
+    many = {f"learned(init={i / 20:g})": 1.0 for i in range(1, 20)}
+    assert shown_targets(by_hand(many)) == list(many), "no curve has them"
+    assert set(many) < set(shown_targets(by_hand({**fixed, **many})))
+
+
+def test_a_target_far_worse_than_all_others_does_not_set_their_scale() -> None:
+    """It is an arrow at the edge with its mean; one within the scale is a point at its value."""
+    axes = {}
+    for noise in (3.0, 3000.0):
+        axes[noise] = new_figure(6, 3).add_subplot()
+        rows = by_hand({"noise": noise, "velocity": 0.1, "learned": 0.05})
+        _draw_quality(axes[noise], rows, "frechet", dict.fromkeys(("noise", "velocity", "learned"), "#ff0000"))
+    assert axes[3.0].get_ylim()[1] > 3.3
+    assert [text.get_text() for text in axes[3.0].texts] == []
+    low, high = axes[3000.0].get_ylim()
+    assert 0.5 < high < 10, "the groups of the others, and room for the arrows"
+    assert [text.get_text() for text in axes[3000.0].texts] == ["3.15e+03", "3.15e+03", "3e+03"]
+    for noise, arrows in ((3.0, 0), (3000.0, 3)):
+        assert sum(line.get_marker() == "^" and len(line.get_xdata()) == 1 for line in axes[noise].lines) == arrows
+        handles = [text.get_text() for text in axes[noise].get_legend().get_texts()]
+        assert ("beyond the scale, at this mean" in handles) == bool(arrows)
+    # The others are where they were: 2 samplers × 2 seeds and a group each, within the axes.
+    for value in (0.1, 0.11, 0.05, 0.055):
+        drawn = [line for line in axes[3000.0].lines if np.isclose(line.get_ydata(), value).any()]
+        assert len(drawn) == 2
+        assert low < value < high
+
+
+@pytest.mark.parametrize("exact", [None, 0.02])
+def test_the_floor_of_an_exact_denoiser_is_drawn_where_it_was_computed(exact) -> None:
+    axes = new_figure(6, 3).add_subplot()
+    _draw_quality(
+        axes, by_hand({"noise": 1.0, "data": 2.0}, exact=exact), "frechet", dict.fromkeys(("noise", "data"), "#ff0000")
+    )
+    floors = [line for line in axes.lines if line.get_color() == "#999999" and len(line.get_xdata())]
+    assert [line.get_ydata()[0] for line in floors] == ([] if exact is None else [0.02] * 4)
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert ("floor: exact denoiser" in named) == (exact is not None)
+
+
+def test_k_is_drawn_from_where_it_begins(images, tmp_path) -> None:
+    jobs, _ = judged(str(images), ["learned(init=0.3)", 0.9, "general(a=1, b=1)"], [0], tmp_path, exact=False)
+    axes = new_figure(4, 3).add_subplot()
+    _draw_k(axes, jobs, dict.fromkeys((job.target for job in jobs), "#ff0000"))
+    learned, fixed = (line.get_xydata() for line in axes.lines)
+    assert learned[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert learned[0, 1] == pytest.approx(0.3)
+    assert learned[1, 1] != learned[0, 1]
+    np.testing.assert_allclose(fixed, [[step, 0.9] for step in range(5)])
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
@@ -240,7 +318,8 @@ def test_a_comparison_on_a_table_of_any_width(width, tmp_path) -> None:
     draw_comparison(tmp_path / "comparison.png", jobs, rows, load(tmp_path / "table.npy"))
     assert pixels(tmp_path / "comparison.png").shape == (840, 1200, 3)
     drawn = colours(tmp_path / "comparison.png")
-    assert [rgb(colour) in drawn for colour in COLOURS[:3]] == [True, True, False]
+    # The first free colour, and data's own.
+    assert [rgb(colour) in drawn for colour in COLOURS[:4]] == [True, False, True, False]
 
 
 def test_a_comparison_on_a_manifold_shows_samples_in_its_plane(tmp_path) -> None:

@@ -1,14 +1,15 @@
 """Which prediction target suits this data? Noise, velocity, data and learned k (or any list) on the same footing.
 
 The same network, data order, times and noise for every target; two samplers (the paper's, and a clean last step); every figure
-with its spread over seeds and its floors. One table, one picture, and the files behind them.
+with its spread over seeds and its floors. One table, one picture, and the files behind them. A grid of fixed k among the
+targets is a curve of quality against k, and shows where on it a learned k lands.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from scipy.stats import t as student_t
 from kdiff.components import parse
 from kdiff.data import Dataset
 from kdiff.evaluation.judge import Judge
-from kdiff.experiments.config import CompareConfig
+from kdiff.experiments.config import CompareConfig, fixed_k, with_grid
 from kdiff.experiments.runner import Job, collect, make_jobs, run_jobs
 from kdiff.files import read_json, write_text
 from kdiff.training.config import TrainConfig, as_dict, from_dict
@@ -70,21 +71,22 @@ def compare(
 
 def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     """The data and the runs of a comparison, once data, network and targets have been found sound."""
-    dataset = load_dataset(config)
-    for target in config.targets:
+    dataset, targets = load_dataset(config), with_grid(config.targets, config.grid)
+    for target in targets:
         build_model(config, target, dataset.shape, dataset.num_classes)
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
     base = from_dict(TrainConfig, shared)
     seeds = range(config.seed, config.seed + config.seeds)
-    return dataset, make_jobs({str(parse(config.data)): base}, config.targets, seeds, out, config.num_samples, config.exact)
+    return dataset, make_jobs({str(parse(config.data)): base}, targets, seeds, out, config.num_samples, config.exact)
 
 
 def _check_targets(config: CompareConfig, out: Path) -> None:
     """Refuse to write one comparison's results over another's; one with more targets or seeds is the same, continued."""
     if not (out / "results.json").exists():
         return
-    there = {str(parse(target)) for target in read_json(out / "results.json")["config"]["targets"]}
-    lost = sorted(there - {str(parse(target)) for target in config.targets})
+    stored = read_json(out / "results.json")["config"]
+    there = {str(parse(target)) for target in with_grid(stored["targets"], stored.get("grid", 0))}
+    lost = sorted(there - {str(parse(target)) for target in with_grid(config.targets, config.grid)})
     if lost:
         raise ValueError(f"{out} holds a comparison with {', '.join(lost)}; choose another folder by --out, or add them")
 
@@ -100,10 +102,11 @@ def summarise(rows: Sequence[dict[str, Any]], target: str, sampler: str, measure
     values = [row["value"] for row in chosen]
     exact = next((row["exact"] for row in chosen if row["exact"] is not None), None)
     grouped, heldout = statistics.mean(row["grouped"] for row in chosen), chosen[0]["heldout"]
-    return Summary(statistics.mean(values), _std(values), grouped, heldout, exact, len(values))
+    return Summary(statistics.mean(values), deviation(values), grouped, heldout, exact, len(values))
 
 
-def _std(values: Sequence[float]) -> float:
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation, NaN for one value."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
@@ -133,8 +136,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ks, losses = [row["k"] for row in runs if row["k"] is not None], [row["loss"] for row in runs]
         cells = [
             target,
-            with_spread(statistics.mean(ks), _std(ks)) if ks else "",
-            with_spread(statistics.mean(losses), _std(losses)),
+            with_spread(statistics.mean(ks), deviation(ks)) if ks else "",
+            with_spread(statistics.mean(losses), deviation(losses)),
         ]
         for measure, sampler in [(main, "paper"), *((measure, "clean") for measure in measures)]:
             summary = summarise(rows, target, sampler, measure)
@@ -151,15 +154,26 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(body)
 
 
+def fixed_targets(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The targets of a fixed k, in order of k."""
+    ks = {target: k for target in {row["target"]: None for row in rows} if (k := fixed_k(target)) is not None}
+    return dict(sorted(ks.items(), key=lambda item: item[1]))
+
+
+def has_curve(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether there are enough fixed k for a curve over k: three different ones."""
+    return len(set(fixed_targets(rows).values())) >= 3
+
+
 def _clean_summaries(rows: Sequence[dict[str, Any]]) -> dict[str, Summary]:
     targets = dict.fromkeys(row["target"] for row in rows)
     return {target: summarise(rows, target, "clean", main_measure(rows)) for target in targets}
 
 
-def best_target(rows: Sequence[dict[str, Any]]) -> str:
-    """The target with the lowest mean of the main measure under the clean sampler."""
+def best_target(rows: Sequence[dict[str, Any]], among: Iterable[str] | None = None) -> str:
+    """The target, of all or of some, with the lowest mean of the main measure under the clean sampler."""
     summaries = _clean_summaries(rows)
-    return min(summaries, key=lambda target: summaries[target].mean)
+    return min(among or summaries, key=lambda target: summaries[target].mean)
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
@@ -180,6 +194,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         close = [target for target in others if target not in apart]
         parts.append(f"Told apart from it by {summary.seeds} seeds: {', '.join(apart) or 'none'}.")
         parts.append(f"Not told apart: {', '.join(close) or 'none'}.")
+    if has_curve(rows):
+        parts.append(_along_k(rows, measure, summaries))
     for other in ("frechet_heldout", "off_manifold"):
         if other != measure and any(row["measure"] == other for row in rows):
             means = {target: summarise(rows, target, "clean", other).mean for target in summaries}
@@ -191,6 +207,32 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
         if copying < MEMORISED:
             parts.append(f"Its samples lie nearer to the training data than new data do (copying ratio {copying:.2g}).")
     return " ".join(parts)
+
+
+def _along_k(rows: Sequence[dict[str, Any]], measure: str, summaries: dict[str, Summary]) -> str:
+    """The best fixed k, and where learned ones ended and how they compare with it.
+
+    Told apart in either direction, by the same test and as strictly as in the rest of the verdict: the best of many is
+    the best by luck too.
+    """
+    fixed = fixed_targets(rows)
+    best = best_target(rows, fixed)
+    parts = [f"Best of {len(set(fixed.values()))} fixed k: {fixed[best]:g} ({_figure(summaries[best])})"]
+    for target, summary in summaries.items():
+        ks = list({row["seed"]: row["k"] for row in rows if row["target"] == target}.values())
+        if target in fixed or None in ks:
+            continue
+        text = f"{target} ends at k = {with_spread(statistics.mean(ks), deviation(ks))} with {_figure(summary)}"
+        if summary.seeds > 1:
+            pairs = ((best, target), (target, best))
+            apart = any(_told_apart(rows, measure, *pair, comparisons=len(summaries) - 1) for pair in pairs)
+            text += f", {'' if apart else 'not '}told apart from it"
+        parts.append(text)
+    return "; ".join(parts) + "."
+
+
+def _figure(summary: Summary) -> str:
+    return with_spread(summary.mean, summary.std)
 
 
 def _told_apart(rows: Sequence[dict[str, Any]], measure: str, best: str, other: str, comparisons: int) -> bool:
