@@ -63,7 +63,8 @@ def test_digits() -> None:
 
 
 def test_every_name_loads_itself() -> None:
-    assert set(SOURCES) == {"digits", "fashion", "glyphs", "spiral", "moons", "gaussian_mixture", "sphere"}
+    toys = {"spiral", "moons", "gaussian", "gaussian_mixture", "sphere"}
+    assert set(SOURCES) == {"digits", "fashion", "glyphs", "photo_patches"} | toys
     # The two that are read from Debian's files have tests of their own.
     for name in SOURCES.keys() - {"fashion", "glyphs"}:
         data = load(name)
@@ -105,7 +106,7 @@ def test_unknown_option_of_a_file(tmp_path: Path) -> None:
             ValueError,
             r"'spirals': not a known data source, .*called so \(did you mean spiral\?\)",
         ),
-        ("qqq", ValueError, r"digits, fashion, glyphs, spiral, moons, gaussian_mixture, sphere.*\.npy, \.npz, \.safetensors"),
+        ("qqq", ValueError, r"digits, fashion, glyphs, photo_patches, .*gaussian_mixture, sphere.*\.npy, \.npz, \.safetensors"),
         ("./qqq", FileNotFoundError, "no such file or folder; data are named by one of digits"),
         ("no/such/place/x.npz", FileNotFoundError, "no such file"),
         ("qqq.npz", FileNotFoundError, "no such file"),

@@ -236,6 +236,22 @@ def test_more_samples_are_judged_without_training(out) -> None:
     assert len(changed) == 6
 
 
+@pytest.mark.parametrize("change", ["older", "other"])
+def test_figures_of_an_older_version_stand_and_those_of_other_settings_do_not(out, change) -> None:
+    """A setting that a newer version has added, with a default that changes nothing, is no reason to judge again."""
+    folder = out / "runs/a_spiral/velocity/seed_3"
+    result = read(folder / "evaluation.json")
+    if change == "older":
+        del result["job"]["config"]["loss_space"], result["job"]["config"]["optimizer"]
+    else:
+        result["job"]["config"]["steps"] += 1
+    (folder / "evaluation.json").write_text(json.dumps(result))
+    before = times(out)
+    run_jobs(jobs_in(out))
+    changed = {name for name, time in times(out).items() if before[name] != time}
+    assert changed == (set() if change == "older" else {str((folder / "evaluation.json").relative_to(out))})
+
+
 def cut_off(folder: Path, *, checkpoints: int) -> None:
     """Leave what a run had written when it was cut off with this many of its two checkpoints."""
     (folder / "evaluation.json").unlink()

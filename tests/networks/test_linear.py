@@ -47,11 +47,12 @@ def test_gains_are_straight_lines_between_knots() -> None:
     assert network.times.tolist() == [0, 0.4375, 0.75, 0.9375, 1], "closest towards t = 1"
     u = network(z, torch.tensor([0.4375, 0.5625, 0.75], dtype=torch.float64))
     assert torch.allclose(u[1], 0.6 * u[0] + 0.4 * u[2])
-    assert torch.allclose(u[0], network.span @ network.gains[1] @ z[0])
+    assert network.heights.tolist() == pytest.approx([1, 4 / 3, 2, 4, 8])
+    assert torch.allclose(u[0], network.span @ network.gains[1] @ z[0] * 4 / 3)
     ends = network(z, torch.tensor([0.0, 0.99999, 1.0], dtype=torch.float64))
     assert torch.allclose(ends[0], network.span @ network.gains[0] @ z[0])
-    assert torch.allclose(ends[2], network.span @ network.gains[-1] @ z[0])
-    assert torch.allclose(ends[1], ends[2], atol=0.01)
+    assert torch.allclose(ends[2], network.span @ network.gains[-1] @ z[0] * 8)
+    assert torch.allclose(ends[1], ends[2], rtol=1e-2)
 
 
 def test_the_output_stays_in_one_subspace_for_all_times() -> None:

@@ -8,6 +8,7 @@ from kdiff.data.font import glyphs
 from kdiff.data.idx import fashion, load_idx
 from kdiff.data.manifold import Manifold, make_manifold
 from kdiff.data.normalisation import Normalisation
+from kdiff.data.photos import photo_patches
 from kdiff.data.samples import ImageSamples, Samples
 from kdiff.data.sources import SOURCES, digits, load
 from kdiff.data.toys import gaussian_mixture, moons, sphere, spiral
@@ -30,6 +31,7 @@ __all__ = [
     "make_dataset",
     "make_manifold",
     "moons",
+    "photo_patches",
     "principal_directions",
     "sphere",
     "spiral",

@@ -22,7 +22,8 @@ from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.folder import load_folder
 from kdiff.data.font import glyphs
 from kdiff.data.idx import fashion, idx_files, load_idx
-from kdiff.data.toys import gaussian_mixture, moons, sphere, spiral
+from kdiff.data.photos import photo_patches
+from kdiff.data.toys import gaussian, gaussian_mixture, moons, sphere, spiral
 
 
 def digits() -> Dataset:
@@ -38,8 +39,10 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "fashion": fashion,
     "glyphs": glyphs,
+    "photo_patches": photo_patches,
     "spiral": spiral,
     "moons": moons,
+    "gaussian": gaussian,
     "gaussian_mixture": gaussian_mixture,
     "sphere": sphere,
 }

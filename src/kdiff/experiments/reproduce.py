@@ -22,7 +22,7 @@ from kdiff.files import read_json, write_json, write_text
 from kdiff.training.build import describe_environment
 from kdiff.training.folder import locked
 
-CLAIMS = ("linear",)
+CLAIMS = ("linear", "dynamics", "toy", "dimension", "depth", "pixel", "ablation", "stagnation", "loss_space")
 
 
 def find_claim(name: str) -> Claim:

@@ -35,7 +35,7 @@ from kdiff.components import Spec, parse
 from kdiff.evaluation.judge import Judge, evaluate
 from kdiff.files import read_json, write_json, write_text
 from kdiff.training.checkpoint import list_checkpoints
-from kdiff.training.config import TrainConfig, as_dict
+from kdiff.training.config import TrainConfig, as_dict, from_dict
 from kdiff.training.folder import locked
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import describe_environment, load_dataset, load_run, train_run
@@ -91,7 +91,7 @@ def execute(job: Job) -> None:
     """Train and judge one run, as far as that is not done already."""
     stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
     done = job.folder / "evaluation.json"
-    if done.exists() and read_json(done).get("job") == stamp:
+    if done.exists() and _as_now(read_json(done).get("job")) == stamp:
         return
     if (job.folder / "finished.json").exists():
         run = load_run(job.folder)
@@ -105,6 +105,14 @@ def execute(job: Job) -> None:
     else:
         result = {"k": getattr(run.model.target, "k", None), "samplers": {}, "environment": describe_environment()}
     write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
+
+
+def _as_now(stamp: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The stamp of a judged run, with the defaults of settings that are younger than it; None for a stamp of another kind."""
+    try:
+        return stamp and {**stamp, "config": as_dict(from_dict(TrainConfig, stamp["config"]))}
+    except (KeyError, ValueError):
+        return None
 
 
 def _start_worker() -> None:

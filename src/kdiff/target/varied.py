@@ -131,7 +131,8 @@ class LearnedKOfTime(Learned):
         if self.form == "table":
             place = t * (self.size - 1)
             left = place.floor().clamp(0, self.size - 2).long()
-            return torch.lerp(w[left], w[left + 1], place - left)
+            # Not torch.lerp, which wants times and w in one precision.
+            return w[left] + (w[left + 1] - w[left]) * (place - left)
         # P_0 = 1, P_1 = s, (j + 1) P_{j+1} = (2j + 1) s P_j − j P_{j−1}
         s = 2 * t - 1
         before, now, total = torch.ones_like(s), s, w[0] + w[1] * s
