@@ -1,0 +1,71 @@
+"""Paired comparisons: the interval is Student's, holds as often as it says, and the verdict follows it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kdiff.experiments.paired import as_good, intervals, log_ratios
+
+
+def test_one_cell_is_students_interval() -> None:
+    values = [0.1, 0.4, 0.3, 0.2]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    overall, each = intervals({"a": values})
+    assert (overall.mean, overall.low, overall.high) == pytest.approx((np.mean(values), low, high))
+    assert each["a"] == overall
+
+
+def test_the_intervals_hold_together_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+    overall_held, all_held = 0, 0
+    for _ in range(400):
+        means = {"a": 0.3, "b": -1.0, "c": 0.0}
+        overall, each = intervals({cell: generator.normal(mean, 0.1, 3).tolist() for cell, mean in means.items()})
+        overall_held += overall.low <= sum(means.values()) / 3 <= overall.high
+        all_held += all(each[cell].low <= mean <= each[cell].high for cell, mean in means.items())
+    assert 0.92 < overall_held / 400 < 0.98
+    assert all_held / 400 > 0.92
+
+
+def test_one_seed_says_nothing() -> None:
+    overall, each = intervals({"a": [0.5], "b": [0.2]})
+    assert (overall.low, overall.high) == (-math.inf, math.inf)
+    assert each["a"].mean == 0.5
+    assert as_good({"a": [5.0]})[0] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ({"a": [-0.2, -0.21, -0.19], "b": [0.0, 0.01, -0.01]}, "confirmed"),
+        ({"a": [0.02, -0.02, 0.0], "b": [0.01, -0.01, 0.0]}, "confirmed"),
+        ({"a": [0.4, 0.5, 0.6], "b": [0.3, 0.4, 0.5]}, "refuted"),
+        ({"a": [-1.0, -1.01, -0.99], "b": [0.2, 0.21, 0.19]}, "refuted"),
+        ({"a": [0.5, -0.5, 0.1], "b": [0.4, -0.3, 0.0]}, "inconclusive"),
+    ],
+    ids=["better", "equal", "worse", "worse in one cell", "who knows"],
+)
+def test_the_verdict(differences, verdict) -> None:
+    assert as_good(differences)[0] == verdict
+
+
+def test_equal_things_are_rarely_called_worse() -> None:
+    generator = np.random.default_rng(1)
+    refuted = sum(as_good({c: generator.normal(0, 0.2, 3).tolist() for c in "abcd"})[0] == "refuted" for _ in range(300))
+    assert refuted / 300 < 0.08
+
+
+def test_log_ratios_are_of_equal_seeds() -> None:
+    assert log_ratios([2.0, 1.0], [1.0, 1.0]) == pytest.approx([math.log(2), 0])
+    with pytest.raises(ValueError, match="argument"):
+        log_ratios([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("differences", [{}, {"a": []}, {"a": [1.0], "b": []}])
+def test_nothing_to_compare(differences) -> None:
+    with pytest.raises(ValueError, match="at least one pair"):
+        intervals(differences)
