@@ -16,10 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kdiff.components import parse
+from kdiff.evaluation.judge import Judge
 from kdiff.experiments.claim import Claim, Outcome, Study
 from kdiff.experiments.runner import collect, run_jobs
 from kdiff.files import read_json, write_json, write_text
-from kdiff.training.build import describe_environment
+from kdiff.training.build import describe_environment, load_dataset
 from kdiff.training.folder import locked
 
 CLAIMS = ("linear", "dynamics", "toy", "dimension", "depth", "pixel", "ablation", "stagnation", "loss_space")
@@ -60,6 +62,9 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
         ValueError: `out` holds runs of other settings.
     """
     jobs = claim.jobs(full, out)
+    # Trains each data set's classifier once, before every worker wants it.
+    for data in {str(parse(job.config.data)): job.config for job in jobs if job.num_samples}.values():
+        Judge(load_dataset(data))
     with locked(out):
         run_jobs(jobs, workers, progress)
         rows = collect(jobs, out, claim=claim.name, full=full)

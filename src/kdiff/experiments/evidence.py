@@ -1,0 +1,120 @@
+"""Where k ends: whether it rises along a series of cells, whether it ends where predicted, whether it has come to rest.
+
+Runs of one seed share weights, data order, times and noise, so differences are taken seed by seed (`kdiff.experiments.paired`);
+and of logit k = log(k/(1 − k)), since near 1 a difference of k says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kdiff.experiments.claim import Finding, Study, Verdict
+from kdiff.experiments.paired import intervals
+from kdiff.training.metrics import read_metrics
+
+NEAREST = 1e-7  # to 0 and 1, of k in float32
+
+
+def learned_k(study: Study, cell: str, target: str = "learned") -> dict[int, float]:
+    """k at the end of training, by seed."""
+    return {row["seed"]: row["k"] for row in study.runs(cell=cell, target=target)}
+
+
+def last_move(study: Study, cell: str, target: str = "learned") -> float:
+    """How far k moved in the last quarter of the steps, the mean over seeds: it has not come to rest if that is much."""
+    moves = []
+    for seed in learned_k(study, cell, target):
+        rows = read_metrics(study.folder(cell, target, seed) / "metrics.jsonl")
+        before = [row["k"] for row in rows if row["step"] <= 0.75 * rows[-1]["step"]]
+        moves.append(rows[-1]["k"] - (before[-1] if before else rows[0]["k"]))
+    return statistics.mean(moves)
+
+
+def moves_one_way(
+    statement: str, series: Mapping[str, Sequence[Mapping[int, float]]], up: bool, may_refute: bool = True
+) -> Finding:
+    """Whether k rises (or falls) along every series, from each cell to the next.
+
+    Confirmed if all steps of all series go this way, told by paired intervals that hold together with 95 %; refuted if one
+    goes the other way.
+
+    Args:
+        statement: what is decided.
+        series: by name, the cells in order, each with k by seed.
+        up: rises, else falls.
+        may_refute: False for runs too short to refute anything.
+    """
+    steps = {
+        f"{name}, step {i}": [(1 if up else -1) * (_logit(after[seed]) - _logit(before[seed])) for seed in before]
+        for name, cells in series.items()
+        for i, (before, after) in enumerate(zip(cells, cells[1:]), start=1)
+    }
+    each = intervals(steps)[1]
+    right = [step for step, interval in each.items() if interval.low > 0]
+    wrong = [step for step, interval in each.items() if interval.high < 0]
+    untold = [step for step in each if step not in right + wrong]
+    seeds = min(map(len, steps.values()))
+    evidence = f"{len(right)} of {len(steps)} steps go this way, told by {seeds} paired seed{'s' if seeds > 1 else ''}"
+    for what, found in (("the other way", wrong), ("not told", untold)):
+        if found:
+            evidence += f"; {what} (difference of logit k): " + ", ".join(f"{step} {each[step]}" for step in found)
+    verdict: Verdict = "confirmed" if len(right) == len(steps) else "refuted" if wrong and may_refute else "inconclusive"
+    return Finding(statement, verdict, evidence)
+
+
+def within(
+    statement: str,
+    ks: Mapping[str, Mapping[int, float]],
+    predicted: Mapping[str, float],
+    tolerance: float,
+    may_refute: bool = True,
+) -> Finding:
+    """Whether k ends within a tolerance of what is predicted, in every run; refuted if in one cell no run does."""
+    off = {cell: [k - predicted[cell] for k in ks[cell].values()] for cell in predicted}
+    worst = max(off, key=lambda cell: max(map(abs, off[cell])))
+    outside = [cell for cell, values in off.items() if min(map(abs, values)) > tolerance]
+    fine = sum(max(map(abs, values)) <= tolerance for values in off.values())
+    mean = statistics.mean(abs(value) for values in off.values() for value in values)
+    evidence = (
+        f"{fine} of {len(off)} cells; mean difference {mean:.3f}, farthest {max(off[worst], key=abs):+.3f} ({worst}), "
+        f"{len(off[worst])} seeds"
+    )
+    verdict: Verdict = "confirmed" if fine == len(off) else "refuted" if outside and may_refute else "inconclusive"
+    return Finding(statement, verdict, evidence)
+
+
+def nearest(
+    statement: str,
+    ks: Mapping[str, Mapping[int, float]],
+    predicted: Mapping[str, Mapping[str, float]],
+    rule: str,
+    may_refute: bool = True,
+) -> Finding:
+    """Whether of several predictions of each cell's k a rule's has the smallest mean error over the cells, in every seed.
+
+    Refuted if some other prediction's is smaller in every seed.
+    """
+    seeds = set.intersection(*(set(ks[cell]) for cell in predicted))
+    errors = {
+        name: [
+            statistics.mean(abs(ks[cell][seed] - found[name]) for cell, found in predicted.items()) for seed in sorted(seeds)
+        ]
+        for name in next(iter(predicted.values()))
+    }
+    own, others = errors[rule], [values for name, values in errors.items() if name != rule]
+    best = all(mine < value for values in others for mine, value in zip(own, values))
+    beaten = any(all(value < mine for mine, value in zip(own, values)) for values in others)
+    listed = ", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in errors.items())
+    verdict: Verdict = "confirmed" if best else "refuted" if beaten and may_refute else "inconclusive"
+    return Finding(
+        statement, verdict, f"mean difference of learned k from {listed}; {len(predicted)} cells, {len(seeds)} seeds"
+    )
+
+
+def _logit(k: float) -> float:
+    k = float(np.clip(k, NEAREST, 1 - NEAREST))
+    return math.log(k / (1 - k))

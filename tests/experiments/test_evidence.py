@@ -1,0 +1,111 @@
+"""Where k ends: planted rises and falls, planted predictions, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from kdiff.experiments.claim import Study
+from kdiff.experiments.evidence import last_move, learned_k, moves_one_way, nearest, within
+from kdiff.experiments.runner import Job
+from kdiff.training.config import TrainConfig
+
+
+def seeds(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+RISING = {"a": [seeds(0.5, 0.51, 0.49), seeds(0.8, 0.81, 0.79), seeds(0.95, 0.951, 0.949)]}
+PREDICTED = {"a": {"rule": 0.5, "other": 0.6}, "b": {"rule": 0.9, "other": 0.7}}
+
+
+class TestOneWay:
+    def test_a_rise_is_confirmed_and_not_a_fall(self) -> None:
+        assert moves_one_way("rises", RISING, up=True).verdict == "confirmed"
+        assert moves_one_way("falls", RISING, up=False).verdict == "refuted"
+        assert moves_one_way("falls", RISING, up=False, may_refute=False).verdict == "inconclusive"
+
+    def test_one_step_the_other_way_refutes_all(self) -> None:
+        series = {**RISING, "b": [seeds(0.9, 0.91, 0.89), seeds(0.5, 0.52, 0.48)]}
+        finding = moves_one_way("rises", series, up=True)
+        assert finding.verdict == "refuted"
+        assert (
+            "2 of 3 steps go this way, told by 3 paired seeds; the other way (difference of logit k): b, step 1"
+            in finding.evidence
+        )
+
+    def test_a_step_that_chance_explains_is_inconclusive(self) -> None:
+        series = {"a": [seeds(0.5, 0.6, 0.4), seeds(0.55, 0.45, 0.6)]}
+        finding = moves_one_way("rises", series, up=True)
+        assert finding.verdict == "inconclusive"
+        assert "not told" in finding.evidence
+
+    def test_one_seed_tells_nothing(self) -> None:
+        assert moves_one_way("rises", {"a": [seeds(0.5), seeds(0.9)]}, up=True).verdict == "inconclusive"
+
+    def test_k_that_float32_rounds_to_one_is_compared_too(self) -> None:
+        series = {"a": [seeds(0.9, 0.91), seeds(1.0, 1.0)]}
+        assert moves_one_way("rises", series, up=True).verdict == "confirmed"
+
+    def test_near_one_it_is_the_logit_that_counts(self) -> None:
+        # 0.9990 to 0.9999 is a rise by a factor of ten in k/(1 − k), with a spread far smaller than that.
+        series = {"a": [seeds(0.9990, 0.9991, 0.9989), seeds(0.9999, 0.99991, 0.99989)]}
+        assert moves_one_way("rises", series, up=True).verdict == "confirmed"
+
+
+class TestWithin:
+    @pytest.mark.parametrize(
+        ("b", "verdict"),
+        [
+            (seeds(0.91, 0.94), "confirmed"),
+            (seeds(0.91, 0.96), "inconclusive"),
+            (seeds(0.96, 0.97), "refuted"),
+            (seeds(0.84, 0.96), "refuted"),
+        ],
+    )
+    def test_every_run_counts(self, b: dict[int, float], verdict: str) -> None:
+        finding = within("close", {"a": seeds(0.5, 0.52), "b": b, "not asked": seeds(0.0)}, {"a": 0.5, "b": 0.9}, 0.05)
+        assert finding.verdict == verdict
+
+    def test_a_short_run_refutes_nothing(self) -> None:
+        finding = within("close", {"a": seeds(0.5), "b": seeds(0.99)}, {"a": 0.5, "b": 0.9}, 0.05, may_refute=False)
+        assert finding.verdict == "inconclusive"
+        assert "1 of 2 cells; mean difference 0.045, farthest +0.090 (b), 1 seeds" in finding.evidence
+
+
+class TestNearest:
+    def test_the_rule_is_nearest(self) -> None:
+        ks = {"a": seeds(0.52, 0.5), "b": seeds(0.9, 0.88)}
+        finding = nearest("near", ks, PREDICTED, "rule")
+        assert finding.verdict == "confirmed"
+        assert "rule 0.010, other 0.140" in finding.evidence
+
+    def test_another_is_nearer_in_every_seed(self) -> None:
+        ks = {"a": seeds(0.6, 0.59), "b": seeds(0.71, 0.7)}
+        assert nearest("near", ks, PREDICTED, "rule").verdict == "refuted"
+        assert nearest("near", ks, PREDICTED, "rule", may_refute=False).verdict == "inconclusive"
+
+    def test_seeds_that_disagree(self) -> None:
+        ks = {"a": seeds(0.6, 0.5), "b": seeds(0.7, 0.9)}
+        assert nearest("near", ks, PREDICTED, "rule").verdict == "inconclusive"
+
+    def test_it_is_the_mean_over_cells_that_counts(self) -> None:
+        # The other is nearer in cell a, the rule by more in cell b.
+        ks = {"a": seeds(0.58, 0.58), "b": seeds(0.9, 0.9)}
+        assert nearest("near", ks, PREDICTED, "rule").verdict == "confirmed"
+
+
+def test_k_and_its_last_move_are_read_from_the_runs(tmp_path: Path) -> None:
+    config = TrainConfig(steps=100)
+    jobs = [Job("c", "learned", TrainConfig(steps=100, seed=seed), tmp_path / str(seed), 0, False) for seed in (0, 1)]
+    for job, last in zip(jobs, (0.9, 0.8)):
+        job.folder.mkdir()
+        rows = [{"step": 50, "k": 0.1}, {"step": 75, "k": 0.7}, {"step": 76, "k": 0.75}, {"step": config.steps, "k": last}]
+        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"cell": "c", "target": "learned", "seed": seed, "k": k} for seed, k in ((0, 0.9), (1, 0.8))]
+    study = Study(jobs, [*rows, {"cell": "d", "target": "learned", "seed": 0, "k": 0.3}], full=True)
+    assert learned_k(study, "c") == {0: 0.9, 1: 0.8}
+    assert math.isclose(last_move(study, "c"), (0.2 + 0.1) / 2)
