@@ -77,6 +77,15 @@ def test_a_claim_is_run_examined_and_written(tmp_path, monkeypatch) -> None:
     assert (verdict["form"], verdict["runs"], verdict["seeds"]) == ("quick", 5, [0, 1])
     assert verdict["core_hours"]["estimated"] == 0.01
     assert (out / "tiny.png").read_text() == "a picture"
+    text = (out / "report.md").read_text()
+    for part in (
+        "# tiny: a title",
+        "**Verdict: confirmed** (quick form: 5 runs, seeds 0, 1",
+        "![a title](tiny.png)",
+        "refuted",
+    ):
+        assert part in text
+    assert "| it is so | **confirmed** | 2 runs |" in text
     assert (out / "table.md").read_text() == "| a |\n| --- |\n| 1 |\n"
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))

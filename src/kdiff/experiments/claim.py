@@ -119,7 +119,7 @@ class Claim:
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    body = [f"| {' | '.join(line)} |" for line in [header, *lines]]
+    """A Markdown table; a bar in a cell is escaped."""
+    body = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in [header, *lines]]
     body.insert(1, "|" + " --- |" * len(header))
     return "\n".join(body)

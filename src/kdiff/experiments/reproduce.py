@@ -2,6 +2,7 @@
 
 A claim's folder then holds
 
+    report.md         all of it, to read: claim, verdict, findings, picture, table
     verdict.json      claim, findings, verdict, time taken, environment
     table.md          the figures behind it
     NAME.png          the picture
@@ -18,7 +19,7 @@ from typing import Any
 
 from kdiff.components import parse
 from kdiff.evaluation.judge import Judge
-from kdiff.experiments.claim import Claim, Outcome, Study
+from kdiff.experiments.claim import Claim, Outcome, Study, markdown
 from kdiff.experiments.runner import collect, run_jobs
 from kdiff.files import read_json, write_json, write_text
 from kdiff.training.build import describe_environment, load_dataset
@@ -72,7 +73,9 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
         outcome = claim.examine(study)
         write_text(out / "table.md", outcome.table + "\n")
         claim.draw(study, outcome, out / f"{claim.name}.png")
-        write_json(out / "verdict.json", _stamp(claim, study, outcome))
+        stamp = _stamp(claim, study, outcome)
+        write_text(out / "report.md", page(claim, outcome, stamp))
+        write_json(out / "verdict.json", stamp)
     return outcome
 
 
@@ -94,6 +97,24 @@ def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
         "core_hours": {"estimated": claim.core_hours[study.full], "taken": round(seconds / 3600, 3)},
         "environment": describe_environment(),
     }
+
+
+def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
+    """The report as Markdown, with the picture beside it."""
+    findings = [[one.statement, f"**{one.verdict}**", one.evidence] for one in outcome.findings]
+    seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]["taken"]
+    about = {"Claim": claim.says, "Varied": claim.varied, "Measured": claim.measured, "Refuted if": claim.refuted_if}
+    parts = [
+        f"# {claim.name}: {claim.title}",
+        f"```sh\n{stamp['environment']['command']}\n```",
+        "\n".join(f"- **{what}**: {text}" for what, text in about.items()),
+        f"**Verdict: {outcome.verdict}** ({stamp['form']} form: {stamp['runs']} runs, seeds {seeds}, {hours:.2g} core-hours).",
+        markdown(["finding", "verdict", "evidence"], findings),
+        "\n".join(f"- Note: {note}" for note in outcome.notes),
+        f"![{claim.title}]({claim.name}.png)",
+        outcome.table,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def report(outcome: Outcome) -> str:

@@ -51,10 +51,10 @@ def _predictions(axes: Any, view: View) -> None:
     axes.semilogx(RATIOS, 1 / (1 + RATIOS), color=INK, linewidth=1.2, label="D/(D + d): linear, loss on u")
     axes.semilogx(RATIOS, 1 / (1 + np.sqrt(RATIOS)), color=INK, linewidth=1, linestyle="--", label="linear, loss on v, start")
     axes.semilogx(RATIOS, _ends(), color=INK, linewidth=1, linestyle=":", label="linear, loss on v, end (clamp 0.05)")
-    for i, one in enumerate(view.dimensions):
-        ratio, colour = one.value / view.D, COLOURS[i % len(COLOURS)]
-        marker = "o" if one.scope == "global" else "D"
-        label = f"{one.method} ({one.scope}): d = {one.value:.3g}"
+    for i, estimated in enumerate(view.dimensions):
+        ratio, colour = estimated.value / view.D, COLOURS[i % len(COLOURS)]
+        marker = "o" if estimated.scope == "global" else "D"
+        label = f"{estimated.method} ({estimated.scope}): d = {estimated.value:.3g}"
         axes.plot(ratio, 1 / (1 + ratio), marker, color=colour, markersize=6, label=label, zorder=3)
     spectral = [one for one in view.predictions if not one.theory.startswith("D/(D + d)")]
     places = _apart([one.k for one in spectral])
