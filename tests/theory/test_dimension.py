@@ -19,8 +19,8 @@ from kdiff.theory.dimension import (
     two_nn,
 )
 from kdiff.theory.neighbours import distinct_rows, nearest_neighbours, neighbour_distances
-from kdiff.theory.tokens import patches, random_patches
 from kdiff.theory.spectra import local_spectra
+from kdiff.theory.tokens import patches, random_patches
 
 
 class Lazy:

@@ -421,3 +421,14 @@ def test_impossible_whitened_spectra(arguments, message):
 
 def test_whitened_spectrum():
     assert whitened(4, 2, 3.0).tolist() == [3, 3, 0, 0]
+
+
+def test_a_loss_that_is_flat_to_rounding_has_its_minima_all_the_same() -> None:
+    """A spectrum with many weak directions, under the clamp: near k = 1 the loss no longer changes in float64."""
+    spectrum = np.concatenate([[1.0, 0.98], np.full(30, 0.034)])
+    optimum = optimal_k(spectrum, space="v", clamp=0.05)
+    ks = np.linspace(0.001, 0.999, 2001)
+    losses = expected_loss(ks, spectrum, space="v", clamp=0.05)
+    assert optimum.loss <= losses.min() + 1e-12
+    assert optimum.k == pytest.approx(ks[losses.argmin()], abs=1e-3)
+    assert len(optimum.others) <= 1

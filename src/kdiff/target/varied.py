@@ -9,13 +9,13 @@ Where a and b depend on t, so does the denominator α b + σ a of the conversion
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kdiff.target.base import PAPER_CLAMP, Coefficient, Target
-from kdiff.target.constant import Learned, initial_logit
+from kdiff.target.constant import Learned, initial_logit, refuse_other
 
 NEAREST_TIME = 1e-3  # to 0 and 1, at which logit t is cut off
 
@@ -104,6 +104,8 @@ class LearnedKOfTime(Learned):
         rate: the pace, as of `LearnedK`.
     """
 
+    form_number: Tensor
+
     def __init__(
         self,
         form: Literal["table", "polynomial", "wiener"] = "table",
@@ -118,10 +120,16 @@ class LearnedKOfTime(Learned):
         if form not in sizes:
             raise ValueError(f"form is {form!r}; expected table, polynomial or wiener")
         self.form, self.size = form, sizes[form] if size is None else size
+        # The same w mean something else in another form.
+        self.register_buffer("form_number", torch.tensor(float(list(sizes).index(form))))
         if self.size < 2 or (form == "wiener" and self.size != 2):
             raise ValueError(f"size is {size}; expected at least 2, and no other for form 'wiener'")
         first = initial_logit(init)
         self._learn([first] * self.size if form == "table" else [first] + [0.0] * (self.size - 1), rate)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        refuse_other(state_dict, prefix + "form_number", self.form_number.item(), rest[-1])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def logit(self, t: Tensor) -> Tensor:
         """logit k(t), shaped like t, with gradients to w."""

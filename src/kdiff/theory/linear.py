@@ -229,16 +229,18 @@ def _search(values: Array, counts: Array, tau: float, times: Timesteps | None, n
 
     grid = np.linspace(-FARTHEST_LOGIT, FARTHEST_LOGIT, 241)
     scanned = np.array([loss(y) for y in grid])
-    found = []
-    for i in range(len(grid)):
-        left, right = max(i - 1, 0), min(i + 1, len(grid) - 1)
-        # Ties, where the loss is flat to rounding, count once, at their first point.
-        if scanned[i] > scanned[right] or (i > 0 and scanned[i] >= scanned[left]):
+    # Where the loss is flat to rounding, as near k = 1 under a clamp, a plateau is one minimum and not many.
+    level = np.round(scanned / scanned.min(), 12)
+    found, last = list[tuple[float, float]](), len(grid) - 1
+    for plateau in np.split(np.arange(len(grid)), np.flatnonzero(np.diff(level)) + 1):
+        first, end = int(plateau[0]), int(plateau[-1])
+        if (first > 0 and level[first - 1] < level[first]) or (end < last and level[end + 1] < level[end]):
             continue
-        if left == i or right == i:
-            found.append((0.0 if left == i else 1.0, float(scanned[i])))
+        if first == 0 or end == last:
+            found.append((0.0 if first == 0 else 1.0, float(scanned[0 if first == 0 else last])))
             continue
-        best = minimize_scalar(loss, bracket=(grid[left], grid[i], grid[right]), method="brent", options={"xtol": 1e-10})
+        bounds = (grid[first - 1], grid[end + 1])
+        best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
         found.append((float(expit(best.x)), float(best.fun)))
     (k, lowest), *others = sorted(found, key=lambda minimum: minimum[1])
     return Optimum(k, lowest, "quadrature", others)
