@@ -1,0 +1,186 @@
+"""Real networks with a narrow place, for the claim `stagnation`: does k stay near ½, and what does it cost?
+
+Each network is trained with k from the paper's start, from 0.95, and from 0.5 at ten times the pace. A cell has *the failure*
+if in every seed the paper's k ends below 0.6 and rests there while one of the others ends at a k larger by 0.1 and at a loss
+lower by 2 %: a better k was there, and was not found. The losses of two k below 0.95 compare; above, the clamp lowers them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kdiff.experiments.arrangements import Ended, read_end
+from kdiff.experiments.claim import Finding, Study, Verdict
+from kdiff.experiments.compare import MEASURES, deviation, main_measure, with_spread
+from kdiff.experiments.curves import interval
+from kdiff.training.config import TrainConfig
+
+PAPER, HIGH, FAST = (0.5, 1), (0.95, 1), (0.5, 10)  # start and pace of k
+NEAR_HALF, RESTS, AWAY, LOWER = 0.6, 0.02, 0.1, 0.02
+
+
+def target(start: float, pace: float, clamp: bool = True) -> str:
+    """A learned k; the theory of limited rank knows no clamp."""
+    return f"learned(init={start}, rate={pace}{'' if clamp else ', min_denominator=0.0'})"
+
+
+TARGETS = [target(*PAPER), target(*HIGH), target(*FAST)]
+# Name: data, network, whether it is narrow, whether it is in the quick form.
+NETWORKS: dict[str, tuple[str, str, bool, bool]] = {
+    "Gaussian, d = 24, D = 48; MLP 32": ("gaussian(ambient_dim=48, intrinsic_dim=24)", "MLP(width=32, depth=1)", True, True),
+    "Gaussian, d = 24, D = 48; MLP 16, 16": (
+        "gaussian(ambient_dim=48, intrinsic_dim=24)",
+        "MLP(width=16, depth=2)",
+        True,
+        False,
+    ),
+    "sphere, d = 9, D = 32; MLP 16, 16": ("sphere(intrinsic_dim=9, ambient_dim=32)", "MLP(width=16, depth=2)", True, False),
+    "curved, d = 10, D = 36; MLP 8, 8": (
+        "gaussian(ambient_dim=36, intrinsic_dim=10, embedding=curved)",
+        "MLP(width=8, depth=2)",
+        True,
+        False,
+    ),
+    "digits; JiT 8 wide": (
+        "digits",
+        "JiT(patch_size=4, hidden_size=8, depth=4, num_heads=2, bottleneck=8, context_tokens=0)",
+        True,
+        False,
+    ),
+    "sphere, d = 9, D = 32; MLP 256, 256": ("sphere(intrinsic_dim=9, ambient_dim=32)", "MLP(width=256, depth=2)", False, False),
+}
+
+
+def settings(data: str, network: str, full: bool) -> TrainConfig:
+    """Ordinary training."""
+    return TrainConfig(
+        data=data,
+        network=network,
+        steps=4000 if full else 1500,
+        learning_rate=0.003,
+        schedule="cosine",
+        ema=[0.99],
+    )
+
+
+def configs(full: bool) -> dict[str, TrainConfig]:
+    """The cells."""
+    return {name: settings(data, network, full) for name, (data, network, _, quick) in NETWORKS.items() if full or quick}
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """The runs of a cell by target, in order of seeds: how they ended, how good samples are (main measure, clean last step)."""
+
+    name: str
+    ends: Mapping[str, Sequence[Ended]]
+    quality: Mapping[str, Sequence[float]]
+    measure: str
+
+    @property
+    def stays(self) -> bool:
+        """Whether the paper's k ends near ½ and rests there, in every seed."""
+        return all(one.k < NEAR_HALF and abs(one.k - one.half) < RESTS for one in self.ends[target(*PAPER)])
+
+    def better(self) -> list[str]:
+        """The targets that in every seed end at a k larger by 0.1 and a loss lower by 2 % than the paper's."""
+        own = self.ends[target(*PAPER)]
+        return [
+            other
+            for other, ends in self.ends.items()
+            if all(one.k > mine.k + AWAY and one.loss < mine.loss * (1 - LOWER) for one, mine in zip(ends, own))
+        ]
+
+    @property
+    def fails(self) -> bool:
+        """The failure: k stays, and better was to be had."""
+        return self.stays and bool(self.better())
+
+    def cost(self, other: str) -> tuple[float, float]:
+        """Mean over seeds of the paper's measure less the other's, and half its 95 % interval, both in units of the other's."""
+        pairs = list(zip(self.quality[target(*PAPER)], self.quality[other]))
+        unit = statistics.mean(theirs for _, theirs in pairs)
+        differences = [(own - theirs) / unit for own, theirs in pairs]
+        return statistics.mean(differences), interval(differences) if len(pairs) > 1 else math.inf
+
+
+def read(study: Study, name: str) -> Narrow:
+    """A cell from its run folders and judged rows."""
+    rows = [row for row in study.rows if row["cell"] == name]
+    labels = list(dict.fromkeys(row["target"] for row in rows))
+    measure = main_measure(rows)
+    seeds = {label: [run["seed"] for run in study.runs(cell=name, target=label)] for label in labels}
+    return Narrow(
+        name,
+        {label: [read_end(study.folder(name, label, seed)) for seed in seeds[label]] for label in labels},
+        {label: study.values(measure, cell=name, target=label) for label in labels},
+        measure,
+    )
+
+
+HEADER = ["network", "k from, at pace", "k", "loss", "measure", "clean (exact)", "paper's sampler (exact)"]
+HEADER += ["in groups, clean", "held out", "off the manifold, clean"]
+
+
+def lines(study: Study, cell: Narrow) -> list[list[str]]:
+    """Rows of the table: the main measure under both samplers with the exact denoiser's floor, and beside the held-out data."""
+    found = []
+    for label, ends in cell.ends.items():
+        rows = [row for row in study.rows if (row["cell"], row["target"]) == (cell.name, label)]
+        rows = [row for row in rows if row["measure"] == cell.measure]
+        figures = []
+        for sampler in ("clean", "paper"):
+            own = [row for row in rows if row["sampler"] == sampler]
+            exact = next((row["exact"] for row in own if row["exact"] is not None), None)
+            text = spread([row["value"] for row in own])
+            figures.append(text if exact is None else f"{text} ({exact:.3g})")
+        clean = [row for row in rows if row["sampler"] == "clean"]
+        figures += [spread([row["grouped"] for row in clean]), f"{clean[0]['heldout']:.3g}"]
+        start, pace = next(pair for pair in (PAPER, HIGH, FAST) if target(*pair) == label)
+        ks, losses = spread([one.k for one in ends]), spread([one.loss for one in ends])
+        off = study.values("off_manifold", cell=cell.name, target=label)
+        figures.append(spread(off) if off else "")
+        found.append([cell.name, f"{start:g}, {pace:g}", ks, losses, MEASURES[cell.measure], *figures])
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    return with_spread(statistics.mean(values), deviation(values))
+
+
+def findings(cells: Sequence[Narrow], full: bool) -> list[Finding]:
+    """Is it found in real networks, does it cost quality, and is room what it takes?"""
+    narrow, wide = ([cell for cell in cells if NETWORKS[cell.name][2] is kind] for kind in (True, False))
+    failing = [cell for cell in narrow if cell.fails]
+    seeds = len(next(iter(cells[0].ends.values())))
+    texts = [
+        f"{cell.name}: k = {spread([one.k for one in cell.ends[target(*PAPER)]])}, else up to "
+        f"{max(statistics.mean(one.k for one in ends) for ends in cell.ends.values()):.3g}, "
+        + ("the failure" if cell.fails else "k stays, but no better end was seen" if cell.stays else "k does not stay")
+        for cell in narrow
+    ]
+    result = [
+        Finding(
+            "in some real network with a bottleneck k stays near ½ although another start or pace ends at a lower loss",
+            "confirmed" if failing else "refuted" if full else "inconclusive",
+            f"{'found' if failing else 'not found'} in {len(failing)} of {len(narrow)}, {seeds} seeds. " + "; ".join(texts),
+        )
+    ]
+    if failing:
+        costs = {cell.name: cell.cost(cell.better()[0]) for cell in failing}
+        worse = all(mean > half for mean, half in costs.values())
+        better = any(mean < -half for mean, half in costs.values())
+        parts = [f"{100 * mean:+.0f} ± {100 * half:.0f} % ({name})" for name, (mean, half) in costs.items()]
+        statement = "where it is found the samples are worse for it (main measure, clean last step, in all such cells)"
+        verdict: Verdict = "confirmed" if worse else "refuted" if better else "inconclusive"
+        evidence = f"the paper's start against the first that ended lower, 0.95 or pace 10: {'; '.join(parts)}"
+        result.append(Finding(statement, verdict, evidence))
+    if wide:
+        statement = "a network with room does not have the failure"
+        parts = [f"{cell.name}: k = {spread([one.k for one in cell.ends[target(*PAPER)]])}" for cell in wide]
+        result.append(Finding(statement, "refuted" if any(cell.fails for cell in wide) else "confirmed", "; ".join(parts)))
+    return result
