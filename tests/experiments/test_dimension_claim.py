@@ -48,7 +48,7 @@ def made_up(data: str, patch: int | None = None) -> list[View]:
         "linear, loss on v, end": 1.0,
     }
     predictions = [Prediction(theory, k, "") for theory, k in theories.items()]
-    whole = View("samples", D, 100, float(values.sum()), values, dimensions, predictions)
+    whole = View("samples", D, 100, float(values.sum()), 0.0, values, dimensions, predictions)
     return [whole, replace(whole, name="patches", D=4)] if patch else [whole]
 
 

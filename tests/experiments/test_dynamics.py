@@ -12,7 +12,7 @@ import pytest
 from kdiff.components import build
 from kdiff.experiments import curves, dynamics
 from kdiff.experiments.claim import Group, Study
-from kdiff.experiments.linear import second_moments
+from kdiff.experiments.predictions import second_moments
 from kdiff.experiments.reproduce import reproduce
 from kdiff.experiments.runner import Job
 from kdiff.theory import Modes, modes

@@ -17,6 +17,7 @@ from kdiff.data.font import find_font
 from kdiff.experiments import pixel
 from kdiff.experiments.claim import Study
 from kdiff.experiments.ends import TIMES, at_the_ends
+from kdiff.experiments.predictions import predictions
 from kdiff.experiments.reproduce import reproduce
 from kdiff.networks import JiT
 from kdiff.training.build import build_model
@@ -53,9 +54,9 @@ def find_data(name: str) -> None:
 def test_the_theories_of_the_real_pictures(cell) -> None:
     data = pixel.CELLS[cell][0]
     find_data(data)
-    theory = pixel.predicted(data)
-    assert 0.5 < theory["u-loss"] < 1
-    assert theory["u-loss"] == pytest.approx(1 / (1 + (1 / theory["v-loss, start"] - 1) ** 2), rel=1e-6)
+    theory = predictions(data)
+    assert 0.5 < theory["loss on u"] < 1
+    assert theory["loss on u"] == pytest.approx(1 / (1 + (1 / theory["loss on v, start"] - 1) ** 2), rel=1e-6)
 
 
 # Criteria

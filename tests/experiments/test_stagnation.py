@@ -68,7 +68,7 @@ def test_the_weights_say_what_is_captured(tmp_path) -> None:
         steps=20,
         log_every=5,
         ema=[0.0],
-        target=target(*PAPER, clamp=False),
+        target=target(*PAPER),
     )
     train_run(config, tmp_path / "run")
     before = read_end(tmp_path / "run", captured=True)

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict
-from kdiff.experiments.depth import predictions
 from kdiff.experiments.evidence import last_move
-from kdiff.experiments.linear import second_moments
 from kdiff.experiments.paired import intervals, log_ratios
+from kdiff.experiments.predictions import predictions, second_moments
 from kdiff.experiments.quality import by_target, quality_rows, target_table
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.target import LearnedKOfTime

@@ -53,6 +53,9 @@ class Room:
         return float(r * out @ out + (self.D - self.rank) / r + floor) / self.D
 
 
+MOVES, NEAR_ONE = 0.01, 0.9
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run ended: k then and half-way, the mean loss over the last tenth, and the data directions captured."""
@@ -63,8 +66,13 @@ class Ended:
     captured: float = float("nan")
 
     def at_rest(self, k: float, tolerance: float) -> bool:
-        """Whether k is there, or was on its way there over the second half of the run."""
-        return abs(self.k - k) <= tolerance or (self.k - self.half) * (k - self.k) > 0
+        """Whether k is there, or came nearer to it by 0.01 or more over the second half of the run.
+
+        The limit k = 1, which the last bit of loss to be had lies in, is never reached: k from 0.9 that does not fall.
+        """
+        if k == 1:
+            return self.k >= max(NEAR_ONE, self.half)
+        return abs(self.k - k) <= tolerance or abs(self.half - k) - abs(self.k - k) >= MOVES
 
 
 def read_end(folder: Path, captured: bool = False) -> Ended:

@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 from kdiff.components import build
 from kdiff.data import principal_directions
 from kdiff.experiments.claim import Study
-from kdiff.experiments.linear import second_moments
+from kdiff.experiments.predictions import second_moments
 from kdiff.theory import k_over_training, modes
 from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig

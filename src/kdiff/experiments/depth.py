@@ -13,19 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kdiff.components import Spec, build
+from kdiff.components import Spec
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, markdown
 from kdiff.experiments.compare import deviation, fixed_targets, with_spread
 from kdiff.experiments.config import fixed_k
 from kdiff.experiments.evidence import learned_k, within
-from kdiff.experiments.linear import second_moments
+from kdiff.experiments.predictions import predictions
 from kdiff.experiments.quality import QUALITY, best_of, by_target, not_apart, quality_rows, reaches_the_best
 from kdiff.report.curve import draw_curve, logarithmic
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.target import PAPER_CLAMP
-from kdiff.theory import expected_loss, optimal_k
 from kdiff.training.config import TrainConfig
 
 D = 32
@@ -166,17 +163,6 @@ def _rule_is_best(
     ours = {name: fixed[name][f"{of_rule[name]:g}"] for name in cells}
     others = {name: {t: v for t, v in fixed[name].items() if t != f"{of_rule[name]:g}"} for name in cells}
     return reaches_the_best(statement, ours, others, f"the rule's {what}")
-
-
-def predictions(data: str, timesteps: Spec = "uniform") -> dict[str, float]:
-    """What the linear theories say of these samples: on u; on v at û = 0; on v at convergence with the clamp."""
-    moments, ks, times = second_moments(data), np.linspace(0.005, 1, 200), build("timesteps", timesteps)
-    at_end = expected_loss(ks, moments, space="v", times=times, clamp=PAPER_CLAMP)
-    return {
-        "D/(D + tr Σ)": float(optimal_k(moments, times=times)),
-        "v-loss, start": float(optimal_k(moments, space="v", at="initialisation", times=times)),
-        "v-loss, end": float(ks[int(at_end.argmin())]),
-    }
 
 
 def _k_table(study: Study, rows: dict[str, list[dict[str, Any]]], of_rule: dict[str, float]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdiff.components import build, parse
 from kdiff.data import Dataset
 from kdiff.experiments.config import EstimateConfig
-from kdiff.target import PAPER_CLAMP
+from kdiff.experiments.predictions import MAX_POINTS, linear_theory, moments_of, spectrum_size
 from kdiff.theory import (
     DimensionEstimate,
     estimate_dimensions,
@@ -52,6 +52,7 @@ class View:
         D: ambient dimension.
         num_points: how many were looked at.
         total_variance: tr Σ, in units of the noise's variance per direction.
+        squared_mean: |E x|², in the same units: with tr Σ it makes up E |x|², which the linear theory sees.
         eigenvalues: of the covariance, (D,), descending.
         dimensions: estimates of d.
         predictions: what each theory says of k.
@@ -62,6 +63,7 @@ class View:
     D: int
     num_points: int
     total_variance: float
+    squared_mean: float
     eigenvalues: NDArray[np.float64]
     dimensions: Sequence[DimensionEstimate]
     predictions: Sequence[Prediction]
@@ -75,6 +77,8 @@ def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
         ValueError: a patch that does not divide the image, a rank that does not fit, or too little data.
     """
     x = dataset.part("train")[0]
+    if config.rank >= dataset.dimension:
+        raise ValueError(f"rank is {config.rank}; expected less than D = {dataset.dimension}: as many outputs limit nothing")
     size = patch_size(dataset.shape, config.patch_size)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
     views = [view("samples", take_rows(x, chosen), config)]
@@ -98,7 +102,8 @@ def patch_size(shape: tuple[int, ...], wanted: int) -> int:
 
 def view(name: str, x: Rows, config: EstimateConfig) -> View:
     """Everything about points x (N, *shape)."""
-    eigenvalues = spectrum(x).clip(min=0.0)
+    points = x if len(x) <= MAX_POINTS or spectrum_size(x) <= MAX_POINTS else x[:MAX_POINTS]
+    eigenvalues, moments = spectrum(points).clip(min=0.0), moments_of(points)
     problem, dimensions = None, list[DimensionEstimate]()
     try:
         dimensions = estimate_dimensions(x, max_points=config.max_points, seed=config.seed)
@@ -111,40 +116,44 @@ def view(name: str, x: Rows, config: EstimateConfig) -> View:
         len(eigenvalues),
         len(x),
         float(eigenvalues.sum()),
+        float(moments.sum() - eigenvalues.sum()),
         eigenvalues,
         dimensions,
-        predictions(eigenvalues, dimensions, times, str(parse(config.timesteps)), config.rank),
+        predictions(moments, dimensions, times, str(parse(config.timesteps)), config.rank),
         problem,
     )
 
 
 def predictions(
-    eigenvalues: NDArray[np.float64], dimensions: Sequence[DimensionEstimate], times: Timesteps, law: str, rank: int = 0
+    moments: NDArray[np.float64], dimensions: Sequence[DimensionEstimate], times: Timesteps, law: str, rank: int = 0
 ) -> list[Prediction]:
-    """What each theory says of k: the paper's rule for every estimate of d, then those that see the whole spectrum."""
-    D = len(eigenvalues)
+    """What each theory says of k: the paper's rule for every estimate of d, then those that see the spectrum of E x xᵀ.
+
+    A limit of rank is left out where it limits nothing.
+    """
+    D = len(moments)
     found = [
         Prediction(f"D/(D + d), {one.method} ({one.scope})", D / (D + one.value), f"the paper's rule with d = {one.value:.3g}")
         for one in dimensions
         if one.value <= D
     ]
-    at_end = optimal_k(eigenvalues, space="u", times=times)
-    found += [
-        Prediction("linear, loss on u", float(optimal_k(eigenvalues)), "D/(D + tr Σ): the paper's rule for any spectrum"),
-        Prediction("linear, loss on v, start", float(optimal_k(eigenvalues, space="v", at="initialisation", times=times)),
-                   "which target costs least before anything is learned, where k begins to move"),
-        Prediction("linear, loss on v, end", float(optimal_k(eigenvalues, space="v", times=times, clamp=PAPER_CLAMP)),
-                   "which target a linear network without time does best with (clamp 0.05)"),
-    ]  # fmt: skip
-    peak = k_over_training(np.array(TAUS), eigenvalues, times=times)
+    theory = linear_theory(moments, times)
+    rule = float(optimal_k(moments))
+    found.append(Prediction("linear, loss on u", rule, "D/(D + E|x|²): the paper's rule for any spectrum"))
+    if abs(float(theory["loss on u"]) - rule) > 1e-9:
+        found.append(Prediction("linear, loss on u, your times", float(theory["loss on u"]), f"the same under {law}"))
+    peak = k_over_training(np.array(TAUS), moments, times=times)
     found.append(Prediction("linear, loss on u, on the way", float(peak.max()), "the highest k on the way to the end"))
-    if abs(float(at_end) - float(optimal_k(eigenvalues))) > 1e-9:
-        found.append(Prediction(f"linear, loss on u, {law}", float(at_end), "the same under your law of times"))
-    if rank:
-        for one in rank_limited(eigenvalues, rank):
-            if one.stable:
-                what = f"captures the {one.strongest} strongest and {one.weakest} weakest directions"
-                found.append(Prediction(f"rank {rank}, loss on v", one.k, what))
+    start, end = theory["loss on v, start"], theory["loss on v, end"]
+    what = "which target costs least before anything is learned, where k begins to move"
+    found.append(Prediction("linear, loss on v, start", float(start), what))
+    other = "".join(f"; a second minimum at {k:.3f}" for k, _ in end.others)
+    what = f"which target a linear network without time does best with (clamp 0.05){other}"
+    found.append(Prediction("linear, loss on v, end", float(end), what))
+    for one in rank_limited(moments, rank) if 0 < rank < D else ():
+        if one.stable:
+            what = f"captures the {one.strongest} strongest and {one.weakest} weakest directions"
+            found.append(Prediction(f"rank {rank}, loss on v", one.k, what))
     return found
 
 
@@ -152,7 +161,7 @@ def as_json(views: Sequence[View]) -> list[dict[str, Any]]:
     """The views as plain data."""
     return [
         {
-            **{name: getattr(view, name) for name in ("name", "D", "num_points", "total_variance", "problem")},
+            **{name: getattr(view, name) for name in ("name", "D", "num_points", "total_variance", "squared_mean", "problem")},
             "eigenvalues": view.eigenvalues.tolist(),
             "dimensions": [asdict(one) for one in view.dimensions],
             "predictions": [asdict(one) for one in view.predictions],
@@ -163,7 +172,8 @@ def as_json(views: Sequence[View]) -> list[dict[str, Any]]:
 
 def as_text(view: View) -> str:
     """A view as text: dimensions, then predictions, then how far the theories are apart."""
-    lines = [f"{view.name}: D = {view.D}, total variance {view.total_variance:.4g} ({view.num_points} points)", ""]
+    scale = f"total variance {view.total_variance:.4g}, squared mean {view.squared_mean:.4g}"
+    lines = [f"{view.name}: D = {view.D}, {scale} ({view.num_points} of them looked at)", ""]
     if view.problem:
         lines += [f"  no estimates of d: {view.problem}", ""]
     else:
@@ -185,15 +195,15 @@ def as_text(view: View) -> str:
 def meaning(dataset: Dataset, views: Sequence[View]) -> str:
     """What the numbers do and do not mean, for these data."""
     whole = views[0]
-    now = float(optimal_k(whole.eigenvalues))
-    doubled = whole.D / (whole.D + 4 * whole.total_variance)
+    total = whole.total_variance + whole.squared_mean
+    now, centred, doubled = (whole.D / (whole.D + each) for each in (total, whole.total_variance, 4 * total))
     return "\n".join(
         [
             "What this means",
             "- D/(D + d) is a theorem about linear networks, a loss on u, uniform times and data whitened on a d-dimensional",
-            f"  subspace. What it really contains is the total variance, {whole.total_variance:.4g} here, in units of the",
-            f"  noise's: the same data at twice their scale would turn {now:.3f} into {doubled:.3f}. So the normalisation",
-            f"  ({dataset.normalisation.kind}) decides as much as the dimension does.",
+            f"  subspace. What it really contains is the data's mean square, E|x|² = {total:.4g} here, in units of the noise's",
+            f"  variance: k = {now:.3f}. With the mean removed it would be {centred:.3f}, at twice the scale {doubled:.3f}. So",
+            f"  the normalisation ({dataset.normalisation.kind}) decides as much as the dimension does.",
             "- Estimates of d differ because they mean different things: spectra see linear subspaces, neighbours see curved",
             "  manifolds and fall short above d of about 15. Intervals cover sampling noise, not that.",
             "- A trained network is not linear, learns under a loss on v, and need not end at any of these. To know, compare:",

@@ -8,18 +8,14 @@ further cells ask it of data that are not whitened, of data that are not flat, a
 from __future__ import annotations
 
 import statistics
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from kdiff.components import build
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, markdown
+from kdiff.experiments.predictions import second_moments
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.theory import optimal_k
 from kdiff.timesteps import Timesteps
-from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig
 
 TOLERANCE = 0.01
@@ -76,14 +72,6 @@ def plan(full: bool) -> list[Group]:
     return [Group({**whitened, **others}, ["learned(rate=30)"], range(3 if full else 1))]
 
 
-@lru_cache
-def second_moments(data: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Eigenvalues (D,) of E x xᵀ of the samples that are trained on."""
-    x = load_dataset(TrainConfig(data=data)).part("train")[0]
-    flat = np.asarray(x[:]).reshape(len(x), -1).astype(np.float64)
-    return np.linalg.eigvalsh(flat.T @ flat / len(flat)).clip(min=0.0)
-
-
 def predicted(config: TrainConfig) -> float:
     """The theory's k for the very samples, under this law of t."""
     times: Timesteps = build("timesteps", config.timesteps)
@@ -104,8 +92,10 @@ def examine(study: Study) -> Outcome:
         }
         spread = f" ± {statistics.stdev(ks):.1g}" if len(ks) > 1 else ""
         figures = [f"{statistics.mean(ks):.4f}{spread}", "" if rule is None else f"{rule:.4f}", f"{theory:.4f}"]
-        lines.append([name, *figures, f"{off[name]['theory']:.4f}"])
-    header = ["data", "learned k", "D/(D + d)", "theory for these samples", "largest difference from it"]
+        # Near k = 1 a difference of k says little; the d that k would mean says more.
+        meant = "" if rule is None else f"{ambient_dimension(name) * (1 / statistics.mean(ks) - 1):.3g}"
+        lines.append([name, *figures, f"{off[name]['theory']:.4f}", meant])
+    header = ["data", "learned k", "D/(D + d)", "theory for these samples", "largest difference from it", "d = D (1/k − 1)"]
     return Outcome(
         [
             _within("learned k is within 0.01 of D/(D + d) on whitened data", {n: off[n]["paper"] for n in paper}, study),
@@ -117,6 +107,11 @@ def examine(study: Study) -> Outcome:
         ],
         markdown(header, lines),
     )
+
+
+def ambient_dimension(name: str) -> int:
+    """D of a whitened cell."""
+    return next(D for D, d in sizes(True) if name == cell(D, d))
 
 
 def _within(statement: str, off: dict[str, float | None], study: Study) -> Finding:
@@ -153,7 +148,7 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
             right.plot([s["step"] for s in steps], [s["k"] for s in steps], color=colour, linewidth=1.2, label=label)
     right.set(xlabel="step", ylabel="k", title="")
     right.set_title(f"D = {D}: on the way (dotted: D/(D + d))", fontsize=9, color=INK)
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

@@ -22,7 +22,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from kdiff.evaluation.exact import ExactDenoiser
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, markdown
 from kdiff.experiments.compare import deviation, table, with_spread
 from kdiff.experiments.paired import as_good, log_ratios
+from kdiff.experiments.predictions import second_moments
 from kdiff.path import LinearPath
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.target import FixedK, LearnedK
@@ -103,8 +103,7 @@ def training_samples(data: str) -> tuple[Tensor, Tensor | None]:
 @lru_cache
 def predicted(data: str, space: Space) -> float:
     """The linear theory's k at convergence for the very samples (E x xᵀ: exact for a linear network)."""
-    flat = training_samples(data)[0].flatten(1).double().numpy()
-    values = np.linalg.eigvalsh(flat.T @ flat / len(flat)).clip(min=0.0)
+    values = second_moments(data)
     return float(optimal_k(values, space=space, clamp=0.05 if space == "v" else 0.0))
 
 

@@ -27,9 +27,8 @@ from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdi
 from kdiff.experiments.compare import deviation, table, with_spread
 from kdiff.experiments.ends import TIMES, at_the_ends
 from kdiff.experiments.paired import as_good, intervals, log_ratios
+from kdiff.experiments.predictions import predictions
 from kdiff.report.samples import INK, new_figure, save_figure, view_of
-from kdiff.theory import optimal_k
-from kdiff.theory.spectra import eigenvalue_source
 from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig
 from kdiff.training.generate import generate
@@ -50,7 +49,6 @@ PAPERS = "learned(rate=1)"
 Ways = dict[tuple[str, str], list[list[tuple[int, float]]]]
 NEAR, RISING = 0.95, 0.1  # 0.95 rounds to the paper's 1.0; a rise of the logit over the last quarter below this is rest
 MARKS = (0.9, 0.99)
-SPECTRUM_SAMPLES = 1000
 SHOWN = 6  # samples of each target in the picture
 SCALE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 COLOURS = dict(zip([*CELLS, *FINER, BF16], ("#8172b3", "#4c72b0", "#55a868", "#c44e52", "#c44e52", "#999999")))
@@ -88,18 +86,6 @@ def plan(full: bool) -> list[Group]:
 def training_samples(data: str) -> Any:
     """The samples (N, C, H, W) that are trained on, and their labels."""
     return load_dataset(TrainConfig(data=data)).part("train")
-
-
-@lru_cache
-def predicted(data: str) -> dict[str, float]:
-    """What the linear theory says of the spectrum of 1,000 samples, about their mean: a transformer has biases."""
-    x = np.asarray(training_samples(data)[0][:SPECTRUM_SAMPLES])
-    values = eigenvalue_source(x, np.zeros(len(x), dtype=int), 1)(np.array([True]))
-    return {
-        "u-loss": float(optimal_k(values)),
-        "v-loss, start": float(optimal_k(values, space="v", at="initialisation")),
-        "v-loss, end": float(optimal_k(values, space="v", clamp=0.05)),
-    }
 
 
 def logit(k: float) -> float:
@@ -233,9 +219,9 @@ def k_table(study: Study, ways: Ways) -> str:
         marks = [steps_text([first_step(way, mark) for way in each]) for mark in MARKS]
         size = str(math.prod(training_samples(data)[0].shape[1:]))
         line = [cell, size, target, with_spread(statistics.mean(ks), deviation(ks)), *marks]
-        lines.append([*line, *(f"{k:.4g}" for k in predicted(data).values())])
+        lines.append([*line, *(f"{k:.4g}" for k in predictions(data).values())])
     header = ["pictures", "D", "target", f"k after {study.jobs[0].config.steps} steps", *(f"steps to {m}" for m in MARKS)]
-    return markdown(header + [f"theory, {name}" for name in predicted(str(study.jobs[0].config.data))], lines)
+    return markdown(header + [f"theory, {name}" for name in predictions(str(study.jobs[0].config.data))], lines)
 
 
 def draw(study: Study, outcome: Outcome, path: Path) -> None:

@@ -129,7 +129,7 @@ def limited_cells(full: bool) -> dict[str, Limited]:
 def plan(full: bool) -> list[Group]:
     """Rank-limited cells with the starts and paces that the rules speak of; then real networks with three of them, judged."""
     groups = [
-        Group({name: _settings(one, full)}, [target(*end, clamp=False) for end in ends(one, full)], range(3 if full else 1))
+        Group({name: _settings(one, full)}, [target(*end) for end in ends(one, full)], range(3 if full else 1))
         for name, one in limited_cells(full).items()
     ]
     real = Group(
@@ -187,7 +187,7 @@ def examine(study: Study) -> Outcome:
         ]
         for name, one in cells.items()
         for (start, pace), what in ends(one, study.full).items()
-        for label in [target(start, pace, clamp=False)]
+        for label in [target(start, pace)]
     }
     found = [_there(settled, study.full)]
     for statement, members in RULES.values():
@@ -255,11 +255,10 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
     for i, (name, one) in enumerate(shown):
         axes = figure.add_subplot(-(-len(shown) // columns), columns, i + 1)
         for start, colour in colours.items():
-            for label in (target(*start), target(*start, clamp=False)):
-                for run in study.runs(cell=name, target=label):
-                    steps = read_metrics(study.folder(name, label, run["seed"]) / "metrics.jsonl")
-                    text = f"from {start[0]:g}, pace {start[1]:g}" if run["seed"] == 0 else None
-                    axes.plot([s["step"] for s in steps], [s["k"] for s in steps], color=colour, linewidth=1.1, label=text)
+            for run in study.runs(cell=name, target=target(*start)):
+                steps = read_metrics(study.folder(name, run["target"], run["seed"]) / "metrics.jsonl")
+                text = f"from {start[0]:g}, pace {start[1]:g}" if run["seed"] == 0 else None
+                axes.plot([s["step"] for s in steps], [s["k"] for s in steps], color=colour, linewidth=1.1, label=text)
         for arrangement in one.room.stable() if one else []:
             axes.axhline(arrangement.k, color=INK, linewidth=0.8, linestyle=":")
         axes.set(ylim=(0.4, 1.02), xlabel="step", ylabel="k")
