@@ -226,23 +226,40 @@ def _reproduce(argv: list[str]) -> None:
     extras: dict[str, dict[str, Any]] = {
         "out": {"type": str, "default": None, "help": "folder; reproductions/CLAIM (full) or reproductions/quick/CLAIM"},
         "full": {"action": "store_true", "help": "the whole experiment, hours; without it a small form of a few minutes"},
-        "list": {"action": "store_true", "help": "what can be reproduced, at what cost"},
+        "list": {
+            "action": "store_true",
+            "help": "what can be reproduced, at what cost; of one CLAIM, all it says beforehand",
+        },
     }
     config, name, further = read_config("reproduce", ReproduceConfig, argv, "CLAIM", extras)
     from kdiff.experiments.reproduce import CLAIMS, describe, find_claim, report, reproduce
 
+    full, verdicts = further["full"], dict[str, str]()
+    claims = [find_claim(each) for each in (CLAIMS if name in ("all", None) else (name,))]
     if further["list"]:
-        for claim in map(find_claim, CLAIMS):
+        if len(claims) == 1:
+            print(describe(claims[0], full))
+            return
+        for claim in claims:
             print(f"{claim.name:12}  {claim.title} (core-hours: quick {claim.core_hours[0]:g}, full {claim.core_hours[1]:g})")
+        quick, whole = (sum(claim.core_hours[form] for claim in claims) for form in (False, True))
+        print(f"All together: {quick:.1f} core-hours in the quick form, {whole:.0f} in full. More on one: --list CLAIM")
         return
     if name is None:
         raise ValueError(f"which claim? kdiff reproduce CLAIM, one of {', '.join(CLAIMS)}, or all; kdiff reproduce --list")
-    full, verdicts = further["full"], {}
-    for claim in map(find_claim, CLAIMS if name == "all" else (name,)):
+    for claim in claims:
         base = Path(further["out"] or ("reproductions" if full else "reproductions/quick"))
         out = base / claim.name if name == "all" or not further["out"] else base
         print(describe(claim, full), flush=True)
-        outcome = reproduce(claim, full, out, config.workers, claim.name)
+        try:
+            outcome = reproduce(claim, full, out, config.workers, claim.name)
+        except (ValueError, OSError, RuntimeError) as error:
+            if len(claims) == 1:
+                raise
+            # Data that are not installed, say, are no reason to leave the others.
+            verdicts[claim.name] = f"not decided: {error}"
+            print(f"\n{error}\n")
+            continue
         verdicts[claim.name] = outcome.verdict
         print(f"\n{report(outcome)}\npicture    {out / claim.name}.png")
         print(f"figures    {out / 'verdict.json'}, {out / 'results.csv'}\n")

@@ -130,6 +130,9 @@ def test_the_command_lists_runs_and_refuses(capsys, tmp_path, monkeypatch) -> No
     assert main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in CLAIMS)
+    assert "All together: " in listed
+    assert main(["reproduce", "linear", "--list"]) == 0
+    assert "refuted if  any run of the full form" in capsys.readouterr().out
     assert main(["reproduce"]) == 2
     assert "which claim?" in capsys.readouterr().err
     assert main(["reproduce", "nothing"]) == 2
@@ -140,6 +143,24 @@ def test_the_command_lists_runs_and_refuses(capsys, tmp_path, monkeypatch) -> No
     assert "against the claim, in the quick form" in text
     assert "quick form" in text
     assert (tmp_path / "x" / "verdict.json").exists()
+
+
+def test_missing_data_are_told_before_any_run_and_stop_no_other_claim(capsys, tmp_path, monkeypatch) -> None:
+    claims = {
+        "one": replace(
+            tiny_claim(), plan=lambda full: [Group({"a": TINY, "b": replace(TINY, data="nowhere.npz")}, ["learned"], [0])]
+        ),
+        "two": replace(tiny_claim(), plan=lambda full: [Group({"a": TINY}, ["learned"], [0])]),
+    }
+    monkeypatch.setattr("kdiff.experiments.reproduce.CLAIMS", tuple(claims))
+    monkeypatch.setattr("kdiff.experiments.reproduce.find_claim", lambda name: replace(claims[name], name=name))
+    assert main(["reproduce", "one", "--out", str(tmp_path / "alone")]) == 2
+    assert "nowhere.npz" in capsys.readouterr().err
+    assert not (tmp_path / "alone" / "runs").exists()
+    assert main(["reproduce", "all", "--out", str(tmp_path / "all"), "--workers", "1"]) == 0
+    last = capsys.readouterr().out
+    assert "one           not decided: " in last
+    assert "two           confirmed" in last
 
 
 # The linear theorem

@@ -64,9 +64,12 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
         ValueError: `out` holds runs of other settings.
     """
     jobs = claim.jobs(full, out)
-    # Trains each data set's classifier once, before every worker wants it.
-    for data in {str(parse(job.config.data)): job.config for job in jobs if job.num_samples}.values():
-        Judge(load_dataset(data))
+    # Data that are not there are missed before any run; a classifier is trained once, before every worker wants it.
+    judged = {str(parse(job.config.data)) for job in jobs if job.num_samples}
+    for name, config in {str(parse(job.config.data)): job.config for job in jobs}.items():
+        dataset = load_dataset(config)
+        if name in judged:
+            Judge(dataset)
     with locked(out):
         run_jobs(jobs, workers, progress)
         rows = collect(jobs, out, claim=claim.name, full=full)
