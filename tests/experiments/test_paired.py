@@ -31,6 +31,23 @@ def test_the_intervals_hold_together_as_often_as_they_say() -> None:
     assert all_held / 400 > 0.92
 
 
+@pytest.mark.parametrize("noisy", [1, 3])
+def test_cells_that_are_noisier_than_others_are_not_told_apart_for_it(noisy) -> None:
+    """A variance that all cells share would be far too small for these: it did so in a third of the cases."""
+    generator = np.random.default_rng(2)
+    apart = 0
+    for _ in range(300):
+        scales = [0.2] * noisy + [0.03] * (10 - noisy)
+        _, each = intervals({str(i): generator.normal(0, scale, 3).tolist() for i, scale in enumerate(scales)})
+        apart += any(one.low > 0 or one.high < 0 for one in each.values())
+    assert apart / 300 < 0.09
+
+
+def test_a_difference_too_small_to_matter_refutes_nothing() -> None:
+    assert as_good({cell: [0.005, 0.0051, 0.0049] for cell in "abcde"})[0] == "confirmed"
+    assert as_good({cell: [0.05, 0.051, 0.049] for cell in "abcde"})[0] == "refuted"
+
+
 def test_one_seed_says_nothing() -> None:
     overall, each = intervals({"a": [0.5], "b": [0.2]})
     assert (overall.low, overall.high) == (-math.inf, math.inf)

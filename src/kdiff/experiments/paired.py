@@ -1,11 +1,12 @@
 """Is one target as good as another? Paired over seeds, in several cells at once.
 
     d_cs = log(ours / theirs)       cell c, seed s: the same data, batches, times and noise
-    s²   = Σ_cs (d_cs − d̄_c)² / Σ_c (n_c − 1)
+    s_c² = Σ_s (d_cs − d̄_c)² / (n_c − 1)
 
-A logarithm, so that cells whose measures differ a hundredfold count alike; one variance for all cells, because three seeds
-alone say next to nothing of one. Intervals are Student's with Σ_c (n_c − 1) degrees of freedom: those of the single cells
-are wider, so that all of them hold together with 95 % (Bonferroni).
+A logarithm, so that cells whose measures differ a hundredfold count alike. A cell's interval is Student's with its own variance
+and n_c − 1 degrees of freedom, widened so that those of all cells hold together with 95 % (Bonferroni): cells differ in noise
+by more than a variance that they shared would bear. With three seeds only large differences of a single cell are told apart.
+The mean over cells has the standard error √(Σ s_c²/n_c)/C and Satterthwaite's degrees of freedom, and sees much smaller ones.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kdiff.experiments.claim import Verdict
 
 LEVEL = 0.95
 MARGIN = 0.1  # "as good" means no more than this much worse
+WORSE = 0.02  # and "worse" at least this much: with enough seeds anything is told apart
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,25 @@ def intervals(differences: Mapping[str, Sequence[float]]) -> tuple[Interval, dic
     """
     if not differences or not all(differences.values()):
         raise ValueError(f"there are {dict(differences)}; expected at least one pair in every cell")
-    freedom = sum(len(values) - 1 for values in differences.values())
-    squares = sum((d - statistics.mean(values)) ** 2 for values in differences.values() for d in values)
-    deviation = math.sqrt(squares / freedom) if freedom else math.inf
-
-    def interval(mean: float, error: float, comparisons: int) -> Interval:
-        quantile = float(student_t.ppf(1 - (1 - LEVEL) / 2 / comparisons, freedom)) if freedom else 1.0
-        return Interval(mean, mean - quantile * error, mean + quantile * error)
-
     means = {cell: statistics.mean(values) for cell, values in differences.items()}
+    if min(map(len, differences.values())) < 2:
+        endless = {cell: Interval(mean, -math.inf, math.inf) for cell, mean in means.items()}
+        return Interval(statistics.mean(means.values()), -math.inf, math.inf), endless
+    squared = {cell: statistics.variance(values) / len(values) for cell, values in differences.items()}
     each = {
-        cell: interval(means[cell], deviation / math.sqrt(len(values)), len(differences))
-        for cell, values in differences.items()
+        cell: _interval(mean, math.sqrt(squared[cell]), len(differences[cell]) - 1, len(differences))
+        for cell, mean in means.items()
     }
-    error = deviation * math.sqrt(sum(1 / len(values) for values in differences.values())) / len(differences)
-    return interval(statistics.mean(means.values()), error, 1), each
+    total = sum(squared.values())
+    spread = sum(squared[cell] ** 2 / (len(values) - 1) for cell, values in differences.items())
+    freedom = total**2 / spread if spread else math.inf
+    return _interval(statistics.mean(means.values()), math.sqrt(total) / len(means), freedom, 1), each
+
+
+def _interval(mean: float, error: float, freedom: float, comparisons: int) -> Interval:
+    """Student's interval, 95 % over that many comparisons."""
+    reach = float(student_t.ppf(1 - (1 - LEVEL) / 2 / comparisons, freedom)) * error
+    return Interval(mean, mean - reach, mean + reach)
 
 
 def log_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -68,14 +74,15 @@ def log_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def as_good(differences: Mapping[str, Sequence[float]]) -> tuple[Verdict, str]:
     """Whether ours is as good as theirs, of a measure that is better when lower; and the figures.
 
-    Refuted if it is told apart as worse, over all cells or in one; confirmed if over all cells it is at most 10 % worse with
-    95 % confidence, and in no cell told apart as worse; inconclusive otherwise.
+    Refuted if it is at least 2 % worse with 95 % confidence, over all cells or in one; confirmed if over all cells it is
+    at most 10 % worse with 95 % confidence, and no cell refutes it; inconclusive otherwise.
     """
     overall, each = intervals(differences)
-    worse = [cell for cell, interval in each.items() if interval.low > 0]
+    least = math.log1p(WORSE)
+    worse = [cell for cell, interval in each.items() if interval.low > least]
     seeds = min(map(len, differences.values()))
     text = f"log ratio {overall}, {len(differences)} cells, {seeds} seeds; by cell: "
     text += "; ".join(f"{cell} {interval}" for cell, interval in each.items())
-    if overall.low > 0 or worse:
+    if overall.low > least or worse:
         return "refuted", text
     return ("confirmed" if overall.high < math.log1p(MARGIN) else "inconclusive"), text
