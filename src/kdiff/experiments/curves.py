@@ -110,7 +110,7 @@ def read(study: Study, name: str) -> Cell:
         theory=weights @ k_over_training(tau, spectrum, times=times),
         rule=float(k_over_training(np.inf, spectrum, times=times)),
         bend=float((np.abs(smooth - total) / total).max()),
-        rates={"along": 4 / 3 * (1 + spectrum[-q:].mean()), "across": 4 / 3},
+        rates={"along": 4 / 3 * (1 + spectrum[:q].mean()), "across": 4 / 3},
     )
 
 
