@@ -116,7 +116,7 @@ def view(name: str, x: Rows, config: EstimateConfig) -> View:
         len(eigenvalues),
         len(x),
         float(eigenvalues.sum()),
-        float(moments.sum() - eigenvalues.sum()),
+        max(0.0, float(moments.sum() - eigenvalues.sum())),
         eigenvalues,
         dimensions,
         predictions(moments, dimensions, times, str(parse(config.timesteps)), config.rank),
