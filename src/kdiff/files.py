@@ -43,17 +43,27 @@ def _is_another_process(number: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once or not at all."""
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to write aside; flushed to disk and renamed to `path` on success, removed on failure."""
     aside = partial_name(path)
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        _flush(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once or not at all."""
+    with new_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,8 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield aside
         for file in aside.rglob("*"):
             if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+                _flush(file)
         if path.exists():
             shutil.rmtree(path)
         aside.replace(path)

@@ -60,20 +60,26 @@ class TestWithin:
     @pytest.mark.parametrize(
         ("b", "verdict"),
         [
-            (seeds(0.91, 0.94), "confirmed"),
-            (seeds(0.91, 0.96), "inconclusive"),
-            (seeds(0.96, 0.97), "refuted"),
+            (seeds(0.89, 0.915), "confirmed"),
+            (seeds(0.91, 0.94), "inconclusive"),
+            (seeds(0.94, 0.97), "refuted"),
             (seeds(0.84, 0.96), "refuted"),
         ],
     )
     def test_every_run_counts(self, b: dict[int, float], verdict: str) -> None:
-        finding = within("close", {"a": seeds(0.5, 0.52), "b": b, "not asked": seeds(0.0)}, {"a": 0.5, "b": 0.9}, 0.05)
+        finding = within("close", {"a": seeds(0.5, 0.52), "b": b, "not asked": seeds(0.0)}, {"a": 0.5, "b": 0.9})
         assert finding.verdict == verdict
 
     def test_a_short_run_refutes_nothing(self) -> None:
-        finding = within("close", {"a": seeds(0.5), "b": seeds(0.99)}, {"a": 0.5, "b": 0.9}, 0.05, may_refute=False)
+        finding = within("close", {"a": seeds(0.5), "b": seeds(0.99)}, {"a": 0.5, "b": 0.9}, may_refute=False)
         assert finding.verdict == "inconclusive"
-        assert "1 of 2 cells; mean difference 0.045, farthest +0.090 (b), 1 seeds" in finding.evidence
+        # (1 − 0.99)/0.99 is 1/99 where 1/9 is predicted.
+        assert "1 of 2 cells; (1 − k)/k farthest at 0.0909 times (b); mean difference of k 0.045; 1 seeds" in finding.evidence
+
+    def test_near_one_it_is_the_dimension_meant_that_counts(self) -> None:
+        """D/(D + d) at D = 512 is 0.9961 for d = 2 and 0.9942 for d = 3: alike as numbers, and not as dimensions."""
+        assert within("close", {"a": seeds(512 / 514.4)}, {"a": 512 / 514}).verdict == "confirmed"
+        assert within("close", {"a": seeds(512 / 515)}, {"a": 512 / 514}).verdict == "refuted"
 
 
 class TestNearest:

@@ -76,7 +76,9 @@ def study_of(ks: Ends, full: bool = True, frechet: dict[str, list[float]] | None
 
 def linear_ends(shift: float = 0.0) -> Ends:
     return {
-        named(name, space): [predicted(data, space) + shift] * 3 for name, data in LINEAR.items() for space in loss_space.SPACES
+        named(name, space): [float(predicted(data, space)) + shift] * 3
+        for name, data in LINEAR.items()
+        for space in loss_space.SPACES
     }
 
 
@@ -84,7 +86,9 @@ def test_linear_networks_against_their_theories() -> None:
     assert loss_space.linear_ends(study_of(linear_ends(-0.01))).verdict == "confirmed"
     assert loss_space.linear_ends(study_of(linear_ends(-0.05))).verdict == "refuted"
     assert loss_space.linear_ends(study_of(linear_ends(-0.05), full=False)).verdict == "inconclusive"
-    swapped = {named(name, space): [predicted(data, "u")] * 3 for name, data in LINEAR.items() for space in loss_space.SPACES}
+    swapped = {
+        named(name, space): [float(predicted(data, "u"))] * 3 for name, data in LINEAR.items() for space in loss_space.SPACES
+    }
     assert loss_space.linear_ends(study_of(swapped)).verdict == "refuted", "the v-loss has an end of its own"
 
 

@@ -73,7 +73,7 @@ def test_a_claim_is_run_examined_and_written(tmp_path, monkeypatch) -> None:
     assert outcome.verdict == "confirmed"
     verdict = json.loads((out / "verdict.json").read_text())
     assert verdict["verdict"] == "confirmed"
-    assert verdict["findings"] == [{"statement": "it is so", "verdict": "confirmed", "evidence": "2 runs"}]
+    assert verdict["findings"] == [{"statement": "it is so", "verdict": "confirmed", "evidence": "2 runs", "decides": True}]
     assert (verdict["form"], verdict["runs"], verdict["seeds"]) == ("quick", 5, [0, 1])
     assert verdict["core_hours"]["estimated"] == 0.01
     assert (out / "tiny.png").read_text() == "a picture"
@@ -109,6 +109,12 @@ def test_a_study_finds_runs_and_values() -> None:
     assert study.values("m", target="0.5") == [1.0, 3.0]
     assert study.values("m", "paper") == [2.0]
     assert study.folder("a", "0.5", 1) == Path("there")
+
+
+def test_what_stands_beside_a_claim_does_not_decide_it() -> None:
+    outcome = Outcome([Finding("s", "confirmed", "e"), Finding("aside", "refuted", "e", decides=False)], "")
+    assert outcome.verdict == "confirmed"
+    assert "refuted       aside" in report(outcome)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,15 @@ def stamp(path: Path) -> tuple[str, int, int, int]:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def file_digest(path: Path) -> str:
+    """32 hex digits of a hash over a file's bytes."""
+    digest = hashlib.blake2b()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:32]
+
+
 def write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> int:
     """Write uint8 images of one shape, one after the other, as a .npy (N, *shape); returns N, which may be 0.
 

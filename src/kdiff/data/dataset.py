@@ -21,14 +21,15 @@ from kdiff.data.checks import checked_labels, checked_values
 from kdiff.data.manifold import Manifold
 from kdiff.data.normalisation import Normalisation, check_kind
 from kdiff.data.parts import PARTS, SHARES, split_and_fingerprint
-from kdiff.data.samples import ImageSamples, Samples, summarise
+from kdiff.data.samples import ImageSamples, LazySamples, Samples, summarise
+from kdiff.data.shards import LatentSamples
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples of one kind, as `make_dataset` builds them.
 
-    `x` float32 (N, *shape), normalised: a tensor, or `ImageSamples`, read by `x[rows]`; `y` int64 (N,) in 0 … num_classes − 1,
+    `x` float32 (N, *shape), normalised: a tensor, or `LazySamples`, read by `x[rows]`; `y` int64 (N,) in 0 … num_classes − 1,
     or None with num_classes 0; `split` int8 (N,) with the index of each sample's part in `PARTS`; `manifold` what is known of
     the data's geometry (toy data only); `fingerprint` 16 hex digits of a hash over the raw values in order, their shape and
     the labels; `flip` whether training mirrors images at random; `about` what else the source has to say, for `describe`;
@@ -60,16 +61,20 @@ class Dataset:
     def part(self, name: str, augment: bool = False) -> tuple[Samples, Tensor | None]:
         """Samples and labels of the part `train`, `classifier` or `heldout`, in order; ValueError for another name.
 
-        With `augment`, which is for training, images of a data set with `flip` are mirrored at random as they are read.
+        With `augment`, which is for training, images of a data set with `flip` are mirrored at random as they are read, and
+        latents drawn from their posteriors if that was asked for.
         """
         if name not in PARTS:
             raise ValueError(f"a data set has the parts {', '.join(PARTS)}, found {name!r}")
         chosen, flip = self.split == PARTS.index(name), augment and self.flip
         x: Samples
-        if isinstance(self.x, ImageSamples):
+        if isinstance(self.x, LatentSamples):
+            x = self.x.select(chosen, augment)
+        elif isinstance(self.x, ImageSamples):
             x = self.x.select(chosen, flip)
         else:
             x = self.x[chosen]
+            assert isinstance(x, Tensor)
             x = ImageSamples(x.numpy(), Normalisation.none(), flip=True) if flip else x
         return x, None if self.y is None else self.y[chosen]
 

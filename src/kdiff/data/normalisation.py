@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KINDS = ("none", "range", "standard", "features")
+KINDS = ("none", "range", "standard", "channels", "features")
+GIVEN = "scaling"  # numbers that came with the data: an autoencoder's own factor and shift for its latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,9 @@ class Normalisation:
     - `none`: x = raw.
     - `range`: a known range of values [lo, hi] becomes [−1, 1].
     - `standard`: one mean and one standard deviation for all entries of a sample.
+    - `channels`: a mean and a standard deviation for each channel of (C, H, W); constant channels are only shifted.
     - `features`: a mean and a standard deviation for every entry of a sample; constant entries are only shifted.
+    - `scaling`: a shift and a scale that came with the data; nothing is fitted.
 
     Raises ValueError for an unknown kind, a scale that is not positive, or numbers that are not finite.
     """
@@ -34,7 +37,8 @@ class Normalisation:
     scale: Tensor
 
     def __post_init__(self) -> None:
-        check_kind(self.kind)
+        if self.kind != GIVEN:
+            check_kind(self.kind)
         if not (torch.isfinite(self.shift).all() and torch.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError(f"normalisation {self.kind!r} needs a finite shift and a finite, positive scale")
         if self.shift.shape != self.scale.shape:
@@ -53,8 +57,8 @@ class Normalisation:
         """The normalisation of a kind, with its statistics taken from `train`, raw values of shape (n, *shape).
 
         Standard deviations are those of the population (divided by n). Raises ValueError if `range` comes without
-        `value_range` or another kind with it, if `value_range` is not lo < hi, or if `standard` meets data that is
-        constant.
+        `value_range` or another kind with it, if `value_range` is not lo < hi, if `standard` meets data that is
+        constant, or `channels` samples that have none (shape (C, H, W) or alike).
         """
         check_kind(kind)
         if (kind == "range") != (value_range is not None):
@@ -71,9 +75,11 @@ class Normalisation:
             scale, shift = torch.std_mean(train.double(), correction=0)
             constant = train.amax() == train.amin()
         else:
-            scale, shift = torch.std_mean(train.double(), dim=0, correction=0)
+            axes = _axes(kind, train)
+            scale, shift = torch.std_mean(train.double(), dim=axes, correction=0, keepdim=True)
             # Compared by extremes: the computed deviation of equal numbers can be 1e-17 instead of 0.
-            constant = train.amax(0) == train.amin(0)
+            constant = (train.amax(axes, keepdim=True) == train.amin(axes, keepdim=True))[0]
+            scale, shift = scale[0], shift[0]
         scale = scale.float()
         if kind == "standard" and bool(constant | (scale == 0)):
             raise ValueError(
@@ -107,6 +113,17 @@ class Normalisation:
         except (TypeError, ValueError) as error:
             raise ValueError(f"shift and scale of a normalisation must be numbers or lists of numbers: {error}") from error
         return cls(description["kind"], shift, scale)
+
+
+def _axes(kind: str, train: Tensor) -> list[int]:
+    """The axes of `train` that share a mean and a standard deviation."""
+    if kind == "features":
+        return [0]
+    if train.ndim < 3:
+        raise ValueError(
+            f"normalise='channels' is for samples (C, H, W) or alike, found shape {tuple(train.shape[1:])}; use 'features'"
+        )
+    return [0, *range(2, train.ndim)]
 
 
 def check_kind(kind: str) -> None:

@@ -37,7 +37,7 @@ def split_and_fingerprint(name: str, values: np.ndarray, labels: Tensor | None) 
 
 def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     """Little-endian float32, contiguous."""
-    size = rows_per_chunk(values)
+    size = rows_per_chunk(values.shape)
     return (np.ascontiguousarray(values[start : start + size], dtype="<f4") for start in range(0, len(values), size))
 
 

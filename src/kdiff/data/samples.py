@@ -6,6 +6,8 @@ of a data set are lists of rows, and only a batch at a time becomes float32.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,35 +19,77 @@ from kdiff.data.normalisation import Normalisation
 CHUNK_BYTES = 2**25  # of float32, where all samples are gone through
 
 
-class ImageSamples:
-    """Images (N, C, H, W), read like a tensor: `len`, `shape`, `ndim`, `min`, `max`, `split`, and `x[rows]`.
+class LazySamples(ABC):
+    """Samples (N, *shape) on disk, read like a tensor: `len`, `shape`, `ndim`, `min`, `max`, `split`, and `x[rows]`.
 
-    `x[rows]` is a float32 tensor, bit for bit that of the same rows of a normalised tensor. rows: a whole number, a slice, or
-    a tensor of row numbers or of bool (N,). `x[:]` is all of it, which may not fit into memory; `select` takes rows without
-    reading them. With `flip`, every image that is read is mirrored left to right with probability ½, drawn from torch's
-    global generator.
+    rows: a whole number, a slice, or a tensor of row numbers or of bool (N,). `x[:]` is all of it, which may not fit into
+    memory; `select` takes rows without reading them.
 
-    `raw` may be a memory-mapped array; `rows` are the rows of it that these samples are, all by default.
+    `stored` is the shape of all that is on disk; `rows` are the rows of it that these samples are, all by default.
+    """
+
+    def __init__(self, stored: tuple[int, ...], normalisation: Normalisation, rows: np.ndarray | None) -> None:
+        self.stored, self.normalisation, self.rows = stored, normalisation, rows
+        self._shift, self._scale = normalisation.shift.numpy(), normalisation.scale.numpy()
+
+    def __len__(self) -> int:
+        return self.stored[0] if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, *shape of a sample)."""
+        return (len(self), *self.stored[1:])
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.stored)
+
+    @abstractmethod
+    def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
+        """These samples, float32 and normalised."""
+
+    def _chosen(self, rows: Tensor) -> np.ndarray:
+        """The rows on disk of these samples (numbers or bool (N,))."""
+        chosen = rows.cpu().numpy()
+        numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        return numbers if self.rows is None else self.rows[numbers]
+
+    def _normalised(self, x: np.ndarray) -> Tensor:
+        """`Normalisation.apply` in place, in memory that NumPy gets: in large pages, which is several times as fast."""
+        x -= self._shift
+        x /= self._scale
+        return torch.from_numpy(x)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All samples in order, as tensors of up to `size` of them."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+    def min(self) -> Tensor:
+        """The smallest value."""
+        return torch.stack([chunk.min() for chunk in self.chunks()]).min()
+
+    def max(self) -> Tensor:
+        """The largest value."""
+        return torch.stack([chunk.max() for chunk in self.chunks()]).max()
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All samples in order, as many at a time as take little memory."""
+        return self.split(rows_per_chunk(self.stored))
+
+
+class ImageSamples(LazySamples):
+    """Images (N, C, H, W) of type uint8 in an array, which may be mapped from a file.
+
+    `x[rows]` is bit for bit that of the same rows of a normalised tensor. With `flip`, every image that is read is mirrored
+    left to right with probability ½, drawn from torch's global generator.
     """
 
     def __init__(
         self, raw: np.ndarray, normalisation: Normalisation, rows: np.ndarray | None = None, flip: bool = False
     ) -> None:
-        self.raw, self.normalisation, self.rows, self.flip = raw, normalisation, rows, flip
-        self._shift, self._scale = normalisation.shift.numpy(), normalisation.scale.numpy()
-
-    def __len__(self) -> int:
-        return len(self.raw) if self.rows is None else len(self.rows)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, *shape of a sample)."""
-        return (len(self), *self.raw.shape[1:])
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.raw.ndim
+        super().__init__(raw.shape, normalisation, rows)
+        self.raw, self.flip = raw, flip
 
     def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
         chosen = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
@@ -55,46 +99,25 @@ class ImageSamples:
             images = raw.reshape(-1, *self.raw.shape[1:])
             mirrored = (torch.rand(len(images)) < 0.5).numpy()
             images[mirrored] = images[mirrored][..., ::-1]
-        # `Normalisation.apply`, but in memory that NumPy gets: in large pages, which is several times as fast.
-        x = raw.astype(np.float32)
-        x -= self._shift
-        x /= self._scale
-        return torch.from_numpy(x)
+        return self._normalised(raw.astype(np.float32))
 
     def select(self, rows: Tensor, flip: bool = False) -> ImageSamples:
         """These rows (numbers or bool (N,)), not read yet; with `flip`, mirrored at random when they are."""
-        chosen = rows.cpu().numpy()
-        numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return ImageSamples(self.raw, self.normalisation, numbers if self.rows is None else self.rows[numbers], flip)
-
-    def split(self, size: int) -> Iterator[Tensor]:
-        """All samples in order, as tensors of up to `size` of them."""
-        return (self[start : start + size] for start in range(0, len(self), size))
-
-    def min(self) -> Tensor:
-        """The smallest value."""
-        return torch.stack([chunk.min() for chunk in self._chunks()]).min()
-
-    def max(self) -> Tensor:
-        """The largest value."""
-        return torch.stack([chunk.max() for chunk in self._chunks()]).max()
-
-    def _chunks(self) -> Iterator[Tensor]:
-        return self.split(rows_per_chunk(self.raw))
+        return ImageSamples(self.raw, self.normalisation, self._chosen(rows), flip)
 
 
-Samples = Tensor | ImageSamples
+Samples = Tensor | LazySamples
 
 
-def rows_per_chunk(values: np.ndarray) -> int:
-    """How many samples to take at a time where all are gone through, so that memory stays small."""
-    return max(1, CHUNK_BYTES // (4 * max(1, values[0].size)))
+def rows_per_chunk(shape: tuple[int, ...]) -> int:
+    """How many samples of (N, *shape) to take at a time where all are gone through, so that memory stays small."""
+    return max(1, CHUNK_BYTES // (4 * max(1, math.prod(shape[1:]))))
 
 
 def summarise(samples: Samples) -> dict[str, float]:
     """min, max, mean, std over all entries, and total_variance (tr Σ, summed over the entries of a sample).
 
-    Means and variances are those of the population, in float64. Of `ImageSamples` a chunk is read at a time, and the moments
+    Means and variances are those of the population, in float64. Of `LazySamples` a chunk is read at a time, and the moments
     are merged: n = n₁ + n₂, δ = m₂ − m₁, m = m₁ + δ n₂/n, S = S₁ + S₂ + δ² n₁ n₂/n (Chan, Golub and LeVeque, 1983).
     """
     if isinstance(samples, Tensor):
@@ -104,7 +127,7 @@ def summarise(samples: Samples) -> dict[str, float]:
     else:
         count, means, squares = 0, torch.zeros(()), torch.zeros(())
         extremes = []
-        for chunk in samples.split(rows_per_chunk(samples.raw)):
+        for chunk in samples.chunks():
             flat = chunk.flatten(1).double()
             extremes += [flat.min(), flat.max()]
             variance, mean = torch.var_mean(flat, dim=0, correction=0)

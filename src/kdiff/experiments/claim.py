@@ -58,11 +58,19 @@ class Study:
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of a claim, what was found of it, and the figures that say so."""
+    """What was found of one statement, and the figures that say so.
+
+    Args:
+        statement: what is decided.
+        verdict: of it.
+        evidence: the figures.
+        decides: it is part of the claim; else it is reported beside, and the claim's verdict does not hang on it.
+    """
 
     statement: str
     verdict: Verdict
     evidence: str
+    decides: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,8 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """That of the findings, if they agree; "mixed" if some are confirmed and some refuted."""
-        found = {finding.verdict for finding in self.findings}
+        """That of the findings that decide, if they agree; "mixed" if some are confirmed and some refuted."""
+        found = {finding.verdict for finding in self.findings if finding.decides}
         if {"confirmed", "refuted"} <= found:
             return "mixed"
         return next(verdict for verdict in ("refuted", "inconclusive", "confirmed") if verdict in found)

@@ -8,6 +8,7 @@ and with a learned one. Images have no known d; theirs is the estimate of TwoNN 
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from kdiff.components import Spec
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, markdown
 from kdiff.experiments.compare import deviation, fixed_targets, with_spread
 from kdiff.experiments.config import fixed_k
-from kdiff.experiments.evidence import learned_k, within
+from kdiff.experiments.evidence import FACTOR, learned_k, within
 from kdiff.experiments.predictions import predictions
 from kdiff.experiments.quality import QUALITY, best_of, by_target, not_apart, quality_rows, reaches_the_best
 from kdiff.report.curve import draw_curve, logarithmic
@@ -28,7 +29,6 @@ from kdiff.training.config import TrainConfig
 D = 32
 GRID = [k / 10 for k in range(11)]
 COARSE = [0.25, 0.5, 0.75, 1.0]  # and the rule's own, for the transformers
-TOLERANCE = 0.05  # of k
 # Ambient dimension, and TwoNN's estimate of d from up to 5,000 training samples (`kdiff estimate`).
 IMAGES = {"digits": (64, 9.2), "fashion": (784, 15.2), "glyphs(size=16)": (768, 4.5)}
 # Data, patch size, samples to judge by: at least as many as are held out.
@@ -109,9 +109,9 @@ def examine(study: Study) -> Outcome:
     others = [name for name in rows if name not in mlps]
     ks = {name: learned_k(study, name) for name in rows}
     means = {name: statistics.mean(ks[name].values()) for name in rows}
-    # Sizes whose k lie within 0.05 of each other lie within half of that of the middle.
-    alike = {name: [means[other] for other in mlps if of_rule[other] == of_rule[name]] for name in mlps}
-    middle = {name: (min(found) + max(found)) / 2 for name, found in alike.items()}
+    # Sizes whose (1 − k)/k lie within a factor of each other lie within its root of their geometric middle.
+    alike = {name: [(1 - means[other]) / means[other] for other in mlps if of_rule[other] == of_rule[name]] for name in mlps}
+    middle = {name: 1 / (1 + math.sqrt(min(found) * max(found))) for name, found in alike.items()}
     findings = [
         _rule_is_best("MLPs: no fixed k has better samples than D/(D + d)", values, mlps, of_rule, "distance"),
         _rule_is_best("MLPs: no fixed k has a lower v-loss than D/(D + d)", losses, mlps, of_rule, "v-loss", clear=True),
@@ -122,12 +122,12 @@ def examine(study: Study) -> Outcome:
             {name: _fixed(values[name]) for name in rows},
             "learned k's distance",
         ),
-        within("learned k ends within 0.05 of D/(D + d)", ks, of_rule, TOLERANCE),
+        within(f"learned k means d (of images TwoNN's) by D/(D + d), within a factor of {FACTOR}", ks, of_rule),
         within(
-            "MLPs: learned k does not depend on width and depth: on the same data all sizes are within 0.05 of each other",
+            f"MLPs: width and depth do not matter: on the same data (1 − k)/k is alike within a factor of {FACTOR}",
             {name: ks[name] for name in mlps},
             middle,
-            TOLERANCE / 2,
+            math.sqrt(FACTOR),
         ),
     ]
     if not study.full:

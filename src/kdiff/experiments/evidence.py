@@ -16,6 +16,7 @@ from kdiff.experiments.claim import Finding, Study, Verdict
 from kdiff.experiments.paired import intervals
 from kdiff.training.metrics import read_metrics
 
+FACTOR = 1.25  # of (1 − k)/k, by the rule of d, that counts as agreement
 NEAREST = 1e-7  # to 0 and 1, of k in float32
 
 
@@ -70,18 +71,22 @@ def within(
     statement: str,
     ks: Mapping[str, Mapping[int, float]],
     predicted: Mapping[str, float],
-    tolerance: float,
+    factor: float = FACTOR,
     may_refute: bool = True,
 ) -> Finding:
-    """Whether k ends within a tolerance of what is predicted, in every run; refuted if in one cell no run does."""
-    off = {cell: [k - predicted[cell] for k in ks[cell].values()] for cell in predicted}
+    """Whether (1 − k)/k ends within a factor of what is predicted, in every run; refuted if in one cell no run does.
+
+    By the rule (1 − k)/k is d/D. So the factor is one of the d that k means, as strict where D/(D + d) is 0.996 as where it is
+    one half: there a factor of 1.25 is 0.056 of k, and a difference of k, however small, would say little of d elsewhere.
+    """
+    off = {cell: [_logit(predicted[cell]) - _logit(k) for k in ks[cell].values()] for cell in predicted}
     worst = max(off, key=lambda cell: max(map(abs, off[cell])))
-    outside = [cell for cell, values in off.items() if min(map(abs, values)) > tolerance]
-    fine = sum(max(map(abs, values)) <= tolerance for values in off.values())
-    mean = statistics.mean(abs(value) for values in off.values() for value in values)
+    outside = [cell for cell, values in off.items() if min(map(abs, values)) > math.log(factor)]
+    fine = sum(max(map(abs, values)) <= math.log(factor) for values in off.values())
+    mean = statistics.mean(abs(k - predicted[cell]) for cell in predicted for k in ks[cell].values())
     evidence = (
-        f"{fine} of {len(off)} cells; mean difference {mean:.3f}, farthest {max(off[worst], key=abs):+.3f} ({worst}), "
-        f"{len(off[worst])} seeds"
+        f"{fine} of {len(off)} cells; (1 − k)/k farthest at {math.exp(max(off[worst], key=abs)):.3g} times ({worst}); "
+        f"mean difference of k {mean:.3f}; {len(off[worst])} seeds"
     )
     verdict: Verdict = "confirmed" if fine == len(off) else "refuted" if outside and may_refute else "inconclusive"
     return Finding(statement, verdict, evidence)

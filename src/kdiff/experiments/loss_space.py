@@ -32,8 +32,8 @@ from kdiff.experiments.paired import as_good, log_ratios
 from kdiff.experiments.predictions import second_moments
 from kdiff.path import LinearPath
 from kdiff.report.samples import INK, new_figure, save_figure
-from kdiff.target import FixedK, LearnedK
-from kdiff.theory import optimal_k
+from kdiff.target import PAPER_CLAMP, FixedK, LearnedK
+from kdiff.theory import Optimum, optimal_k
 from kdiff.theory.times import quadrature
 from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig
@@ -101,10 +101,9 @@ def training_samples(data: str) -> tuple[Tensor, Tensor | None]:
 
 
 @lru_cache
-def predicted(data: str, space: Space) -> float:
+def predicted(data: str, space: Space) -> Optimum:
     """The linear theory's k at convergence for the very samples (E x xᵀ: exact for a linear network)."""
-    values = second_moments(data)
-    return float(optimal_k(values, space=space, clamp=0.05 if space == "v" else 0.0))
+    return optimal_k(second_moments(data), space=space, clamp=PAPER_CLAMP if space == "v" else 0.0)
 
 
 def cheapest(variance: float) -> float:
@@ -146,18 +145,25 @@ def pulls(data: str, batches: int = BATCHES) -> dict[Space, dict[float, tuple[fl
 
 
 def linear_ends(study: Study) -> Finding:
-    """Both ends against their theories; a quick run may not have come to rest."""
-    off = {}
+    """Both ends against their theories; a quick run may not have come to rest.
+
+    The loss on v may have a second, higher minimum, in which descent may end as well: then that is named.
+    """
+    off, second = {}, []
     for name, data in LINEAR.items():
         for space in SPACES:
-            theory = predicted(data, space)
-            off[named(name, space)] = max(abs(run["k"] - theory) for run in study.runs(cell=named(name, space)))
+            cell, theory = named(name, space), predicted(data, space)
+            minima = [float(theory), *(k for k, _ in theory.others)]
+            ends = [run["k"] for run in study.runs(cell=cell)]
+            off[cell] = max(min(abs(k - minimum) for minimum in minima) for k in ends)
+            elsewhere = sum(abs(k - minima[0]) > min(abs(k - minimum) for minimum in minima) for k in ends)
+            second += [f"{elsewhere} of {len(ends)} runs in a second minimum ({cell})"] if elsewhere else []
     worst = max(off, key=lambda cell: off[cell])
     verdict: Verdict = "confirmed" if off[worst] <= TOLERANCE else "refuted" if study.full else "inconclusive"
-    apart = min(abs(predicted(data, "u") - predicted(data, "v")) for data in LINEAR.values())
+    apart = min(abs(float(predicted(data, "u")) - float(predicted(data, "v"))) for data in LINEAR.values())
     text = f"largest difference {off[worst]:.3f} ({worst}), {len(off)} cells, {len(study.runs(cell=worst))} seeds; "
     statement = f"linear networks learn D/(D + tr Σ) under the u-loss and the v-loss's own best k under it, within {TOLERANCE}"
-    return Finding(statement, verdict, text + f"the two theories are at least {apart:.2f} apart")
+    return Finding(statement, verdict, "; ".join([f"{text}the two theories are at least {apart:.2f} apart", *second]))
 
 
 def exact_pulls(study: Study) -> Finding:
@@ -212,7 +218,13 @@ def examine(study: Study) -> Outcome:
     for what in judged(study):
         rows = [row for space in SPACES for row in study.rows if row["cell"] == named(what, space) and "measure" in row]
         parts += [what, table([{**row, "target": f"{row['target']}, {row['cell'][-6:]}"} for row in rows])]
-    return Outcome(findings, "\n\n".join(parts))
+    return Outcome(findings, "\n\n".join(parts), [NOTE])
+
+
+NOTE = (
+    "The pace of the one-dimensional networks, 30, was chosen on a pilot (variance 0.1, seed 7): a pull towards 1 fades as "
+    "k (1 − k), and a pace of 10 had ended at 0.95 where 1 is predicted."
+)
 
 
 def k_table(study: Study) -> str:
@@ -222,7 +234,7 @@ def k_table(study: Study) -> str:
         for space in SPACES:
             config = next(job.config for job in study.jobs if job.cell == named(what, space))
             ks = [run["k"] for run in study.runs(cell=named(what, space)) if run["target"].startswith("learned")]
-            linear = "" if what in LINE else f"{predicted(str(config.data), space):.4g}"
+            linear = "" if what in LINE else f"{float(predicted(str(config.data), space)):.4g}"
             perfect = f"{cheapest(LINE[what]):.4g}" if what in LINE and space == "u" else ""
             lines.append([what, space, with_spread(statistics.mean(ks), deviation(ks)), linear, perfect])
     return markdown(["data", "loss", "learned k", "linear theory, same loss", "perfect network"], lines)
@@ -247,7 +259,7 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
             if cells is LINE and space == "v":
                 continue  # a perfect network has no best k under the v-loss
             points = [
-                (cheapest(LINE[what]) if cells is LINE else predicted(LINEAR[what], space), run["k"])
+                (cheapest(LINE[what]) if cells is LINE else float(predicted(LINEAR[what], space)), run["k"])
                 for what in cells
                 for run in study.runs(cell=named(what, space))
             ]

@@ -114,7 +114,10 @@ def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
 
 def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
     """The report as Markdown, with the picture beside it."""
-    findings = [[one.statement, f"**{one.verdict}**", one.evidence] for one in outcome.findings]
+    findings = [
+        [one.statement, f"**{one.verdict}**" if one.decides else f"{one.verdict} (beside the claim)", one.evidence]
+        for one in outcome.findings
+    ]
     seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]["taken"]
     about = {"Claim": claim.says, "Varied": claim.varied, "Measured": claim.measured, "Refuted if": claim.refuted_if}
     parts = [
@@ -132,6 +135,9 @@ def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
 
 def report(outcome: Outcome) -> str:
     """The findings as text, the table after them."""
-    lines = [f"{finding.verdict.upper():12}  {finding.statement}\n{'':14}{finding.evidence}" for finding in outcome.findings]
+    lines = [
+        f"{finding.verdict.upper() if finding.decides else finding.verdict:12}  {finding.statement}\n{'':14}{finding.evidence}"
+        for finding in outcome.findings
+    ]
     notes = [f"{'note':12}  {note}" for note in outcome.notes]
     return "\n".join([outcome.table, "", *lines, *notes, "", f"verdict: {outcome.verdict}"])

@@ -10,7 +10,6 @@ One that was found damaged when a run was resumed lies beside the others as dama
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdiff.data.cache import file_digest
 from kdiff.files import new_folder, partial_name, read_json, write_json
 from kdiff.training.ema import EMA
 
@@ -33,19 +33,6 @@ class DamagedCheckpoint(ValueError):
 
 class NotSaved(RuntimeError):
     """A checkpoint could not be written; those of before are as they were."""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32] if hasattr(hashlib, "file_digest") else _slow_digest(path)
-
-
-def _slow_digest(path: Path) -> str:
-    digest = hashlib.blake2b()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:32]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -124,7 +111,7 @@ def _write(
             for name, value in values.items()
         }
         save_tensors(aside / "optimizer.safetensors", {**state, **{f"sum.{name}": value for name, value in sums.items()}})
-        files = {file.name: {"bytes": file.stat().st_size, "blake2b": _digest(file)} for file in sorted(aside.iterdir())}
+        files = {file.name: {"bytes": file.stat().st_size, "blake2b": file_digest(file)} for file in sorted(aside.iterdir())}
         write_json(aside / "state.json", {"format": FORMAT, "step": step, "files": files})
 
 
@@ -162,7 +149,7 @@ def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
             raise DamagedCheckpoint(
                 f"{file} is truncated or damaged: {file.stat().st_size} bytes, written with {facts.get('bytes')}"
             )
-        if digests and _digest(file) != facts.get("blake2b"):
+        if digests and file_digest(file) != facts.get("blake2b"):
             raise DamagedCheckpoint(f"{file} is damaged: its checksum is not the one it was written with")
     return state
 

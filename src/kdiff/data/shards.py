@@ -1,0 +1,127 @@
+"""Latents in shards: safetensors files mapped into memory, and read by row as if they were one array.
+
+    shard_00000.safetensors   mean, std, mean_flipped, std_flipped (n, C, h, w); y, split (n,)
+
+An autoencoder's posterior of an image is N(mean, diag(std²)), and mean_flipped is that of the image mirrored left to right: an
+encoder need not commute with mirroring. All but `mean` and `split` may be absent. A safetensors file is eight bytes with the
+length of a header, the header (JSON: type, shape and place of each tensor), and the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdiff.data.normalisation import Normalisation
+from kdiff.data.samples import LazySamples
+
+TYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "I8": "|i1"}
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name, mapped into memory and not read yet; of the types that shards have.
+
+    Raises ValueError for a file that is cut short, damaged, or has tensors of another type; OSError if it cannot be opened.
+    """
+    try:
+        raw = np.memmap(path, np.uint8, mode="r")
+        (length,) = struct.unpack("<Q", raw[:8].tobytes())
+        header = json.loads(raw[8 : 8 + length].tobytes())
+        return {
+            name: raw[8 + length :][slice(*facts["data_offsets"])].view(TYPES[facts["dtype"]]).reshape(facts["shape"])
+            for name, facts in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(f"{path} is cut short or damaged: it cannot be read as safetensors ({error})") from None
+
+
+class Sharded:
+    """Arrays (n, *shape), all of one length but the last, which may be shorter: rows of them as if they were one."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts, self.size = parts, len(parts[0])
+        self.shape: tuple[int, ...] = (sum(map(len, parts)), *parts[0].shape[1:])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers (n,), none of them negative, as a new array. Raises IndexError if there is no such row."""
+        out = np.empty((len(rows), *self.shape[1:]), self.parts[0].dtype)
+        shards, places = np.divmod(rows, self.size)
+        first = shards[0] if len(shards) else 0
+        if (shards == first).all():
+            np.take(self.parts[first], places, axis=0, out=out)
+        elif len(rows) <= 4 * len(self.parts):  # a row at a time: few rows have a shard in common
+            for i, (shard, place) in enumerate(zip(shards.tolist(), places.tolist())):
+                out[i] = self.parts[shard][place]
+        else:
+            for shard in np.unique(shards):
+                here = shards == shard
+                out[here] = self.parts[shard][places[here]]
+        return out
+
+
+class LatentSamples(LazySamples):
+    """Latents (N, C, h, w) in shards: the posteriors' means, or, with `augment`, what training reads.
+
+    With `augment` and `flip`, a latent is that of the mirrored image with probability ½; with `augment` and `posterior`, it is
+    mean + std · noise. Both are drawn anew with every read: from a number that torch's global generator gives, which the
+    training loop seeds for every step, and the row, so that they do not depend on a row's place in the batch.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Sharded],
+        normalisation: Normalisation,
+        rows: np.ndarray | None = None,
+        flip: bool = False,
+        posterior: bool = False,
+        augment: bool = False,
+    ) -> None:
+        super().__init__(tensors["mean"].shape, normalisation, rows)
+        self.tensors, self.flip, self.posterior, self.augment = tensors, flip, posterior, augment
+
+    def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
+        numbers = self._numbers(rows)
+        flat = np.atleast_1d(numbers)
+        x = self.tensors["mean"][flat].astype(np.float32)
+        if self.augment and (self.flip or self.posterior):
+            self._draw(x, flat)
+        normalised = self._normalised(x)
+        return normalised[0] if numbers.ndim == 0 else normalised
+
+    def _numbers(self, rows: int | slice | Tensor) -> np.ndarray:
+        """The rows on disk: shape (n,), or () for a whole number."""
+        count = len(self)
+        if isinstance(rows, slice):
+            numbers = np.arange(*rows.indices(count))
+        else:
+            numbers = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+            numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
+            if numbers.size and not (-count <= numbers.min() and numbers.max() < count):
+                raise IndexError(f"rows run from {numbers.min()} to {numbers.max()}, there are {count}")
+            numbers = np.where(numbers < 0, numbers + count, numbers)
+        return numbers if self.rows is None else np.asarray(self.rows[numbers])
+
+    def _draw(self, x: np.ndarray, numbers: np.ndarray) -> None:
+        """Turn the means x of these rows into what training reads, in place."""
+        seed = int(torch.randint(2**62, ()))
+        generators = [np.random.default_rng((seed, number)) for number in numbers.tolist()]
+        flipped = np.array([generator.random() < 0.5 for generator in generators], bool) & self.flip
+        x[flipped] = self.tensors["mean_flipped"][numbers[flipped]] if flipped.any() else 0
+        if not self.posterior:
+            return
+        std = self.tensors["std"][numbers].astype(np.float32)
+        std[flipped] = self.tensors["std_flipped"][numbers[flipped]] if flipped.any() else 0
+        for latent, deviation, generator in zip(x, std, generators):
+            deviation *= generator.standard_normal(deviation.shape, np.float32)
+            latent += deviation
+
+    def select(self, rows: Tensor, augment: bool = False) -> LatentSamples:
+        """These rows (numbers or bool (N,)), not read yet; with `augment`, as training reads them."""
+        return LatentSamples(self.tensors, self.normalisation, self._chosen(rows), self.flip, self.posterior, augment)
