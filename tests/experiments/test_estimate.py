@@ -58,6 +58,15 @@ def test_predictions_are_the_theories_for_these_very_samples(views) -> None:
     assert f"{max(k.values()) - min(k.values()):.2f} apart" in text
 
 
+def test_the_rule_has_the_interval_of_its_estimate(views) -> None:
+    view = views[0]
+    for one in view.dimensions:
+        found = next(p for p in view.predictions if p.theory == f"D/(D + d), {one.method} ({one.scope})")
+        low, high = map(float, found.question.rsplit("interval ", 1)[1].split(" to "))
+        assert (low, high) == pytest.approx((view.D / (view.D + one.high), view.D / (view.D + one.low)), abs=6e-4)
+        assert low - 6e-4 <= found.k <= high + 6e-4
+
+
 def test_another_law_of_times_and_a_rank_add_their_predictions(plane) -> None:
     (view,) = estimate(plane, replace(CONFIG, timesteps="logit_normal(mean=-0.8, std=0.8)", rank=2))
     k = by_theory(view)

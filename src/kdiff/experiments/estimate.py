@@ -133,7 +133,7 @@ def predictions(
     """
     D = len(moments)
     found = [
-        Prediction(f"D/(D + d), {one.method} ({one.scope})", D / (D + one.value), f"the paper's rule with d = {one.value:.3g}")
+        Prediction(f"D/(D + d), {one.method} ({one.scope})", D / (D + one.value), _rule_with(one, D))
         for one in dimensions
         if one.value <= D
     ]
@@ -155,6 +155,12 @@ def predictions(
             what = f"captures the {one.strongest} strongest and {one.weakest} weakest directions"
             found.append(Prediction(f"rank {rank}, loss on v", one.k, what))
     return found
+
+
+def _rule_with(one: DimensionEstimate, D: int) -> str:
+    """What the rule was asked, and what the estimate's interval makes of the answer."""
+    low, high = D / (D + one.high), D / (D + one.low)
+    return f"the paper's rule with d = {one.value:.3g}; by its interval {low:.3f} to {high:.3f}"
 
 
 def as_json(views: Sequence[View]) -> list[dict[str, Any]]:
