@@ -17,7 +17,7 @@ import time
 import torch
 
 from kdiff import FixedK, KDiff, LearnedK
-from kdiff.networks import MLP, JiT
+from kdiff.networks import MLP, JiT, published
 
 
 def fashion() -> JiT:
@@ -28,7 +28,7 @@ def fashion() -> JiT:
 NETWORKS = {
     "digits": (lambda: MLP((1, 8, 8), 10, width=256, depth=4), (1, 8, 8), 128),
     "fashion": (fashion, (1, 28, 28), 128),
-    "JiT-B/16": (lambda: JiT.published("JiT-B/16"), (3, 256, 256), 2),
+    "JiT-B/16": (lambda: published("JiT-B/16", 256, 3, 1000), (3, 256, 256), 2),
 }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -18,6 +20,39 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def autoencoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny autoencoder of colour images in diffusers' format: latents (4, H/2, W/2)."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    module = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        scaling_factor=0.25,
+        shift_factor=0.5,
+    )
+    folder = tmp_path_factory.mktemp("autoencoder")
+    module.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def stirred() -> Callable[[nn.Module], nn.Module]:
+    """Draws what starts at zero, for it hides the rest of a network."""
+
+    def draw(network: nn.Module) -> nn.Module:
+        for module in network.modules():
+            if isinstance(module, nn.Linear) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.1)
+                nn.init.normal_(module.bias, std=0.1)
+        return network
+
+    return draw
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,19 @@ EPILOGS = {
     "train": "Trains one model into a run folder, runs/DATA: configuration, metrics, checkpoints, pictures. CONFIG is a YAML "
     "file, or the name of one that comes with kdiff (digits, …). Examples: kdiff train digits; kdiff train --data "
     "vectors.npz --network.width 512 --steps 20000; kdiff train my.yaml --seed 1 --out runs/second.",
+    "train-autoencoder": "Trains a small autoencoder (diffusers' AutoencoderKL) on images into a run folder, "
+    "runs/DATA_autoencoder: latents of a quarter of the side. Examples: kdiff train-autoencoder fashion; kdiff "
+    "train-autoencoder photos/ --data.size 64 --channels 32 64 128 128.",
+    "encode": "Encodes images once into a folder of latents, latents/DATA: shards, and what they were made of and by. One that "
+    "was cut off goes on by the same command. Then kdiff train --data latents/DATA; kdiff sample decodes. Examples: kdiff "
+    "encode fashion --autoencoder runs/fashion_autoencoder; kdiff encode photos/ --data.size 256 --data.flip true "
+    "--autoencoder stabilityai/sd-vae-ft-mse.",
+    "plan": "Says what a run would cost, from the true-size network: parameters, FLOPs of a step, memory by part on 1 and 8 "
+    "devices, device-hours. Needs no data if the configuration says what to expect. Examples: kdiff plan digits; kdiff plan "
+    "my.yaml --peak-tflops 312. kdiff train CONFIG --dry-run takes real steps of the same network.",
     "sample": "Draws samples from a run, in the data's own units: a picture, a safetensors file and a JSON stamp in "
-    "RUN/samples. Example: kdiff sample runs/digits --num 100 --guidance 2.",
+    "RUN/samples. Examples: kdiff sample runs/digits --num 100 --guidance 2; kdiff sample runs/digits --solver ab3 --steps 20 "
+    "--times 'shifted(0.5)'; kdiff sample runs/digits --guidance 2 --guidance-checkpoint 500.",
     "estimate": "Measures dimensions, spectrum and variance of data and says what each theory of the best k makes of them, for "
     "whole samples and for patches: text, a picture and JSON in estimates/DATA. Takes seconds to minutes. Examples: kdiff "
     "estimate digits; kdiff estimate my_images/ --patch-size 16; kdiff estimate vectors.npz --rank 64.",
@@ -141,10 +152,13 @@ def _normalise(argv: list[str], fields: dict[str, str]) -> tuple[list[str], dict
 
 
 def _number(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word
+    """A whole number, a number, or the word."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
 
 
 def config_folder() -> Path:
@@ -168,3 +182,14 @@ def find_config(name: str) -> Path:
         f"no configuration {name!r}: expected a YAML file or one of {', '.join(presets)}; "
         f"to train on data of your own, kdiff train --data {name}"
     )
+
+
+def check_data_given(data: str | None, argv: list[str], usage: str) -> None:
+    """Raises ValueError, with how to name them, for a command line that names no data."""
+    if data is None and not any(item.startswith(("--data", "--config")) for item in argv):
+        raise ValueError(f"which data? {usage}")
+
+
+def data_name(data: Any) -> str:
+    """What folders are called after: the data's name, or its file's."""
+    return Path(parse(data).name).stem.rstrip(".") or "data"

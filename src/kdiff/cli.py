@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kdiff import __version__
-from kdiff.arguments import read_config
-from kdiff.components import parse
+from kdiff.arguments import check_data_given, data_name, read_config
 from kdiff.experiments.config import EstimateConfig, ReproduceConfig
+from kdiff.latent_commands import encode_command, train_autoencoder_command
 from kdiff.training.config import TrainConfig
 from kdiff.training.signals import sigterm_raises
 
@@ -28,14 +28,17 @@ commands:
   compare DATA       noise, velocity, data or learned: which prediction target suits this data?
   estimate DATA      what theory says of k for this data, before any training
   train [CONFIG]     train a model into a run folder
+  train-autoencoder DATA   train a small autoencoder of images
+  encode DATA        encode images into a folder of latents, to train on like on any data
   sample RUN         draw samples from a run: a picture and a file
   evaluate RUN       judge a run's samples, with floors
   info RUN           what a run folder holds
+  plan [CONFIG]      what a run would cost: parameters, FLOPs, memory, device-hours
   reproduce CLAIM    a claim of the paper, put to the test: table, picture, verdict (--list)
 
 Start with:          kdiff compare digits --seeds 1
 Help on a command:   kdiff COMMAND --help
-DATA is a file (.npy, .npz, .safetensors), a folder of images or of IDX files, or a name: digits, fashion, glyphs,
+DATA is a file (.npy, .npz, .safetensors), a folder of images, IDX files or latents, or a name: digits, fashion, glyphs,
 photo_patches, spiral, moons, gaussian, gaussian_mixture, sphere; with options in brackets: "spiral(ambient_dim=32)",
 "glyphs(size=32)".
 """
@@ -55,9 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compare": _compare,
         "estimate": _estimate,
         "train": _train,
+        "train-autoencoder": train_autoencoder_command,
+        "encode": encode_command,
         "sample": _sample,
         "evaluate": _evaluate,
         "info": _info,
+        "plan": _plan,
         "reproduce": _reproduce,
     }
     if name not in commands:
@@ -82,10 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
+    resuming = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
     again = {
         "compare": arguments,
         "reproduce": arguments,
-        "train": [*arguments, *([] if "--resume" in arguments else ["--resume"])],
+        "encode": arguments,
+        "train": resuming,
+        "train-autoencoder": resuming,
     }
     how = f"go on from the last checkpoint with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
     return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
@@ -118,13 +127,12 @@ def _compare(argv: list[str]) -> None:
 
     extras = {"out": {"type": str, "default": None, "help": "folder for the comparison; comparisons/DATA if left out"}}
     config, data, further = read_config("compare", CompareConfig, argv, "DATA", extras)
-    if data is None and not any(item.startswith(("--data", "--config")) for item in argv):
-        raise ValueError("which data? kdiff compare DATA, for example: kdiff compare digits --seeds 1")
+    check_data_given(data, argv, "kdiff compare DATA, for example: kdiff compare digits --seeds 1")
     from kdiff.experiments.compare import best_target, compare, table, verdict
     from kdiff.experiments.runner import slug
     from kdiff.report.comparison import draw_comparison
 
-    out = Path(further["out"] or Path("comparisons") / slug(_data_name(config.data)))
+    out = Path(further["out"] or Path("comparisons") / slug(data_name(config.data)))
     jobs, rows, dataset = compare(config, out)
     picture = out / "comparison.png"
     draw_comparison(picture, jobs, rows, dataset)
@@ -137,8 +145,7 @@ def _compare(argv: list[str]) -> None:
 def _estimate(argv: list[str]) -> None:
     extras = {"out": {"type": str, "default": None, "help": "folder for the results; estimates/DATA if left out"}}
     config, data, further = read_config("estimate", EstimateConfig, argv, "DATA", extras)
-    if data is None and not any(item.startswith(("--data", "--config")) for item in argv):
-        raise ValueError("which data? kdiff estimate DATA, for example: kdiff estimate digits")
+    check_data_given(data, argv, "kdiff estimate DATA, for example: kdiff estimate digits")
     from kdiff.experiments.estimate import as_json, as_text, estimate, meaning
     from kdiff.experiments.runner import slug
     from kdiff.files import write_json
@@ -148,7 +155,7 @@ def _estimate(argv: list[str]) -> None:
 
     dataset = load_dataset(config)
     views = estimate(dataset, config)
-    out = Path(further["out"] or Path("estimates") / slug(_data_name(config.data)))
+    out = Path(further["out"] or Path("estimates") / slug(data_name(config.data)))
     out.mkdir(parents=True, exist_ok=True)
     write_json(
         out / "estimate.json",
@@ -168,14 +175,18 @@ def _train(argv: list[str]) -> None:
     extras: dict[str, dict[str, Any]] = {
         "out": {"type": str, "default": None, "help": "the run folder; runs/DATA if left out"},
         "resume": {"action": "store_true", "help": "go on from the newest checkpoint of the run folder"},
+        "dry_run": {"action": "store_true", "help": "take two real steps of 2 made-up samples with the whole model, and stop"},
     }
     config, _, further = read_config("train", TrainConfig, argv, "[CONFIG]", extras)
+    if further["dry_run"]:
+        _dry_run(config)
+        return
     from accelerate import PartialState
 
     from kdiff.report.run import SampleGrids, draw_run
     from kdiff.training.run import train_run
 
-    out = Path(further["out"] or Path("runs") / _data_name(config.data))
+    out = Path(further["out"] or Path("runs") / data_name(config.data))
     run = train_run(config, out, resume=further["resume"], progress="training", on_sample=SampleGrids())
     if not PartialState().is_main_process:
         return
@@ -183,6 +194,29 @@ def _train(argv: list[str]) -> None:
     print(f"\n{out}: {run.step} steps, loss {run.metrics()[-1]['loss']:.4g}, target {run.model.target}")
     print("".join(f"picture    {path}\n" for path in pictures), end="")
     print(f"Next: kdiff sample {out}, kdiff evaluate {out}")
+
+
+def _dry_run(config: TrainConfig) -> None:
+    from kdiff.training.plan import dry_run, peak_memory
+
+    fitted = dry_run(config)
+    loss, k = (f"{name} {fitted.metrics[name]:.4g}" for name in ("loss", "k"))
+    print(f"2 steps of 2 made-up samples: {loss}, {k}, {fitted.seconds / 2:.3g} s a step, {peak_memory() / 1e9:.3g} GB at most")
+
+
+def _plan(argv: list[str]) -> None:
+    from kdiff.training.config import PlanConfig
+
+    extras = {"json": {"type": str, "default": None, "help": "write the figures into this file as well"}}
+    config, _, further = read_config("plan", PlanConfig, argv, "[CONFIG]", extras)
+    from kdiff.files import write_json
+    from kdiff.training.plan import as_json, as_text, cost_of, expected_data
+
+    data = expected_data(config)
+    cost = cost_of(config, data)
+    print(as_text(config, data, cost))
+    if further["json"]:
+        write_json(Path(further["json"]), as_json(config, data, cost))
 
 
 def _sample(argv: list[str]) -> None:
@@ -193,8 +227,13 @@ def _sample(argv: list[str]) -> None:
     from kdiff.training.run import load_run
 
     run = load_run(_needed(folder, "sample"), config.checkpoint, config.ema)
-    options = {name: getattr(config, name) for name in ("guidance", "guidance_interval", "solver", "steps", "last_step")}
-    files = sample_to_files(run, config.num, config.seed, Path(config.out) if config.out else None, **options)
+    run.autoencoder = config.autoencoder
+    weaker = None
+    if config.guidance_run is not None or config.guidance_checkpoint is not None:
+        weaker = load_run(config.guidance_run or run.folder, config.guidance_checkpoint, config.ema)
+    names = ("guidance", "guidance_interval", "guidance_rescale", "solver", "steps", "times", "last_step")
+    options = {name: getattr(config, name) for name in names}
+    files = sample_to_files(run, config.num, config.seed, Path(config.out) if config.out else None, weaker, **options)
     print("\n".join(str(file) for file in files))
 
 
@@ -273,11 +312,6 @@ def _needed(folder: str | None, command: str) -> str:
     if folder is None:
         raise ValueError(f"which run? kdiff {command} RUN, with the folder that kdiff train made (runs/…)")
     return folder
-
-
-def _data_name(data: Any) -> str:
-    """What folders are called after: the data's name, or its file's."""
-    return Path(parse(data).name).stem.rstrip(".") or "data"
 
 
 if __name__ == "__main__":

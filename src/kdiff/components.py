@@ -10,13 +10,15 @@ import ast
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 Spec = float | str | dict[str, Any]  # as written in a configuration
 
-PUBLISHED = [f"JiT-{size}/{patch}" for size in ("B", "L", "H") for patch in (16, 32)]
+# A network of a published size, FAMILY-SIZE/PATCH: "JiT-B/16". Which there are is for `kdiff.networks.published` to say.
+PUBLISHED = re.compile(r"\w[\w-]*-\w+/\w+")
 # What short names stand for: "module:attribute", and options that the name already fixes.
 REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "network": {
@@ -24,7 +26,9 @@ REGISTRY: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "Linear": ("kdiff.networks.linear:Linear", {}),
         "LowRankLinear": ("kdiff.networks.linear:LowRankLinear", {}),
         "JiT": ("kdiff.networks.jit:JiT", {}),
-        **{name: ("kdiff.networks:published", {"architecture": name}) for name in PUBLISHED},
+        "DiT": ("kdiff.networks.dit:DiT", {}),
+        "LightningDiT": ("kdiff.networks.dit:LightningDiT", {}),
+        "UViT": ("kdiff.networks.uvit:UViT", {}),
     },
     "target": {
         "noise": ("kdiff.target:FixedK", {"k": 0.0}),
@@ -149,13 +153,16 @@ def build(kind: str, spec: Spec | Component, **given: Any) -> Any:
         factory = import_attribute(path)
     elif kind == "target" and _is_number(component.name):
         factory, fixed = import_attribute(known["fixed"][0]), {"k": float(component.name)}
+    elif kind == "network" and PUBLISHED.fullmatch(component.name):
+        factory, fixed = import_attribute("kdiff.networks:published"), {"architecture": component.name}
     elif "." in component.name:
         factory = import_attribute(component.name)
     else:
         close = difflib.get_close_matches(component.name, known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
+        sizes = ", a published size ('JiT-B/16')" if kind == "network" else ""
         raise ValueError(
-            f"no {kind} is called {component.name!r}{hint}. Known: {', '.join(known)}, or a class path (a.b.Class)"
+            f"no {kind} is called {component.name!r}{hint}. Known: {', '.join(known)}{sizes}, or a class path (a.b.Class)"
         )
     twice = fixed.keys() & component.options.keys()
     if twice:

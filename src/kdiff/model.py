@@ -1,4 +1,4 @@
-"""KDiff: a network, its prediction target and a path from noise to data. Training loss, velocity, sampling.
+"""KDiff: a network, its prediction target and a path from noise to data. Training loss, velocity, sampling, likelihood.
 
 The network is any module called as `network(z, t, **conditions)`, z of shape (batch, ...), t of shape (batch,), that
 returns a tensor shaped like z. It knows nothing of k; its output is u = a x − b n, which the target turns into a velocity.
@@ -6,16 +6,17 @@ returns a tensor shaped like z. It knows nothing of k; its output is u = a x −
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from kdiff.path import GaussianPath, LinearPath, broadcast_time
-from kdiff.sampling import Solver, check_times, classifier_free, find_solver, uniform_times
+from kdiff.sampling import Callback, Dopri5, Solver, find_solver, find_times, guided_velocity
 from kdiff.sampling.guidance import null_like
-from kdiff.sampling.solvers import Callback
+from kdiff.sampling.likelihood import Divergence, draw_probes, exact_divergence, hutchinson_divergence, log_likelihood
 from kdiff.target import PAPER_CLAMP, LearnedK, Target, as_target
 from kdiff.timesteps import Timesteps, Uniform
 
@@ -111,45 +112,58 @@ class KDiff(nn.Module):
         *,
         solver: str | Solver = "heun",
         steps: int = 50,
-        times: Tensor | Sequence[float] | None = None,
+        times: str | Tensor | Sequence[float] | None = None,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        guidance_channels: Sequence[int] | None = None,
+        guidance_model: KDiff | None = None,
         last_step: Literal["euler", "data"] = "euler",
         min_denominator: float = PAPER_CLAMP,
         callback: Callback | None = None,
+        indices: Sequence[int] | None = None,
+        seed: int = 0,
         **conditions: Any,
     ) -> Tensor:
         """Data from noise, shaped like it, in evaluation mode and without gradients.
 
         Args:
             noise: (batch, ...), the starting point; see `draw_noise`.
-            solver: "heun" (its step to t = 1 is Euler's), "euler" or a function like those in `kdiff.sampling`.
-            steps: of the uniform grid, if no `times` are given.
-            times: increasing times from 0 to 1.
-            guidance: the scale w of classifier-free guidance; 1 is none.
+            solver: a name of `kdiff.sampling.SOLVERS`, "heun" or "dopri5(rtol=1e-6)", or a function like those there. None
+                evaluates at t = 1; heun's step that ends there is Euler's.
+            steps: of the grid, unless `times` lists it.
+            times: increasing times from 0 to 1: a list, or a grid by name, "shifted(0.3)" or "karras"; uniform if left out.
+            guidance: the scale w of guidance; 1 is none. Classifier-free, unless there is a `guidance_model`.
             guidance_interval: guide while low < t < high (low = 0 includes t = 0).
-            last_step: how the step to t = 1 is made. "euler" is the paper's, under the clamp: near k = 1 it leaves noise
-                behind (k = 1, 50 Heun steps: standard deviation 0.017 in every empty direction even from a perfect network).
-                "data" returns the data prediction there, without a clamp, at the same cost.
+            guidance_rescale: φ, from 0 to 1: how far the guided data prediction gets the spread of the unguided one.
+            guidance_channels: indices of the channels that guidance acts on; all if left out.
+            guidance_model: a weaker model, on the same path, to guide away from (autoguidance).
+            last_step: how the step to t = 1 is made. "euler" leaves it to the solver, under the clamp. With heun and euler this
+                is the paper's sampler, and near k = 1 it leaves noise behind (k = 1, 50 Heun steps: standard deviation 0.017 in
+                every empty direction even from a perfect network). "data" returns the data prediction there, without a clamp.
             min_denominator: the clamp of |den| in the sampler; 0 for none.
             callback: called as callback(step, t, z) after every step, and before the first as step 0.
+            indices: the samples' numbers, for a solver that draws noise ("sde"); 0, 1, … if left out.
+            seed: of the noise of such a solver.
             conditions: handed to the network.
         """
         if last_step not in ("euler", "data"):
             raise ValueError(f"last_step is {last_step!r}; expected 'euler' (the paper's) or 'data' (the data prediction)")
-        grid = (uniform_times(steps) if times is None else check_times(times)).to(noise.device)
+        if guidance_model is not None and repr(guidance_model.path) != repr(self.path):
+            raise ValueError(f"guidance_model is on {guidance_model.path}, this model on {self.path}; expected the same path")
+        grid = find_times(times, steps).to(noise.device)
+        integrate = find_solver(solver, path=self.path, indices=indices, seed=seed)
+        if isinstance(integrate, Dopri5):  # it has no steps of its own beside t = 1 that "data" could end on
+            grid = integrate.with_short_end(grid)
         if last_step == "data" and (grid[-1] < 1 or grid[0] > grid[1]):
             raise ValueError(f"last_step='data' ends at t = 1; the times end at {grid[-1]:g}")
 
         def velocity(clamp: float) -> Any:
-            def call(z: Tensor, t: Tensor, **conditions: Any) -> Tensor:
-                return self.velocity(z, t, clamp, **conditions)
+            weak = None if guidance_model is None else guidance_model._clamped(clamp)
+            options: Any = (guidance_interval, guidance_rescale, guidance_channels, weak, self.path)
+            return guided_velocity(self._clamped(clamp), conditions, self.null, guidance, *options)
 
-            return classifier_free(call, conditions, self.null, guidance, guidance_interval)
-
-        integrate, modes = find_solver(solver), {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with _evaluating(self, guidance_model):
             if last_step == "euler":
                 return integrate(velocity(min_denominator), noise, grid, callback)
             z = integrate(velocity(min_denominator), noise, grid[:-1], callback) if len(grid) > 2 else noise
@@ -157,9 +171,73 @@ class KDiff(nn.Module):
             if callback:
                 callback(len(grid) - 1, grid[-1], x)
             return x
-        finally:
-            for module, training in modes.items():
-                module.training = training
+
+    def invert(
+        self, x: Tensor, *, steps: int = 50, times: str | Tensor | Sequence[float] | None = None, **options: Any
+    ) -> Tensor:
+        """The noise, shaped like x, from which the flow leads to the data x: sampling backwards.
+
+        Args:
+            x: data, (batch, ...).
+            steps: as for `sample`.
+            times: as for `sample`; walked from 1 to 0 in whichever order they are given.
+            options: further ones of `sample`, but for `last_step`, and conditions. `sample` with the same leads back to x, to
+                within the error of the solver. Guidance makes that error larger.
+        """
+        grid = find_times(times, steps)
+        return self.sample(x, times=grid.flip(0) if grid[0] < grid[-1] else grid, **options)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        x: Tensor,
+        *,
+        solver: str | Solver = "heun",
+        steps: int = 50,
+        times: str | Tensor | Sequence[float] | None = None,
+        probes: int | None = None,
+        law: Literal["rademacher", "gaussian"] = "rademacher",
+        indices: Sequence[int] | None = None,
+        seed: int = 0,
+        min_denominator: float = PAPER_CLAMP,
+        **conditions: Any,
+    ) -> Tensor:
+        """log p(x | conditions) in nats, (batch,), of the density that the flow makes of noise; `bits_per_dim` converts it.
+
+        For x as the model sees it, normalised: for data in units of s times as large, subtract D log s. Data that fill only a
+        subspace have no density, and the figure then measures the clamp and the steps.
+
+        Args:
+            x: data, (batch, ...).
+            solver: of the flow, not "sde"; "dopri5" chooses its steps itself.
+            steps: as for `sample`; with twice as many the figure should not move.
+            times: as for `sample`, from 0 to 1; walked backwards.
+            probes: of Hutchinson's estimate of the divergence, a pass through the network and back each; if left out the
+                divergence is exact, with a pass back for each dimension.
+            law: of the probes, "rademacher" or "gaussian".
+            indices: the samples' numbers, for their probes; 0, 1, … if left out.
+            seed: of the probes.
+            min_denominator: the clamp of |den|, as for `sample`: the density is that of the clamped flow.
+            conditions: handed to the network.
+        """
+        grid = find_times(times, steps).to(x.device)
+        divergence: Divergence = exact_divergence
+        if probes is not None:
+            numbers = range(len(x)) if indices is None else indices
+            divergence = hutchinson_divergence(draw_probes(numbers, x.shape[1:], probes, law, seed).to(x))
+        velocity = guided_velocity(self._clamped(min_denominator), conditions, self.null, scale=1.0)
+        with _evaluating(self):
+            return log_likelihood(
+                velocity, x, grid.flip(0) if grid[0] < grid[-1] else grid, find_solver(solver, path=self.path), divergence
+            )
+
+    def _clamped(self, clamp: float) -> Any:
+        """`velocity` with this clamp, as a function of z, t and conditions."""
+
+        def call(z: Tensor, t: Tensor, **conditions: Any) -> Tensor:
+            return self.velocity(z, t, clamp, **conditions)
+
+        return call
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for an optimiser, each with a "name": "network", "network, undecayed" (vectors) and "target".
@@ -194,3 +272,17 @@ class KDiff(nn.Module):
             return torch.where(broadcast_time(drop, value), null_like(value, self.null[name]), value)
 
         return {name: replaced(name, value) for name, value in conditions.items()}
+
+
+@contextlib.contextmanager
+def _evaluating(*models: nn.Module | None) -> Iterator[None]:
+    """In evaluation mode, each module's own mode restored afterwards."""
+    modes = {module: module.training for model in models if model is not None for module in model.modules()}
+    for model in models:
+        if model is not None:
+            model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

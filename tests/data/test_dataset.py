@@ -103,6 +103,26 @@ class TestNormalisation:
         for kind, data in (("standard", standard), ("features", features)):
             assert make_dataset("b", changed, normalise=kind).normalisation.describe() == data.normalisation.describe()
 
+    def test_channels_have_mean_zero_and_variance_one_over_the_training_part(self) -> None:
+        scale = np.array([0.1, 3.0, 50.0]).reshape(3, 1, 1)
+        raw = samples(600, shape=(3, 4, 4)) * scale + scale
+        raw[:, 2] = 0.1
+        data = make_dataset("a", raw, normalise="channels")
+        train = data.part("train")[0]
+        torch.testing.assert_close(train.mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
+        torch.testing.assert_close(train.var((0, 2, 3), correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-5, rtol=0)
+        assert data.normalisation.shift.shape == (3, 1, 1)
+        assert data.normalisation.scale[2] == 1  # a constant channel is only shifted
+        torch.testing.assert_close(data.normalisation.undo(data.x), torch.from_numpy(raw).float(), rtol=1e-5, atol=1e-5)
+        again = Normalisation.from_description(json.loads(json.dumps(data.describe()))["normalisation"])
+        assert torch.equal(again.apply(torch.from_numpy(raw).float()), data.x)
+
+    def test_channels_need_channels(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"'channels' is for samples \(C, H, W\) or alike, found shape \(5,\); use 'features'"
+        ):
+            make_dataset("a", samples(), normalise="channels")
+
     def test_range_maps_its_ends_to_minus_one_and_one(self) -> None:
         raw = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4)).astype(np.uint8)
         raw[0, 0, 0, :2] = 0, 255
@@ -131,7 +151,7 @@ class TestNormalisation:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"normalise": "whiten"}, "none, range, standard, features, found 'whiten'"),
+            ({"normalise": "whiten"}, "none, range, standard, channels, features, found 'whiten'"),
             ({"normalise": "range"}, "value_range=None"),
             ({"normalise": "standard", "value_range": (0, 1)}, "belongs to normalise='range'"),
             ({"normalise": "range", "value_range": (1, 1)}, r"lo < hi, found \(1.0, 1.0\)"),

@@ -18,7 +18,19 @@ from kdiff.networks.embedding import (
     sinusoid,
     unpatchify,
 )
-from kdiff.networks.transformer import Attention, Block, FinalLayer, ModulatedBlock, RMSNorm, SwiGLU, rotary_table, rotate
+from kdiff.networks.transformer import (
+    Attention,
+    Block,
+    FeedForward,
+    FinalLayer,
+    ModulatedBlock,
+    RMSNorm,
+    SkipBlock,
+    SwiGLU,
+    bare_layer_norm,
+    rotary_table,
+    rotate,
+)
 
 
 def test_unpatchify_puts_back_what_patches_are_cut_from():
@@ -145,6 +157,25 @@ def test_swiglu_has_two_thirds_of_the_usual_units():
     assert_close(layer(x), layer.w3(gate * gate.sigmoid() * value))
 
 
+def test_the_perceptron_has_gelu_or_its_approximation_by_tanh():
+    x = torch.randn(4, 6)
+    for approximate, gelu in {
+        "none": lambda h: h * (1 + torch.erf(h / math.sqrt(2))) / 2,
+        "tanh": lambda h: h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3))) / 2,
+    }.items():
+        layer = FeedForward(6, 2.5, approximate)
+        assert layer.fc1.weight.shape == (15, 6)
+        assert_close(layer(x), layer.fc2(gelu(layer.fc1(x))), rtol=1e-5, atol=1e-6)
+
+
+def test_the_bare_norm_has_no_parameters():
+    norm, x = bare_layer_norm(64), 5 * torch.randn(3, 64) + 2
+    assert not list(norm.parameters())
+    normed = norm(x)
+    assert_close(normed.mean(dim=-1), torch.zeros(3), rtol=0, atol=1e-6)
+    assert_close(normed.var(dim=-1, correction=0), torch.ones(3))
+
+
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_modulated_block_starts_as_the_identity_and_obeys_its_condition(shift):
     block = ModulatedBlock(16, Attention(16, 2, RMSNorm), SwiGLU(16), shift=shift)
@@ -167,6 +198,14 @@ def test_a_plain_block_is_a_modulated_one_with_open_gates():
         modulated.adaLN_modulation[1].bias.unflatten(0, (6, 16))[[2, 5]] = 1
     x = torch.randn(2, 5, 16)
     assert_close(modulated(x, torch.randn(2, 16)), plain(x))
+
+
+def test_a_skip_block_starts_from_a_linear_map_of_both():
+    skip_block = SkipBlock(16, Attention(16, 2), SwiGLU(16))
+    plain = Block(16, skip_block.attn, skip_block.mlp)
+    x, skip = torch.randn(2, 2, 5, 16)
+    of_x, of_skip = skip_block.skip_linear.weight.split(16, dim=1)
+    assert_close(skip_block(x, skip), plain(x @ of_x.T + skip @ of_skip.T))
 
 
 def test_the_final_layer_starts_at_zero_and_shifts_and_scales():

@@ -6,10 +6,12 @@ from kdiff.data.directions import principal_directions
 from kdiff.data.folder import load_folder
 from kdiff.data.font import glyphs
 from kdiff.data.idx import fashion, load_idx
+from kdiff.data.latents import load_latents
 from kdiff.data.manifold import Manifold, make_manifold
 from kdiff.data.normalisation import Normalisation
 from kdiff.data.photos import photo_patches
-from kdiff.data.samples import ImageSamples, Samples
+from kdiff.data.samples import ImageSamples, LazySamples, Samples
+from kdiff.data.shards import LatentSamples
 from kdiff.data.sources import SOURCES, digits, load
 from kdiff.data.toys import gaussian_mixture, moons, sphere, spiral
 
@@ -17,6 +19,8 @@ __all__ = [
     "SOURCES",
     "Dataset",
     "ImageSamples",
+    "LatentSamples",
+    "LazySamples",
     "Manifold",
     "Normalisation",
     "Samples",
@@ -28,6 +32,7 @@ __all__ = [
     "load_array",
     "load_folder",
     "load_idx",
+    "load_latents",
     "make_dataset",
     "make_manifold",
     "moons",

@@ -21,7 +21,7 @@ from kdiff.data.checks import checked_labels, checked_values
 from kdiff.data.manifold import Manifold
 from kdiff.data.normalisation import Normalisation, check_kind
 from kdiff.data.parts import PARTS, SHARES, split_and_fingerprint
-from kdiff.data.samples import ImageSamples, LazySamples, Samples, summarise
+from kdiff.data.samples import ImageSamples, Samples, summarise
 from kdiff.data.shards import LatentSamples
 
 

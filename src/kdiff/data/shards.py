@@ -49,21 +49,14 @@ class Sharded:
         self.parts, self.size = parts, len(parts[0])
         self.shape: tuple[int, ...] = (sum(map(len, parts)), *parts[0].shape[1:])
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (n,), none of them negative, as a new array. Raises IndexError if there is no such row."""
-        out = np.empty((len(rows), *self.shape[1:]), self.parts[0].dtype)
+    def read(self, out: np.ndarray, rows: np.ndarray, at: np.ndarray) -> None:
+        """Write the rows with these numbers into out[at], in its type; rows and at (n,), none of them negative.
+
+        A row at a time, straight from the file: rows drawn at random have few neighbours. Raises IndexError for no such row.
+        """
         shards, places = np.divmod(rows, self.size)
-        first = shards[0] if len(shards) else 0
-        if (shards == first).all():
-            np.take(self.parts[first], places, axis=0, out=out)
-        elif len(rows) <= 4 * len(self.parts):  # a row at a time: few rows have a shard in common
-            for i, (shard, place) in enumerate(zip(shards.tolist(), places.tolist())):
-                out[i] = self.parts[shard][place]
-        else:
-            for shard in np.unique(shards):
-                here = shards == shard
-                out[here] = self.parts[shard][places[here]]
-        return out
+        for place, shard, row in zip(at.tolist(), shards.tolist(), places.tolist()):
+            out[place] = self.parts[shard][row]
 
 
 class LatentSamples(LazySamples):
@@ -89,11 +82,20 @@ class LatentSamples(LazySamples):
     def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
         numbers = self._numbers(rows)
         flat = np.atleast_1d(numbers)
-        x = self.tensors["mean"][flat].astype(np.float32)
         if self.augment and (self.flip or self.posterior):
-            self._draw(x, flat)
+            x = self._drawn(flat)
+        else:
+            x = self._read("mean", flat, np.zeros(len(flat), bool))
         normalised = self._normalised(x)
         return normalised[0] if numbers.ndim == 0 else normalised
+
+    def _read(self, kind: str, numbers: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+        """The mean or std of these rows (n,), of the mirrored images where `flipped` (n,) says so."""
+        out = np.empty((len(numbers), *self.stored[1:]), np.float32)
+        for name, which in ((kind, ~flipped), (f"{kind}_flipped", flipped)):
+            if which.any():
+                self.tensors[name].read(out, numbers[which], np.flatnonzero(which))
+        return out
 
     def _numbers(self, rows: int | slice | Tensor) -> np.ndarray:
         """The rows on disk: shape (n,), or () for a whole number."""
@@ -108,19 +110,19 @@ class LatentSamples(LazySamples):
             numbers = np.where(numbers < 0, numbers + count, numbers)
         return numbers if self.rows is None else np.asarray(self.rows[numbers])
 
-    def _draw(self, x: np.ndarray, numbers: np.ndarray) -> None:
-        """Turn the means x of these rows into what training reads, in place."""
+    def _drawn(self, numbers: np.ndarray) -> np.ndarray:
+        """What training reads for these rows."""
         seed = int(torch.randint(2**62, ()))
         generators = [np.random.default_rng((seed, number)) for number in numbers.tolist()]
         flipped = np.array([generator.random() < 0.5 for generator in generators], bool) & self.flip
-        x[flipped] = self.tensors["mean_flipped"][numbers[flipped]] if flipped.any() else 0
-        if not self.posterior:
-            return
-        std = self.tensors["std"][numbers].astype(np.float32)
-        std[flipped] = self.tensors["std_flipped"][numbers[flipped]] if flipped.any() else 0
-        for latent, deviation, generator in zip(x, std, generators):
-            deviation *= generator.standard_normal(deviation.shape, np.float32)
-            latent += deviation
+        x = self._read("mean", numbers, flipped)
+        if self.posterior:
+            noise = np.empty(self.stored[1:], np.float32)
+            for latent, deviation, generator in zip(x, self._read("std", numbers, flipped), generators):
+                generator.standard_normal(out=noise, dtype=np.float32)
+                noise *= deviation
+                latent += noise
+        return x
 
     def select(self, rows: Tensor, augment: bool = False) -> LatentSamples:
         """These rows (numbers or bool (N,)), not read yet; with `augment`, as training reads them."""

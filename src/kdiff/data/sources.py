@@ -22,6 +22,7 @@ from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.folder import load_folder
 from kdiff.data.font import glyphs
 from kdiff.data.idx import fashion, idx_files, load_idx
+from kdiff.data.latents import is_latent_folder, load_latents
 from kdiff.data.photos import photo_patches
 from kdiff.data.toys import gaussian, gaussian_mixture, moons, sphere, spiral
 
@@ -53,8 +54,9 @@ def load(source: str | Path, **options: Any) -> Dataset:
     function.
 
     `options` go to the source: the toy's parameters, those of `load_array` for a file, of `load_idx` for a folder that holds
-    IDX files and of `load_folder` for any other, those of the user's function, which must return a `Dataset` (built by
-    `make_dataset`). A name wins over a file of the same name; `./name` is a path.
+    IDX files, of `load_latents` for one that kdiff encode made and of `load_folder` for any other, those of the user's
+    function, which must return a `Dataset` (built by `make_dataset`). A name wins over a file of the same name; `./name` is a
+    path.
 
     Raises TypeError for an option the source does not have or a function that returns something else, FileNotFoundError
     for a missing file, ValueError for a name that is not known, a function that cannot be imported, and all that the
@@ -65,7 +67,8 @@ def load(source: str | Path, **options: Any) -> Dataset:
         return _call(name, SOURCES[name], options)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _call(name, partial(load_idx if idx_files(path) else load_folder, path), options)
+        reader = load_idx if idx_files(path) else load_latents if is_latent_folder(path) else load_folder
+        return _call(name, partial(reader, path), options)
     if path.exists() or path.suffix.lower() in READERS:
         if not path.exists():
             raise FileNotFoundError(_unknown(name, "no such file"))
@@ -125,7 +128,7 @@ def _unknown(name: str, problem: str) -> str:
     hint = _nearest(path.name, beside) or _nearest(name, list(SOURCES))
     return (
         f"{name!r}: {problem}{hint}; data are named by one of {', '.join(SOURCES)}, by the path of a file ending in "
-        f"{', '.join(READERS)} or of a folder of images, or by a function package.module.function that returns a "
+        f"{', '.join(READERS)} or of a folder of images or latents, or by a function package.module.function that returns a "
         "kdiff.data.Dataset"
     )
 

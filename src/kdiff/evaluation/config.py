@@ -13,30 +13,42 @@ class SampleConfig:
     Args:
         num: how many.
         seed: of the noise; sample i has the same noise whatever num and the batch size.
-        guidance: scale of classifier-free guidance; 1 is none.
+        guidance: scale of guidance, classifier-free unless a weaker model is named; 1 is none.
         guidance_interval: guide while low < t < high.
-        solver: heun or euler.
-        steps: of the solver.
+        guidance_rescale: from 0 to 1, how far guided samples get the spread of unguided ones.
+        guidance_run: a run whose weaker model to guide away from (autoguidance), instead of "no condition".
+        guidance_checkpoint: the step of that run, or of RUN itself if no other is named; its newest if left out.
+        solver: euler, heun, midpoint, rk4, ab2, ab3, ab4, dpmpp_2m, dopri5 or sde; options as in "sde(diffusion=constant)".
+        steps: of the solver; dopri5 chooses its own.
+        times: where the steps are; uniform, "shifted(0.3)", "karras(rho=7)" or a list as in "[0, 0.2, 1]".
         last_step: data ends with the data prediction; euler is the paper's, which leaves noise behind where k is near 1.
         ema: decay of the averaged weights; the first configured if left out; none for the raw weights.
         checkpoint: step of the checkpoint; the newest if left out.
         out: file name without ending; in the run's samples folder if left out.
+        autoencoder: of a run on latents, where their autoencoder lies now, if it has moved since they were encoded.
     """
 
     num: int = 64
     seed: int = 0
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    guidance_run: str | None = None
+    guidance_checkpoint: int | None = None
     solver: str = "heun"
     steps: int = 50
+    times: str = "uniform"
     last_step: Literal["data", "euler"] = "data"
     ema: float | str | None = None
     checkpoint: int | None = None
     out: str | None = None
+    autoencoder: str | None = None
 
     def __post_init__(self) -> None:
         if self.num < 1:
             raise ValueError(f"num is {self.num}; expected at least 1")
+        if self.guidance == 1 and (self.guidance_run is not None or self.guidance_checkpoint is not None):
+            raise ValueError("a weaker model is named, but guidance is 1, which is none; expected a scale such as --guidance 2")
 
 
 @dataclass

@@ -47,9 +47,10 @@ class Study:
         return [row for row in found.values() if all(row[name] == value for name, value in wanted.items())]
 
     def values(self, measure: str, sampler: str = "clean", **wanted: Any) -> list[float]:
-        """A measure of the judged runs with these values, a number per run."""
+        """A measure of the judged runs with these values, a number per run, in order of seeds."""
         wanted = {"measure": measure, "sampler": sampler, **wanted}
-        return [row["value"] for row in self.rows if all(row.get(name) == value for name, value in wanted.items())]
+        found = [row for row in self.rows if all(row.get(name) == value for name, value in wanted.items())]
+        return [row["value"] for row in sorted(found, key=lambda row: row["seed"])]
 
     def folder(self, cell: str, target: str, seed: int) -> Path:
         """The run folder of one run."""

@@ -3,6 +3,7 @@
 An image (batch, C, H, W) becomes tokens (batch, rows · columns, D), one per patch, in row-major order; a token becomes a
 patch again as (row in patch, column in patch, channel), channel fastest. Positions are DiT's fixed sine and cosine table
 (arXiv 2212.09748), time is a sinusoid followed by a two-layer perceptron, labels are a table with a last row for "no class".
+Any other condition (a vector, a text's embedding) has a module of the user's in the table's place: `embed_condition`.
 
 Every part initialises itself as DiT does, so that a network made of them starts right. Attribute names are those of the
 published checkpoints.
@@ -104,15 +105,15 @@ def sine_positions(rows: int, columns: int, hidden_size: int) -> Tensor:
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)[None].float()
 
 
-def sinusoid(t: Tensor, width: int) -> Tensor:
-    """t (batch,) → (batch, width): [cos(t f_j), sin(t f_j)], f_j = 10000^(−j/(width/2)), in float32 or better.
+def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
+    """t (batch,) → (batch, width): [cos(s t f_j), sin(s t f_j)], f_j = 10000^(−j/(width/2)), s the scale, in float32 or better.
 
     The frequencies are made anew at each call: as a buffer they would be rounded by `.bfloat16()` on the network, and
     networks that count time to 1000 would read another t.
     """
     t = t if t.dtype == torch.float64 else t.float()
     index = torch.arange(width // 2, device=t.device, dtype=t.dtype)
-    angles = t[:, None] * torch.exp(index * (-math.log(MAX_PERIOD) / (width // 2)))
+    angles = (scale * t)[:, None] * torch.exp(index * (-math.log(MAX_PERIOD) / (width // 2)))
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -133,31 +134,72 @@ class TimeEmbedding(nn.Module):
         return self.mlp(sinusoid(t, self.width).to(next(self.mlp.parameters()).dtype))
 
 
-class LabelEmbedding(nn.Module):
-    """y (batch,) → (batch, D): row y of a table of num_classes + 1 rows, of which the last stands for "no class"."""
+def label_rows(y: Tensor | None, batch: int, num_classes: int, null_class: bool, device: torch.device) -> Tensor:
+    """The rows (batch,) int64 of a table that the labels y stand for; row `num_classes`, "no class", for all if y is None.
 
-    def __init__(self, num_classes: int, hidden_size: int) -> None:
+    Raises:
+        ValueError: y of another shape or type; no y, and no row for "no class"; or, on the CPU, labels out of the table
+            (elsewhere the device's own check must do: reading y would stall the device at every call).
+    """
+    if y is None:
+        if not null_class:
+            raise ValueError(
+                f"no labels were given to a network without 'no class'; expected y, integers 0 to {num_classes - 1}"
+            )
+        return torch.full((batch,), num_classes, device=device)
+    if y.shape != (batch,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}; expected integers of shape ({batch},), one per sample")
+    if y.device.type == "cpu" and batch:
+        low, high = (int(value) for value in y.aminmax())
+        if low < 0 or high >= num_classes + null_class:
+            raise ValueError(
+                f"labels range from {low} to {high}; expected 0 to {num_classes - 1}"
+                + (f", or {num_classes} for no class" if null_class else "; this network has no 'no class'")
+            )
+    return y.long()
+
+
+class LabelEmbedding(nn.Module):
+    """y (batch,) → (batch, D): row y of a table of num_classes + 1 rows, of which the last stands for "no class".
+
+    Args:
+        num_classes: labels are 0 … num_classes − 1.
+        hidden_size: D.
+        null_class: False leaves the last row out.
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, null_class: bool = True) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+        self.num_classes, self.null_class = num_classes, null_class
+        self.embedding_table = nn.Embedding(num_classes + null_class, hidden_size)
         nn.init.normal_(self.embedding_table.weight, std=EMBEDDING_STD)
 
     def forward(self, y: Tensor | None, batch: int) -> Tensor:
-        """(batch, D); no class for all if y is None.
+        """(batch, D); no class for all if y is None. Raises what `label_rows` raises."""
+        device = self.embedding_table.weight.device
+        return self.embedding_table(label_rows(y, batch, self.num_classes, self.null_class, device))
 
-        Raises:
-            ValueError: y of another shape or type, or, on the CPU, out of the table (elsewhere the device's own check
-                must do: reading y would stall the device at every call).
-        """
-        if y is None:
-            return self.embedding_table(torch.full((batch,), self.num_classes, device=self.embedding_table.weight.device))
-        if y.shape != (batch,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-            raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}; expected integers of shape ({batch},), one per sample")
-        if y.device.type == "cpu" and batch:
-            low, high = (int(value) for value in y.aminmax())
-            if low < 0 or high > self.num_classes:
-                raise ValueError(
-                    f"labels range from {low} to {high}; expected 0 to {self.num_classes - 1}, "
-                    f"or {self.num_classes} for no class"
-                )
-        return self.embedding_table(y.long())
+
+def embed_condition(module: nn.Module | None, y: Tensor | None, batch: int, hidden_size: int) -> Tensor | None:
+    """What a network knows of its samples' condition: module(y, batch), of shape (batch, D), or None without a module.
+
+    The module is a `LabelEmbedding`, or the user's own, given to a network as `condition`. It is called with the condition y as
+    the network got it, and the number of samples. y is None where the caller has no condition: the module then returns what
+    stands for "none", as it does for the value that `KDiff(null={"y": …})` names, and which guidance and training put in.
+
+    Raises:
+        ValueError: a condition for a network without one, or a module that returns another shape.
+    """
+    if module is None:
+        if y is not None:
+            raise ValueError(
+                "labels were given to a network built without classes (num_classes=0) and without another condition's module"
+            )
+        return None
+    embedded = module(y, batch)
+    if embedded.shape != (batch, hidden_size):
+        raise ValueError(
+            f"the condition's {type(module).__name__} returned shape {tuple(embedded.shape)}; "
+            f"expected ({batch}, {hidden_size}), a vector of the network's width for each sample"
+        )
+    return embedded

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdiff.networks.embedding import embed_condition, label_rows
+
 FREQUENCIES = 16
 
 
@@ -34,9 +36,18 @@ class MLP(nn.Module):
         num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
         width: units per hidden layer.
         depth: hidden layers.
+        condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
+            returns (batch, width); y is None where there is none.
     """
 
-    def __init__(self, shape: Sequence[int], num_classes: int = 0, width: int = 256, depth: int = 4) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_classes: int = 0,
+        width: int = 256,
+        depth: int = 4,
+        condition: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"width is {width} and depth is {depth}; expected at least 1 of each")
@@ -44,7 +55,8 @@ class MLP(nn.Module):
         dimension = math.prod(self.shape)
         self.input = nn.Linear(dimension, width)
         self.time = nn.Linear(2 * FREQUENCIES + 1, width, bias=False)
-        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.condition = condition
+        self.label = nn.Embedding(num_classes + 1, width) if num_classes and condition is None else None
         self.hidden = nn.Sequential(*(m for _ in range(depth - 1) for m in (nn.SiLU(), nn.Linear(width, width))), nn.SiLU())
         self.output = nn.Linear(width, dimension)
         nn.init.zeros_(self.output.weight)
@@ -54,20 +66,13 @@ class MLP(nn.Module):
         """u, shaped like z. t: (batch,); y: (batch,) int64, all "no class" if left out.
 
         Raises:
-            ValueError: samples of another shape, labels given to a network without them, or labels out of range.
+            ValueError: samples or labels of another shape, labels given to a network without them, or labels out of range.
         """
         if tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"samples have shape {tuple(z.shape[1:])}; this network was built for {self.shape}")
         h = self.input(z.flatten(1)) + self.time(time_features(t).to(z.dtype))
         if self.label is not None:
-            if y is None:
-                y = torch.full((z.shape[0],), self.num_classes, device=z.device)
-            elif y.device.type == "cpu" and len(y) and (int(y.min()) < 0 or int(y.max()) > self.num_classes):
-                raise ValueError(
-                    f"labels range from {int(y.min())} to {int(y.max())}; expected 0 to {self.num_classes - 1}, "
-                    f"or {self.num_classes} for no class"
-                )
-            h = h + self.label(y)
-        elif y is not None:
-            raise ValueError("labels were given to a network built without classes (num_classes=0)")
+            h = h + self.label(label_rows(y, len(z), self.num_classes, True, z.device))
+        elif (c := embed_condition(self.condition, y, len(z), h.shape[1])) is not None:
+            h = h + c
         return self.output(self.hidden(h)).reshape(z.shape)

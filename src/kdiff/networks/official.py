@@ -1,18 +1,24 @@
-"""Published checkpoints, by key: the official implementations' state dicts, loaded into this package's networks.
+"""Published weights in and out: the official implementations' state dicts and this package's networks.
 
-Networks here carry the published key names, so the mapping is the identity but for a prefix (`net.` in JiT's training
-checkpoints) and for fixed tables, which are computed here: a published one is compared, and then left out.
+Networks here carry the published key names, so that the mapping is the identity but for the prefixes of wrappers, for the name
+of U-ViT's table of labels, and for fixed tables, which are computed here: a published one is compared, and then left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from kdiff.networks.backbone import ModulatedTransformer
+from kdiff.networks.dit import DiT, LightningDiT
+from kdiff.networks.embedding import LabelEmbedding
 from kdiff.networks.jit import JiT
+from kdiff.networks.uvit import UViT
+from kdiff.weights import Weights, read_weights
 
 # A table may have gone through half precision or a moving average; another layout differs by about 1.
 TABLE_TOLERANCE = 0.01
@@ -20,66 +26,196 @@ TABLE_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class _Architecture:
-    network: Callable[..., nn.Module]
-    arguments: Mapping[str, str]  # the official constructor's arguments → ours
-    tables: tuple[str, ...]  # keys of fixed tables, also the names of our buffers
-    prefix: str
+    """What is official about a network: the constructor's arguments, fixed tables, and keys that we call otherwise.
 
+    Only such arguments have a default as leave a trace in the weights: of others (num_heads, in_context_start) a default would
+    be silently wrong.
+    """
+
+    network: Callable[..., nn.Module]
+    arguments: Mapping[str, str | Callable[[Any], Mapping[str, Any]]]  # official → ours, or a function of the value to ours
+    kind: Callable[[nn.Module], bool]  # whether a network of ours is of this architecture
+    tables: Callable[[Any], dict[str, Tensor]]  # of a network of ours, by official key
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)  # ours → official
+
+
+def _positions(network: ModulatedTransformer) -> dict[str, Tensor]:
+    return {"pos_embed": network.pos_embed}
+
+
+def _positions_and_rotations(network: LightningDiT) -> dict[str, Tensor]:
+    tables = _positions(network)
+    if network.rotary is not None:
+        cosines, signed_sines = network.rotary
+        sign = torch.tensor([-1.0, 1.0], device=cosines.device).repeat(cosines.shape[1] // 2)
+        tables |= {"feat_rope.freqs_cos": cosines, "feat_rope.freqs_sin": signed_sines * sign}
+    return tables
+
+
+def _uvit(num_classes: int, null_class: bool, skip: bool, **settings: Any) -> UViT:
+    """Official U-ViT counts "no class" as a class, and has −1 classes for none."""
+    if not skip:
+        raise ValueError("skip is False; expected True: U-ViT without its skips is not among the networks here")
+    rows = max(num_classes, 0)
+    null_class = null_class and rows > 0
+    return UViT(num_classes=rows - null_class, null_class=null_class, **settings)
+
+
+_JIT: dict[str, Any] = {
+    "input_size": "image_size",
+    "patch_size": "patch_size",
+    "in_channels": "channels",
+    "num_classes": "num_classes",
+    "hidden_size": "hidden_size",
+    "depth": "depth",
+    "num_heads": "num_heads",
+    "mlp_ratio": "mlp_ratio",
+}
+_DIT = _JIT | {"class_dropout_prob": lambda rate: {"null_class": rate > 0}, "learn_sigma": "learn_sigma"}
 
 ARCHITECTURES = {
     "jit": _Architecture(
         network=JiT,
+        kind=lambda network: isinstance(network, JiT),
+        arguments=_JIT
+        | {"bottleneck_dim": "bottleneck", "in_context_len": "context_tokens", "in_context_start": "context_start"},
+        tables=_positions,
+    ),
+    "dit": _Architecture(
+        network=DiT,
+        kind=lambda network: isinstance(network, DiT) and not network.drop_sigma,
+        arguments=_DIT,
+        tables=_positions,
+    ),
+    "sit": _Architecture(
+        network=DiT,
+        kind=lambda network: isinstance(network, DiT) and network.drop_sigma == network.learn_sigma,
+        arguments=_DIT | {"learn_sigma": lambda on: {"learn_sigma": on, "drop_sigma": on}},
+        tables=_positions,
+    ),
+    "lightningdit": _Architecture(
+        network=LightningDiT,
+        kind=lambda network: isinstance(network, LightningDiT),
+        arguments=_DIT
+        | {
+            "use_qknorm": "qk_norm",
+            "use_swiglu": "swiglu",
+            "use_rope": "rope",
+            "use_rmsnorm": "rmsnorm",
+            "wo_shift": lambda off: {"shift": not off},
+            "use_checkpoint": "checkpointing",
+        },
+        tables=_positions_and_rotations,
+        defaults={"use_checkpoint": False},
+    ),
+    "uvit": _Architecture(
+        network=_uvit,
+        kind=lambda network: isinstance(network, UViT),
         arguments={
-            "input_size": "image_size",
+            "img_size": "image_size",
             "patch_size": "patch_size",
-            "in_channels": "channels",
+            "in_chans": "channels",
             "num_classes": "num_classes",
-            "hidden_size": "hidden_size",
+            "embed_dim": "hidden_size",
             "depth": "depth",
             "num_heads": "num_heads",
             "mlp_ratio": "mlp_ratio",
-            "bottleneck_dim": "bottleneck",
-            "in_context_len": "context_tokens",
-            "in_context_start": "context_start",
+            "qkv_bias": "qkv_bias",
+            "mlp_time_embed": "time_mlp",
+            "conv": "final_conv",
+            "skip": "skip",
+            "use_checkpoint": "checkpointing",
+            "null_class": "null_class",
         },
-        tables=("pos_embed",),
-        prefix="net.",
-    )
+        tables=lambda network: {},
+        defaults={"in_chans": 3, "conv": True, "skip": True, "use_checkpoint": False, "null_class": True},
+        renamed={"y_embedder.embedding_table.weight": "label_emb.weight"},
+    ),
 }
 
 
-def from_official(architecture: str, state_dict: Mapping[str, Tensor], **config: Any) -> nn.Module:
-    """A network with the weights of an official implementation.
+def from_official(architecture: str, weights: Weights, *, entry: str | None = None, **config: Any) -> nn.Module:
+    """A network with the weights of an official implementation, in float32.
+
+    It takes t as the official forward does. JiT, SiT and LightningDiT have t = 0 noise and 1 data, as kdiff has, and so need
+    nothing. Official DiT counts steps 0 … 999, 999 for noise, and U-ViT is handed 999 t′ or a step 1 … 1000, large for noise:
+    to use those in a model, wrap the network in one that turns t.
 
     Args:
-        architecture: "jit".
-        state_dict: the official state dict; all its keys may be prefixed ("net." for JiT). A training checkpoint holds
-            several: pass one, `checkpoint["model_ema1"]`.
-        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …).
+        architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
+        weights: a state dict; a training checkpoint, of which the moving average is taken (see `entry`); or the path of either,
+            `.safetensors`, or `.pth` and `.pt`, which are read without running anything. Prefixes of wrappers ("module.",
+            "net.") are removed.
+        entry: which of a checkpoint's state dicts to take, "model_ema2". If left out: the moving average ("ema", of JiT's two
+            "model_ema1"), else "model" or "state_dict".
+        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). U-ViT,
+            which counts "no class" among its classes, also takes `null_class`: False where the last is a class as any other
+            (the ImageNet-64 models).
 
     Raises:
-        ValueError: an unknown architecture; arguments missing or unknown; keys that are missing, left over or misshapen
-            (all are listed); a fixed table that differs from the one computed here.
-        TypeError: values that are not tensors.
+        FileNotFoundError: no such file.
+        ValueError: an unknown architecture; arguments missing or unknown; a file that is no weights; several state dicts to
+            choose from; keys that are missing, left over or misshapen (all are listed); a fixed table that differs from the one
+            computed here.
+        TypeError: no state dict.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"no architecture is called {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
-    official = ARCHITECTURES[architecture]
-    # All are needed, for some (num_heads, in_context_start) leave no trace in the weights: a default would be silently wrong.
-    if wrong := sorted(config.keys() ^ official.arguments.keys()):
+    official = _architecture(architecture)
+    given = {**official.defaults, **config}
+    if wrong := sorted(given.keys() ^ official.arguments.keys()):
         raise ValueError(f"missing or unknown: {', '.join(wrong)}; {architecture} takes {', '.join(official.arguments)}")
-    if others := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
-        raise TypeError(f"no tensors under {', '.join(others)}; expected a state dict: of a checkpoint, pass one entry")
-    if all(key.startswith(official.prefix) for key in state_dict):
-        state_dict = {key.removeprefix(official.prefix): value for key, value in state_dict.items()}
-    network = official.network(**{official.arguments[name]: value for name, value in config.items()})
-    _load(network, state_dict, official.tables)
+    settings: dict[str, Any] = {}
+    for name, value in given.items():
+        ours = official.arguments[name]
+        settings |= {ours: value} if isinstance(ours, str) else ours(value)
+    state = read_weights(weights, entry)
+    network = official.network(**settings)
+    _load(network, state, official)
     return network
 
 
-def _load(network: nn.Module, state_dict: Mapping[str, Tensor], tables: tuple[str, ...]) -> None:
+def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network by official keys, fixed tables included: what `from_official` reads, and the originals.
+
+    Weights come back exactly as `from_official` read them, tables as they are computed here. As with `state_dict`, the tensors
+    are the network's own: save or copy them before it is trained on.
+
+    Args:
+        architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
+        network: a network of that architecture, with a table of labels (U-ViT also without labels).
+
+    Raises:
+        ValueError: an unknown architecture, a network of another, or one whose conditions the original does not know.
+    """
+    official = _architecture(architecture)
+    if not official.kind(network):
+        raise ValueError(
+            f"{architecture!r} does not describe this {type(network).__name__}; expected the name of its own architecture"
+        )
+    labels: Any = network.y_embedder
+    if not isinstance(labels, LabelEmbedding) and not (labels is None and architecture == "uvit"):
+        found = "no classes" if labels is None else f"a {type(labels).__name__} for its condition"
+        raise ValueError(
+            f"the network has {found}; expected a table of labels, which is all that official {architecture} knows"
+        )
+    return {key: value.detach().contiguous() for key, value in _expected(network, official).items()}
+
+
+def _architecture(name: str) -> _Architecture:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no architecture is called {name!r}; expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def _expected(network: nn.Module, official: _Architecture) -> dict[str, Tensor]:
+    """The network's tensors by official key."""
+    weights = {official.renamed.get(key, key): value for key, value in network.state_dict().items()}
+    return weights | official.tables(network)
+
+
+def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: _Architecture) -> None:
     """Copy the weights, after naming every key that does not fit."""
-    expected = network.state_dict() | {name: network.get_buffer(name) for name in tables}
+    expected, tables = _expected(network, official), official.tables(network)
     problems = [f"missing: {key} {tuple(expected[key].shape)}" for key in expected if key not in state_dict]
     problems += [f"left over: {key} {tuple(value.shape)}" for key, value in state_dict.items() if key not in expected]
     problems += [
@@ -89,11 +225,12 @@ def _load(network: nn.Module, state_dict: Mapping[str, Tensor], tables: tuple[st
     ]
     if problems:
         raise ValueError("the state dict does not fit this configuration:\n  " + "\n  ".join(problems))
-    for name in tables:
-        difference = (state_dict[name].float() - expected[name].to(state_dict[name].device)).abs().max().item()
+    for name, table in tables.items():
+        difference = (state_dict[name].float() - table.to(state_dict[name].device)).abs().max().item()
         if not difference < TABLE_TOLERANCE:
             raise ValueError(
                 f"{name} differs from the fixed table that this network computes, by up to {difference:.3g}: "
                 "the checkpoint is of another architecture, or its table was trained"
             )
-    network.load_state_dict({key: value for key, value in state_dict.items() if key not in tables})
+    ours = {theirs: name for name, theirs in official.renamed.items()}
+    network.load_state_dict({ours.get(key, key): value for key, value in state_dict.items() if key not in tables})

@@ -1,15 +1,17 @@
-"""Blocks of diffusion transformers: RMSNorm, rotary attention, SwiGLU, adaLN-zero; what JiT, DiT and LightningDiT are made of.
+"""Blocks of diffusion transformers: norms, rotary attention, perceptrons, adaLN-zero, skips; what networks are made of.
 
     x ← x + g₁ · attention((1 + s₁) · norm(x) + b₁)        x ← x + g₂ · mlp((1 + s₂) · norm(x) + b₂)
 
 with (b₁, s₁, g₁, b₂, s₂, g₂) = W SiLU(c) for the condition c of a sample (time and label), and W zero at the start, so that
 every block starts as the identity (adaLN-zero, arXiv 2212.09748). Norms, the q/k norms and the perceptron are handed in: an
-architecture is a choice of these. Attribute names are those of the published checkpoints.
+architecture is a choice of these. A plain block is the same without s, b and g; a block at the end of a skip (U-ViT, arXiv
+2209.12152) starts from x ← W [x, skip]. Attribute names are those of the published checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,11 @@ class RMSNorm(nn.Module):
         """Shaped like x."""
         wide = x.float() if x.itemsize < 4 else x
         return F.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
+
+
+def bare_layer_norm(size: int) -> nn.LayerNorm:
+    """(x − mean) / sqrt(variance + 10⁻⁶) over the last dimension, without parameters: the modulation has them (DiT)."""
+    return nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
 
 
 def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Tensor:
@@ -109,6 +116,27 @@ class SwiGLU(nn.Module):
         return self.w3(F.silu(gate) * value)
 
 
+class FeedForward(nn.Module):
+    """W₂ GELU(W₁ x), D · mlp_ratio inside.
+
+    Args:
+        hidden_size: D.
+        mlp_ratio: units inside over D.
+        approximate: "tanh" for GELU's approximation by tanh (DiT), "none" for GELU itself (U-ViT).
+    """
+
+    def __init__(self, hidden_size: int, mlp_ratio: float = 4.0, approximate: Literal["none", "tanh"] = "tanh") -> None:
+        super().__init__()
+        inner = int(hidden_size * mlp_ratio)
+        self.fc1 = linear(hidden_size, inner)
+        self.fc2 = linear(inner, hidden_size)
+        self.approximate: Literal["none", "tanh"] = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shaped like x."""
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
+
+
 def adaln(hidden_size: int, chunks: int) -> nn.Sequential:
     """c (batch, D) → (batch, chunks · D): W SiLU(c), zero at the start."""
     layer = nn.Linear(hidden_size, chunks * hidden_size)
@@ -136,6 +164,18 @@ class Block(nn.Module):
         """x: (batch, tokens, D), returned in that shape."""
         x = x + self.attn(self.norm1(x), rotary)
         return x + self.mlp(self.norm2(x))
+
+
+class SkipBlock(Block):
+    """A block that starts from W [x, skip], skip being what an earlier block returned; arguments as for `Block`."""
+
+    def __init__(self, hidden_size: int, attention: Attention, mlp: nn.Module, norm: Norm = RMSNorm) -> None:
+        super().__init__(hidden_size, attention, mlp, norm)
+        self.skip_linear = linear(2 * hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """x and skip: (batch, tokens, D), returned in that shape."""
+        return super().forward(self.skip_linear(torch.cat([x, skip], dim=2)))
 
 
 class ModulatedBlock(Block):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdiff.components import parse
+from kdiff.data import Normalisation
 from kdiff.files import write_json
 from kdiff.report.samples import INK, Images, Points, View, is_image, new_figure, save_figure, save_samples, view_of
 from kdiff.training.checkpoint import list_checkpoints, save_tensors
@@ -21,9 +22,22 @@ from kdiff.training.run import Run, describe_environment
 ENDINGS = (".png", ".safetensors", ".json")
 
 
+def _image_shape(run: Run) -> tuple[int, ...] | None:
+    """The shape of the pictures that samples of a run are drawn as: latents are decoded. None if they are drawn as points."""
+    shape = tuple(run.latents["images"]["shape"]) if run.latents else run.shape
+    return shape if is_image(shape) else None
+
+
+def _seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
+    """What is drawn for samples x of a run (normalised), and how, if that is not known yet."""
+    if run.latents and _image_shape(run):
+        return run.decode(run.normalisation.undo(x)), view or Images(-1, 1)
+    return x, view or _view(run, x)
+
+
 def _view(run: Run, x: Tensor) -> View:
     """How to draw samples x of a run (normalised). Without its data, which sampling does not need, as they lie themselves."""
-    if is_image(run.shape):
+    if _image_shape(run):
         return Images(run.data["min"], run.data["max"])
     try:
         dataset = run.dataset()
@@ -65,7 +79,7 @@ def draw_run(run: Run) -> list[Path]:
 
 
 def _shown(run: Run) -> int:
-    return Images.shown if is_image(run.shape) else Points.shown
+    return Images.shown if _image_shape(run) else Points.shown
 
 
 class SampleGrids:
@@ -78,10 +92,10 @@ class SampleGrids:
         """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
         path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
         x, _ = generate(run.model, _shown(run), run.shape, run.class_counts, last_step="data")
-        self._view = self._view or _view(run, x)
+        seen, self._view = _seen(run, x, self._view)
         try:
             path.parent.mkdir(exist_ok=True)
-            save_samples(path, x, self._view, _title(run))
+            save_samples(path, seen, self._view, _title(run))
         except OSError as error:
             warn(run.folder, f"no picture of the samples at step {run.step}: {error}")
 
@@ -89,7 +103,8 @@ class SampleGrids:
 def draw_denoising(run: Run) -> Path:
     """denoising.png: how noise becomes samples, a column for each time. Images: a row for each sample; points: one row."""
     states: list[tuple[str, Tensor]] = []
-    num, columns, every = (6, 9, 6) if is_image(run.shape) else (Points.shown // 2, 5, 12)
+    shape = _image_shape(run)
+    num, columns, every = (6, 9, 6) if shape else (Points.shown // 2, 5, 12)
 
     def keep(step: int, t: Tensor, z: Tensor) -> None:
         if step % every == 0:
@@ -97,12 +112,12 @@ def draw_denoising(run: Run) -> Path:
 
     options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
     x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
-    view = _view(run, x)
-    if isinstance(view, Images):
-        height, width = run.shape[1:]
+    _, view = _seen(run, x)
+    if isinstance(view, Images) and shape:
+        height, width = shape[1:]
         figure = new_figure(columns * 0.8, num * 0.8 * height / width + 0.5)
         axes = figure.add_subplot()
-        view.draw(axes, torch.stack([z for _, z in states], dim=1).flatten(0, 1), columns)
+        view.draw(axes, torch.stack([_seen(run, z, view)[0] for _, z in states], dim=1).flatten(0, 1), columns)
         centres = [(i + 0.5) * (width + 1) - 1 for i in range(columns)]
         axes.set_xticks(centres, [title for title, _ in states], fontsize=7)
         axes.tick_params(length=0)
@@ -121,19 +136,32 @@ def _title(run: Run) -> str:
     return f"{run.data['name']}, {parse(run.config.target)}, step {run.step}"
 
 
-def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, **options: Any) -> list[Path]:
-    """Draw samples and write a picture, the numbers (safetensors: x in the data's units, y) and a stamp (JSON)."""
+def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Run | None = None, **options: Any) -> list[Path]:
+    """Draw samples and write a picture, the numbers (safetensors: x in the data's units, y) and a stamp (JSON).
+
+    Of a run on latents the numbers have the decoded images too, in their own units. `weaker`: a run to guide away from.
+    """
+    if weaker and weaker.shape != run.shape:
+        raise ValueError(
+            f"{weaker.folder} makes samples of shape {weaker.shape}, {run.folder} of {run.shape}; expected the same"
+        )
     guided = f"_guidance_{options['guidance']:g}" if options.get("guidance", 1) != 1 else ""
     stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{guided}"
     stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
-    x, y = run.sample(num, seed, **options)
+    x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, **options)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
-    save_tensors(files[1], {"x": x} if y is None else {"x": x, "y": y})
+    seen, view = _seen(run, run.normalisation.apply(x))
+    tensors = {"x": x} if y is None else {"x": x, "y": y}
+    if run.latents and _image_shape(run):
+        tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(seen)
+    save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
-    write_json(files[2], {**stamp, "environment": describe_environment()})
-    normalised = run.normalisation.apply(x)
-    save_samples(files[0], normalised, _view(run, normalised), _title(run))
+    if weaker:
+        stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
+    decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
+    write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
+    save_samples(files[0], seen, view, _title(run))
     return files
 
 

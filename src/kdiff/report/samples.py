@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kdiff.data import Manifold, Samples, principal_directions
+from kdiff.data import LatentSamples, Manifold, Samples, principal_directions
 from kdiff.data.directions import MAX_DIMENSION
 from kdiff.files import partial_name
 
@@ -114,18 +114,18 @@ View = Images | Points
 
 
 def view_of(data: Samples, manifold: Manifold | None = None) -> View:
-    """How to draw samples of the law of `data` (N, *shape), normalised."""
-    if is_image(tuple(data.shape[1:])):
+    """How to draw samples of the law of `data` (N, *shape), normalised. Latents that are not decoded are points."""
+    if is_image(tuple(data.shape[1:])) and not isinstance(data, LatentSamples):
         return Images(data.min().item(), data.max().item())
     return Points(data[:MAX_POINTS], manifold)
 
 
-def save_samples(path: Path, x: Tensor, view: View, title: str = "") -> None:
-    """One picture of samples (normalised values)."""
+def save_samples(path: Path, x: Tensor, view: View, title: str = "", columns: int = 0) -> None:
+    """One picture of samples (normalised values); images in a square, or `columns` in a row."""
     figure = new_figure(5, 5.3)
     axes = figure.add_subplot()
     shown = x[: view.shown]
-    view.draw(axes, shown, columns=max(1, round(math.sqrt(len(shown)))))
+    view.draw(axes, shown, columns=columns or max(1, round(math.sqrt(len(shown)))))
     axes.set_title(title, fontsize=9, color=INK)
     save_figure(figure, path)
 

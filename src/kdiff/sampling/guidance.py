@@ -1,17 +1,28 @@
-"""Classifier-free guidance (arXiv 2207.12598): v = v_null + w (v_cond − v_null), on all channels, in an interval of t.
+"""Guidance: away from a reference velocity, v_ref + w (v − v_ref), in an interval of t. The one place that composes it.
 
-Both branches run as one batch; outside the interval, or at w = 1, only the conditional one runs.
+    classifier-free (arXiv 2207.12598)   v_ref is the same model's, without its conditions; both run as one batch
+    autoguidance (arXiv 2406.02507)      v_ref is a weaker model's, with the same conditions
+
+Then, as asked for: on some channels alone, the others keeping v; in an open interval of t (arXiv 2404.07724), outside of which,
+and at w = 1, only v is evaluated; and rescaled (arXiv 2305.08891, eq. 15–16), there for the data prediction as here: with
+x̂ = (σ v − σ' z)/(α'σ − σ'α), each sample's guided x̂_g becomes
+
+    φ x̂_g std(x̂)/std(x̂_g) + (1 − φ) x̂_g
+
+so that at φ = 1 large w does not blow up the spread of a sample's values, and is turned back into a velocity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdiff.sampling.solvers import Velocity
+from kdiff.path import GaussianPath, LinearPath
+from kdiff.precision import full_precision
+from kdiff.sampling.base import Velocity
 
 
 def null_like(value: Any, null: Any) -> Tensor:
@@ -19,12 +30,16 @@ def null_like(value: Any, null: Any) -> Tensor:
     return torch.as_tensor(null, dtype=value.dtype, device=value.device).expand_as(value)
 
 
-def classifier_free(
+def guided_velocity(
     velocity: Callable[..., Tensor],
     conditions: Mapping[str, Any],
     null: Mapping[str, Any] | None,
     scale: float,
     interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+    channels: Sequence[int] | None = None,
+    weak: Callable[..., Tensor] | None = None,
+    path: GaussianPath | None = None,
 ) -> Velocity:
     """A velocity of (z, t) alone: conditioned, and guided by `scale` while low < t < high (low = 0 includes t = 0).
 
@@ -32,26 +47,58 @@ def classifier_free(
         velocity: called as velocity(z, t, **conditions).
         conditions: tensors (batch, ...); other values are passed on as they are.
         null: for each condition that guidance acts on, what stands for "none" (`{"y": 10}`).
-        scale: w; 1 is no guidance, 0 the unconditional model.
-        interval: the open interval of t in which to guide (arXiv 2404.07724).
+        scale: w; 1 is no guidance, 0 the reference alone.
+        interval: the open interval of t in which to guide.
+        rescale: φ in [0, 1]; 0 leaves the guided velocity as it is.
+        channels: indices into dimension 1 of z that guidance acts on; all if left out. Some published samplers guide three.
+        weak: the reference velocity of a weaker model, called like `velocity`; classifier-free if left out.
+        path: of the velocity, for `rescale`; linear if left out.
 
     Raises:
-        ValueError: guidance without a null condition, or an interval that is not ordered within [0, 1].
+        ValueError: guidance without a null condition or a weaker model, an interval that is not ordered within [0, 1], φ
+            outside of [0, 1], or channels that z does not have.
     """
     low, high = interval
     if not 0 <= low < high <= 1:
         raise ValueError(f"guidance_interval is {interval}; expected two numbers 0 <= low < high <= 1 (t = 0 is noise)")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"guidance_rescale is {rescale}; expected a number from 0 (none) to 1")
 
     def conditional(z: Tensor, t: Tensor) -> Tensor:
         return velocity(z, t, **conditions)
 
     if scale == 1:
         return conditional
+    pair = _with_weaker(velocity, weak, conditions) if weak else _with_null(velocity, conditions, null, scale)
+
+    def velocity_with_guidance(z: Tensor, t: Tensor) -> Tensor:
+        if not (t < high and (low == 0 or t > low)):
+            return conditional(z, t)
+        v, reference = pair(z, t)
+        guided = reference + scale * (v - reference)
+        if channels is not None:
+            guided = torch.where(_mask(z, channels), guided, v)
+        return _rescaled(guided, v, z, t, path or LinearPath(), rescale) if rescale else guided
+
+    return velocity_with_guidance
+
+
+Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _with_weaker(velocity: Callable[..., Tensor], weak: Callable[..., Tensor], conditions: Mapping[str, Any]) -> Pair:
+    return lambda z, t: (velocity(z, t, **conditions), weak(z, t, **conditions))
+
+
+def _with_null(
+    velocity: Callable[..., Tensor], conditions: Mapping[str, Any], null: Mapping[str, Any] | None, scale: float
+) -> Pair:
+    """v with the conditions and without, in one batch of twice the size."""
     guided = [name for name in conditions if null and name in null]
     if not guided:
         raise ValueError(
             f"guidance {scale:g} needs to know what 'no condition' is: build KDiff with null={{'y': …}} and pass the "
-            f"condition; null is {dict(null or {})}, the conditions are {list(conditions)}"
+            f"condition, or pass a weaker model; null is {dict(null or {})}, the conditions are {list(conditions)}"
         )
 
     def both(name: str, value: Any) -> Any:
@@ -61,10 +108,28 @@ def classifier_free(
 
     doubled = {name: both(name, value) for name, value in conditions.items()}
 
-    def velocity_with_guidance(z: Tensor, t: Tensor) -> Tensor:
-        if not (t < high and (low == 0 or t > low)):
-            return conditional(z, t)
-        v, v_null = velocity(torch.cat([z, z]), t, **doubled).chunk(2)
-        return v_null + scale * (v - v_null)
+    def pair(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        v, reference = velocity(torch.cat([z, z]), t, **doubled).chunk(2)
+        return v, reference
 
-    return velocity_with_guidance
+    return pair
+
+
+def _mask(z: Tensor, channels: Sequence[int]) -> Tensor:
+    """True at the channels, shaped to broadcast against z."""
+    number = z.shape[1] if z.ndim > 1 else 0
+    if not all(0 <= channel < number for channel in channels):
+        raise ValueError(f"guidance_channels are {list(channels)}; the samples have channels 0 … {number - 1}")
+    mask = torch.zeros(number, dtype=torch.bool, device=z.device)
+    mask[list(channels)] = True
+    return mask.reshape(-1, *[1] * (z.ndim - 2))
+
+
+@full_precision
+def _rescaled(guided: Tensor, v: Tensor, z: Tensor, t: Tensor, path: GaussianPath, rescale: float) -> Tensor:
+    """The guided velocity whose data prediction has (at φ = 1) each sample's spread of the unguided one."""
+    x_guided, x_hat = path.data(z, guided, t), path.data(z, v, t)
+    spread, wanted = (x.reshape(len(x), -1).std(dim=1, correction=0) for x in (x_guided, x_hat))
+    factor = 1 + rescale * (torch.where(spread > 0, wanted / spread, 1.0) - 1)
+    # x̂ changes by (σ/(α'σ − σ'α)) times what v changes by.
+    return guided + (factor.reshape(-1, *[1] * (z.ndim - 1)) - 1) * x_guided * path.determinant(t) / path.sigma(t)

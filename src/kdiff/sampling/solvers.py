@@ -1,65 +1,57 @@
-"""Solvers of dz/dt = v(z, t), each a short function `solver(velocity, z, times, callback=None) -> z`.
-
-`velocity(z, t)` takes t as a 0-dimensional tensor; `callback(step, t, z)` sees the starting point and every step's end.
-"""
+"""The solvers by name: each called as `solver(velocity, z, times, callback=None) -> z`; see `kdiff.sampling.base`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import dataclasses
+from typing import Any
 
-from torch import Tensor
+from kdiff.sampling.adams import AdamsBashforth
+from kdiff.sampling.adaptive import Dopri5
+from kdiff.sampling.base import Solver
+from kdiff.sampling.multistep import DataMultistep
+from kdiff.sampling.runge_kutta import euler, heun, midpoint, rk4
+from kdiff.sampling.spec import read_spec
+from kdiff.sampling.stochastic import EulerMaruyama
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-Callback = Callable[[int, Tensor, Tensor], None]
-
-
-class Solver(Protocol):
-    """The signature that all solvers share."""
-
-    def __call__(self, velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-        """Follow the velocity from z at times[0] to times[-1]."""
-        ...
-
-
-def _step(velocity: Velocity, z: Tensor, t: Tensor, t_next: Tensor, order: int) -> Tensor:
-    v = velocity(z, t)
-    ahead = z + (t_next - t) * v
-    if order == 1:
-        return ahead
-    return z + (t_next - t) * (v + velocity(ahead, t_next)) / 2
-
-
-def _solve(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None, order: Callable[[Tensor], int]) -> Tensor:
-    if callback:
-        callback(0, times[0], z)
-    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:])):
-        z = _step(velocity, z, t, t_next, order(t_next))
-        if callback:
-            callback(i + 1, t_next, z)
-    return z
+SOLVERS: dict[str, Solver] = {
+    "euler": euler,
+    "heun": heun,
+    "midpoint": midpoint,
+    "rk4": rk4,
+    "ab2": AdamsBashforth(2),
+    "ab3": AdamsBashforth(3),
+    "ab4": AdamsBashforth(4),
+    "dpmpp_2m": DataMultistep(),
+    "dopri5": Dopri5(),
+    "sde": EulerMaruyama(),
+}
 
 
-def euler(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """First order: z ← z + Δt v(z, t). One evaluation per step."""
-    return _solve(velocity, z, times, callback, lambda t_next: 1)
+def find_solver(solver: str | Solver, **known: Any) -> Solver:
+    """A solver by name, with options in brackets ("dopri5(rtol=1e-6)"); a function is returned as it is.
 
+    Args:
+        solver: a name of `SOLVERS`, or a function of their signature.
+        known: what the caller knows and a solver may need (path, seed, indices), for those of its fields that are not set.
 
-def heun(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """Second order: the mean of the velocities at both ends of an Euler step. Two evaluations per step.
-
-    A step that ends at t = 1, where the velocity may be singular, is an Euler step: 99 evaluations for 50 steps.
+    Raises:
+        ValueError: an unknown name or option.
     """
-    return _solve(velocity, z, times, callback, lambda t_next: 2 if t_next < 1 else 1)
+    options: dict[str, Any] = {}
+    if isinstance(solver, str):
+        text = solver
+        name, values, options = read_spec(text)
+        if name not in SOLVERS:
+            raise ValueError(f"no solver is called {name!r}; expected one of {', '.join(SOLVERS)}, or a function")
+        solver = SOLVERS[name]
+        if values or options.keys() - _fields(solver).keys():
+            wanted = ", ".join(_fields(solver)) or "no option"
+            raise ValueError(f"{name} cannot be built from {text!r}: it takes {wanted}, as in dopri5(rtol=1e-6)")
+    unset = [name for name, value in _fields(solver).items() if value is None]
+    options = {name: known[name] for name in unset if name in known} | options
+    return dataclasses.replace(solver, **options) if options else solver  # type: ignore[type-var]
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "heun": heun}
-
-
-def find_solver(solver: str | Solver) -> Solver:
-    """A solver by name; a function is returned as it is."""
-    if not isinstance(solver, str):
-        return solver
-    if solver not in SOLVERS:
-        raise ValueError(f"no solver is called {solver!r}; expected one of {', '.join(SOLVERS)}, or a function")
-    return SOLVERS[solver]
+def _fields(solver: Solver) -> dict[str, Any]:
+    """The settings of a solver that is a dataclass; a plain function has none."""
+    return vars(solver) if dataclasses.is_dataclass(solver) else {}

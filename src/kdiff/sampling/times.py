@@ -1,11 +1,23 @@
-"""Time grids: increasing times from t = 0 (noise) to t = 1 (data), `steps + 1` of them."""
+"""Time grids: increasing times from t = 0 (noise) to t = 1 (data), `steps + 1` of them.
+
+    uniform          i / steps
+    shifted(s)       s t / (1 + (s − 1) t) of the uniform t: s < 1 puts more points near noise (LightningDiT: 0.3)
+    karras(rho)      evenly spaced in (σ/α)^{1/ρ}, for data (EDM, arXiv 2206.00364, eq. 5)
+
+The shift multiplies t/(1 − t) by s, so that it moves the log-SNR λ = log(t/(1 − t)) by log s. Stable Diffusion 3 counts from
+data to noise, τ = 1 − t, and shifts τ to a τ/(1 + (a − 1) τ) (arXiv 2403.03206, eq. 23): the same grid with a = 1/s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from kdiff.sampling.spec import read_spec
 
 
 def uniform_times(steps: int) -> Tensor:
@@ -13,6 +25,33 @@ def uniform_times(steps: int) -> Tensor:
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
     return torch.linspace(0, 1, steps + 1)
+
+
+def shifted_times(steps: int, shift: float) -> Tensor:
+    """s t / (1 + (s − 1) t) for uniform t and s = `shift` > 0: shape (steps + 1,), float32. 1 is the uniform grid."""
+    if not shift > 0:
+        raise ValueError(f"shift is {shift}; expected a positive number (0.3 puts more points near noise, 1 is uniform)")
+    uniform = uniform_times(steps)
+    t = uniform.double()
+    return (shift * t / (1 + (shift - 1) * t)).to(uniform.dtype)
+
+
+def karras_times(steps: int, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
+    """EDM's grid in the noise-to-signal ratio σ/α = (1 − t)/t of the linear path: shape (steps + 1,), float32.
+
+    The ratios are (σ_max^{1/ρ} + i/(steps − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ for i = 0 … steps − 1, and 0 for the data. The
+    first of them, σ_max, is taken as t = 0, because samples start at noise alone.
+    """
+    if not (rho > 0 and 0 < sigma_min < sigma_max):
+        raise ValueError(
+            f"rho is {rho}, sigma_min {sigma_min} and sigma_max {sigma_max}; expected rho > 0 and 0 < sigma_min < sigma_max"
+        )
+    noise, data = uniform_times(steps)[[0, -1]].split(1)
+    ratios = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps, dtype=torch.float64) ** rho
+    return torch.cat([noise, (1 / (1 + ratios[1:])).to(noise.dtype), data])
+
+
+TIMES: dict[str, Callable[..., Tensor]] = {"uniform": uniform_times, "shifted": shifted_times, "karras": karras_times}
 
 
 def check_times(times: Tensor | Sequence[float]) -> Tensor:
@@ -24,3 +63,31 @@ def check_times(times: Tensor | Sequence[float]) -> Tensor:
     if times.min() < 0 or times.max() > 1:
         raise ValueError(f"times must lie in [0, 1] (0 noise, 1 data); found {times.min():g} to {times.max():g}")
     return times
+
+
+def find_times(times: str | Tensor | Sequence[float] | None, steps: int) -> Tensor:
+    """The grid that is meant: uniform if None; by name, "shifted(0.3)" or "karras(rho=7)", with `steps` steps; or the times.
+
+    Times may be text as well, "[0, 0.2, 1]".
+
+    Raises:
+        ValueError: an unknown name or option, or times that are not monotonic within [0, 1].
+    """
+    if times is None:
+        return uniform_times(steps)
+    if not isinstance(times, str):
+        return check_times(times)
+    if times.lstrip().startswith("["):
+        try:
+            return check_times(ast.literal_eval(times.strip()))
+        except (SyntaxError, TypeError):
+            raise ValueError(f"cannot read the times {times!r}; expected a list of numbers, as in [0, 0.2, 1]") from None
+    name, values, options = read_spec(times)
+    if name not in TIMES:
+        raise ValueError(f"no time grid is called {name!r}; expected one of {', '.join(TIMES)}, or a list of times")
+    try:
+        arguments = inspect.signature(TIMES[name]).bind(steps, *values, **options)
+    except TypeError:
+        wanted = ", ".join(list(inspect.signature(TIMES[name]).parameters)[1:])
+        raise ValueError(f"{times!r} does not fit: {name} takes {wanted or 'no option'}, as in shifted(0.3)") from None
+    return check_times(TIMES[name](*arguments.args, **arguments.kwargs))

@@ -19,8 +19,9 @@ from kdiff.data import Dataset
 from kdiff.model import KDiff
 from kdiff.sampling.noise import mix_seed
 from kdiff.training.config import ModelConfig
+from kdiff.training.latent_config import AutoencoderConfig, EncodeConfig
 
-PACKAGES = ("kdiff", "torch", "numpy", "accelerate", "safetensors", "scikit-learn")
+PACKAGES = ("kdiff", "torch", "numpy", "accelerate", "safetensors", "scikit-learn", "diffusers")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -42,7 +43,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def load_dataset(config: ModelConfig) -> Dataset:
+def load_dataset(config: ModelConfig | AutoencoderConfig | EncodeConfig) -> Dataset:
     """The data that a configuration names."""
     component = parse(config.data)
     return kdiff.data.load(component.name, **component.options)

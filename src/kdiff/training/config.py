@@ -96,26 +96,72 @@ class ModelConfig:
 
 
 @dataclass
+class Expected:
+    """What the data of a run must be.
+
+    Args:
+        shape: of a sample, channels first.
+        num_classes: 0 without labels.
+        num_samples: that are trained on; 0 for any number.
+    """
+
+    shape: list[int]
+    num_classes: int = 0
+    num_samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1 or min(self.num_classes, self.num_samples) < 0:
+            raise ValueError(f"expects is {self}; expected a shape of positive numbers, such as [3, 256, 256], and counts")
+
+
+@dataclass
 class TrainConfig(LoopConfig, ModelConfig):
     """A training run.
 
     Args:
         target: what the network predicts: noise, velocity, data, learned, a fixed k, or "learned(init=0.5, rate=1)".
         sample_every: steps between pictures of samples, from the first averaged weights; 0 for one at the end.
+        expects: what the data must be: others are refused, and `kdiff plan` and --dry-run need no data.
     """
 
     target: Spec = "learned"
     sample_every: int = 0
+    expects: Expected | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.expects, dict):  # as read from a file
+            self.expects = Expected(**self.expects)
         if self.sample_every < 0:
             raise ValueError(f"sample_every is {self.sample_every}; expected at least 0")
 
 
+@dataclass
+class PlanConfig(TrainConfig):
+    """A training run, and the devices it is planned for.
+
+    Args:
+        peak_tflops: of one device in the run's precision, 10¹² operations per second; an H100's in bfloat16 if left out.
+        utilisation: the part of that which training reaches.
+        device_memory: of one device, GB.
+    """
+
+    peak_tflops: float = 989.0
+    utilisation: float = 0.4
+    device_memory: float = 80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.peak_tflops > 0 and 0 < self.utilisation <= 1 and self.device_memory > 0):
+            raise ValueError(
+                f"peak_tflops is {self.peak_tflops}, utilisation {self.utilisation}, device_memory {self.device_memory}; "
+                "expected positive numbers, and a utilisation of at most 1"
+            )
+
+
 # What may differ when a run is resumed: none of it has a part in the weights of a step. (A cosine schedule depends on the
 # number of steps; whoever raises that number means it.)
-CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard")
+CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard", "expects")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

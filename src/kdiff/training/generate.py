@@ -1,4 +1,4 @@
-"""Samples of a model in any number: sample i has the same noise and label whatever the batch size and the process."""
+"""Samples of a model in any number: sample i has the same noise, also that of a stochastic solver, and label in any batch."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def generate(
 ) -> tuple[Tensor, Tensor | None]:
     """Samples number 0 … num − 1 of a model (normalised) and their labels, on the CPU; `options` as for `KDiff.sample`."""
     samples, labels = [], []
-    for noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
-        samples.append(model.sample(noise, **conditions, **options).cpu())
+    for indices, noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+        samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
         labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
     return torch.cat(samples), torch.cat(labels) if class_counts else None
 
@@ -57,7 +57,8 @@ def generate_ends(
     """What `generate` returns for each of these last steps; the steps before it, one at least, are shared."""
     grid = uniform_times(steps)
     samples: list[list[Tensor]] = [[] for _ in last_steps]
-    for noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+    for indices, noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+        options = {**options, "indices": indices, "seed": seed}
         z = model.sample(noise, times=grid[:-1], **conditions, **options)
         for ends, last_step in zip(samples, last_steps):
             ends.append(model.sample(z, times=grid[-2:], last_step=last_step, **conditions, **options).cpu())
@@ -66,10 +67,10 @@ def generate_ends(
 
 def _batches(
     model: KDiff, num: int, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Noise and conditions of samples 0 … num − 1, on the model's device."""
+) -> Iterator[tuple[range, Tensor, dict[str, Any]]]:
+    """Indices, noise and conditions of samples 0 … num − 1, on the model's device."""
     device = next(itertools.chain(model.parameters(), model.buffers())).device
     for start in range(0, num, batch_size):
         indices = range(start, min(start + batch_size, num))
         conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
-        yield draw_noise(indices, shape, seed).to(device), conditions
+        yield indices, draw_noise(indices, shape, seed).to(device), conditions

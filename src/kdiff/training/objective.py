@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -85,3 +85,28 @@ class ClassificationObjective(Objective):
         logits = self.module(x)
         accuracy = (logits.argmax(1) == y).float().mean()
         return functional.cross_entropy(logits.float(), y), {"accuracy": accuracy}
+
+
+class AutoencoderObjective(Objective):
+    """Reconstruction through a drawn latent, and a little KL: the loss of a variational autoencoder (Kingma and Welling, 2014).
+
+        mean over images and entries |x − x̂| (or its square) + kl_weight · KL(q(latent | x) ‖ N(0, 1)) / D
+
+    Args:
+        autoencoder: one of diffusers' AutoencoderKL.
+        kl_weight: of the KL, which is summed over a latent; D is the number of entries of an image.
+        reconstruction: "l1" or "mse".
+    """
+
+    def __init__(self, autoencoder: nn.Module, kl_weight: float, reconstruction: Literal["l1", "mse"] = "l1") -> None:
+        super().__init__()
+        self.module, self.kl_weight = autoencoder, kl_weight
+        self.distance = functional.l1_loss if reconstruction == "l1" else functional.mse_loss
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its two terms, the KL before weighting."""
+        autoencoder: Any = self.module
+        posterior = autoencoder.encode(x).latent_dist
+        error = self.distance(autoencoder.decode(posterior.sample()).sample.float(), x)
+        kl = posterior.kl().float().mean() / x[0].numel()
+        return error + self.kl_weight * kl, {"reconstruction": error, "kl": kl}

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from kdiff.data import Dataset, Normalisation, principal_directions
-from kdiff.files import read_json, write_json, write_text
+from kdiff.files import read_json, write_json
 from kdiff.model import KDiff
 from kdiff.training.build import build_model, describe_environment, load_dataset
 from kdiff.training.checkpoint import (
@@ -35,11 +34,11 @@ from kdiff.training.checkpoint import (
     list_checkpoints,
     load_tensors,
     load_weights,
-    set_damaged_aside,
 )
-from kdiff.training.config import CHANGEABLE, TrainConfig, as_dict, from_dict
+from kdiff.training.config import TrainConfig
 from kdiff.training.ema import EMA
-from kdiff.training.folder import locked, warn
+from kdiff.training.encode import decoder
+from kdiff.training.folder import locked, prepare_folder, read_run_config, step_of
 from kdiff.training.generate import generate
 from kdiff.training.loop import fit, join_processes
 from kdiff.training.metrics import check_tensorboard, read_metrics
@@ -51,7 +50,10 @@ __all__ = ["Run", "build_model", "describe_environment", "load_dataset", "load_r
 
 @dataclass
 class Run:
-    """A run read back: its model with the weights of a checkpoint, and all that describes it."""
+    """A run read back: its model with the weights of a checkpoint, and all that describes it.
+
+    `autoencoder`, of a run on latents, is where their autoencoder lies now: where it lay when they were encoded, if left out.
+    """
 
     folder: Path
     config: TrainConfig
@@ -59,6 +61,7 @@ class Run:
     model: KDiff
     step: int
     weights: str
+    autoencoder: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +77,22 @@ class Run:
     def class_counts(self) -> list[int] | None:
         """Training samples per class; None without labels."""
         return self.data["class_counts"]
+
+    @property
+    def latents(self) -> dict[str, Any] | None:
+        """Of a run on latents: their autoencoder, and shape and normalisation of the images. None of any other."""
+        return self.data.get("latents")
+
+    def decode(self, x: Tensor) -> Tensor:
+        """The images in [−1, 1], (N, C, H, W), of latents x in the data's own units, which `sample` gives.
+
+        Raises:
+            ValueError, FileNotFoundError: no run on latents; their autoencoder is not to be found, or is another one.
+        """
+        if self.latents is None:
+            raise ValueError(f"{self.folder} was not trained on latents: there is nothing to decode")
+        wanted = self.latents["autoencoder"]
+        return decoder(self.autoencoder or wanted["source"], wanted["identity"]).decode(x)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
@@ -114,7 +133,8 @@ def train_run(
         resume: go on from the newest whole checkpoint in `folder`; a finished run is read back as it is.
         progress: what the progress bar is called; None for no bar.
         on_sample: called with the run as it stands, a model of its own with the averaged weights, every `sample_every` steps
-            before the last; for the last there is the run that is returned.
+            before the last; for the last there is the run that is returned. Whoever wants samples of latents wants to see them:
+            their autoencoder must then be there.
 
     Raises:
         ValueError: bad data or configuration, before anything is written; a folder that already holds a run (without
@@ -128,10 +148,26 @@ def train_run(
     if config.tensorboard:
         check_tensorboard()
     dataset = load_dataset(config)
+    _check_expected(config, dataset)
+    if on_sample and main and "latents" in dataset.about:
+        autoencoder = dataset.about["latents"]["autoencoder"]
+        decoder(autoencoder["source"], autoencoder["identity"])
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed)
     _try_out(model, dataset)
     with locked(folder) if main else nullcontext():
         return _train(config, dataset, model, folder, resume, progress, on_sample)
+
+
+def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
+    if config.expects is None:
+        return
+    wanted, number = config.expects, len(dataset.part("train")[0])
+    found = (list(dataset.shape), dataset.num_classes, number if wanted.num_samples else 0)
+    if found != (wanted.shape, wanted.num_classes, wanted.num_samples):
+        raise ValueError(
+            f"the data {config.data!r} have samples of shape {list(dataset.shape)}, {dataset.num_classes} classes and {number} "
+            f"samples to train on; the configuration expects {wanted}. Prepare them as it says, or change `expects`"
+        )
 
 
 def _try_out(model: KDiff, dataset: Dataset) -> None:
@@ -151,7 +187,7 @@ def _train(
 ) -> Run:
     processes = join_processes()
     if processes.is_main_process:
-        _prepare_folder(config, dataset, folder, resume)
+        prepare_folder(config, dataset, folder, resume)
     processes.wait_for_everyone()
     if resume and (folder / "finished.json").exists():
         return load_run(folder)
@@ -175,65 +211,6 @@ def _train(
     return load_run(folder)
 
 
-def _prepare_folder(config: TrainConfig, dataset: Dataset, folder: Path, resume: bool) -> None:
-    resolved = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
-    if (folder / "config.yaml").exists():
-        if not resume:
-            raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
-        _check_resumable(yaml.safe_load(resolved), dataset, folder)
-    description = dataset.describe()
-    labels = dataset.part("train")[1]
-    description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
-    write_json(folder / "environment.json", describe_environment())
-    write_json(folder / "data.json", description)
-    write_text(folder / "config.yaml", resolved)
-
-
-def _check_resumable(wanted: dict[str, Any], dataset: Dataset, folder: Path) -> None:
-    """Refuse to go on with other settings or other data, or to fewer steps than there are. Reopen a run that is to go on."""
-    there = as_dict(_read_config(folder))
-    differing = [key for key, value in wanted.items() if value != there[key] and key not in CHANGEABLE]
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run with other settings: {', '.join(differing)}; only {', '.join(CHANGEABLE)} may differ on "
-            "resuming"
-        )
-    fingerprint = read_json(folder / "data.json")["fingerprint"]
-    if fingerprint != dataset.fingerprint:
-        raise ValueError(
-            f"the data {wanted['data']!r} has changed since {folder} was begun: fingerprint {dataset.fingerprint}, begun with "
-            f"{fingerprint}; start anew in another folder"
-        )
-    reached = [_step(path) for path in list_checkpoints(folder / "checkpoints")[-1:]]
-    if reached and reached[0] > wanted["steps"]:
-        raise ValueError(f"{folder} has reached step {reached[0]}; steps is {wanted['steps']}, expected no fewer")
-    finished = folder / "finished.json"
-    if there["steps"] != wanted["steps"]:
-        finished.unlink(missing_ok=True)
-    elif finished.exists() and (problem := set_damaged_aside(folder / "checkpoints")):
-        warn(folder, problem)
-        finished.unlink()
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))
-
-
-def _read_config(folder: Path) -> TrainConfig:
-    try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a run folder: it has no config.yaml; make one with kdiff train") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: expected a mapping of fields")
-    try:
-        return from_dict(TrainConfig, values)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
-
-
 def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str | None = None) -> Run:
     """Read a run folder.
 
@@ -247,9 +224,9 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         ValueError: not a run folder, no such checkpoint or decay, damaged files, or weights that do not fit the network.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_run_config(folder, TrainConfig)
     data = read_json(folder / "data.json")
-    checkpoints = {_step(path): path for path in list_checkpoints(folder / "checkpoints")}
+    checkpoints = {step_of(path): path for path in list_checkpoints(folder / "checkpoints")}
     if not checkpoints:
         raise ValueError(f"{folder} has no checkpoint yet; let kdiff train reach one (checkpoint_every), or --resume it")
     step = max(checkpoints) if checkpoint is None else checkpoint

@@ -1,4 +1,4 @@
-"""Noise by sample index, and the order of the solvers."""
+"""Noise by sample index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdiff.sampling import draw_noise, euler, heun, uniform_times
+from kdiff.sampling import draw_noise
 from kdiff.sampling.noise import mix_seed
 
 
@@ -29,21 +29,6 @@ def test_mixed_seeds_do_not_collide_for_neighbours():
     seeds = {mix_seed(a, b) for a in range(100) for b in range(100)}
     assert len(seeds) == 10_000
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)])
-def test_error_falls_with_the_order_of_the_solver(solver, order):
-    """dz/dt = cos(3t) z on [0, 0.9], away from the step to t = 1 that Heun makes as Euler."""
-
-    def velocity(z, t):
-        return torch.cos(3 * t) * z
-
-    exact = torch.exp(torch.sin(torch.tensor(2.7, dtype=torch.float64)) / 3)
-    errors = []
-    for steps in (20, 40):
-        times = 0.9 * uniform_times(steps).double()
-        errors.append((solver(velocity, torch.ones(1, dtype=torch.float64), times) - exact).abs().item())
-    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
 
 
 def test_indices_may_be_a_tensor_or_numpy_numbers():

@@ -1,0 +1,176 @@
+"""A folder of latents: images that an autoencoder has encoded once (kdiff encode), to be trained on like any data.
+
+    latents.json               of which data and by which autoencoder they are; size and checksum of each shard; and, once all
+                               is encoded, statistics of each channel over the training part
+    shard_00000.safetensors    see `kdiff.data.shards`
+
+Every latent keeps the part (training, classifier, held out) that its image has in the data it was encoded from: what is held
+out there, from the autoencoder too, is held out here. The variance of a latent drawn from its posterior N(mean, std²) is that
+of the means plus the mean of std².
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdiff.data import cache
+from kdiff.data.dataset import Dataset
+from kdiff.data.normalisation import GIVEN, Normalisation
+from kdiff.data.samples import summarise
+from kdiff.data.shards import LatentSamples, Sharded, map_tensors
+
+MANIFEST = "latents.json"
+FORMAT = 1
+NORMALISE = ("channels", GIVEN, "none")
+
+logger = logging.getLogger(__name__)
+
+
+def load_latents(path: str | Path, normalise: str = "channels", posterior: bool = False, flip: bool | None = None) -> Dataset:
+    """The latents in a folder that kdiff encode made, (C, h, w).
+
+    `normalise` channels brings every channel to mean 0 and variance 1 over the training part, scaling applies the autoencoder's
+    own factor and shift, none leaves latents as they are. With `posterior`, training draws a latent from its posterior anew
+    whenever it reads it, mean + std · noise, instead of the mean; with `flip` (the default where mirrored images were encoded
+    too) it reads that of the mirrored image with probability ½. Everything but training reads the means.
+
+    The checksums of the shards are compared when they are read for the first time, and their sizes always.
+
+    Raises FileNotFoundError for a folder that is none or without latents; ValueError for one whose encoding is not finished, a
+    shard that is missing, cut short or changed, another `normalise`, and `posterior` or `flip` where that was not encoded.
+    """
+    folder = Path(path).expanduser()
+    manifest = read_manifest(folder)
+    again = f"{encode_command(folder, manifest)} goes on where it was"
+    if manifest["statistics"] is None:
+        raise ValueError(f"{folder}: only {len(manifest['shards'])} of {number_of_shards(manifest)} shards are there; {again}")
+    if normalise not in NORMALISE:
+        raise ValueError(f"normalise must be one of {', '.join(NORMALISE)} for latents, found {normalise!r}")
+    for option, wanted, there in (("posterior", posterior, manifest["posterior"]), ("flip", flip, manifest["flip"])):
+        if wanted and not there:
+            raise ValueError(
+                f"{folder} was encoded without {option}; leave {option} out, or encode with --{option} true into another folder"
+            )
+    paths = [folder / facts["file"] for facts in manifest["shards"]]
+    for facts in manifest["shards"]:
+        if problem := shard_problem(folder, facts, digest=False):
+            raise ValueError(f"{problem}; {again}")
+    normalisation = _normalisation(manifest, normalise, posterior)
+    kept = cache.entry("latents", [cache.stamp(file) for file in paths], manifest["shards"], normalisation.describe())
+    statistics = cache.read_json(kept.with_suffix(".json"))
+    if statistics is None:
+        logger.info("checking %d shards in %s, once", len(paths), folder)
+        for facts in manifest["shards"]:
+            if problem := shard_problem(folder, facts):
+                raise ValueError(f"{problem}; {again}")
+    mapped = [map_tensors(file) for file in paths]
+    tensors = {name: Sharded([shard[name] for shard in mapped]) for name in mapped[0] if name not in ("y", "split")}
+    split = torch.from_numpy(np.concatenate([shard["split"] for shard in mapped]))
+    x = LatentSamples(tensors, normalisation, flip=manifest["flip"] if flip is None else flip, posterior=posterior)
+    if statistics is None:
+        statistics = summarise(x.select(split == 0))
+        cache.write_json(kept.with_suffix(".json"), statistics)
+    return Dataset(
+        name=folder.resolve().name,
+        x=x,
+        y=torch.from_numpy(np.concatenate([shard["y"] for shard in mapped])) if manifest["num_classes"] else None,
+        num_classes=manifest["num_classes"],
+        normalisation=normalisation,
+        split=split,
+        manifold=None,
+        fingerprint=_fingerprint(manifest),
+        flip=x.flip,
+        about={**manifest["about"], "latents": {"folder": str(folder.resolve()), **describe_latents(manifest)}},
+        statistics=statistics,
+    )
+
+
+def is_latent_folder(path: Path) -> bool:
+    """Whether latents lie in this folder."""
+    return (path / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What latents.json says.
+
+    Raises FileNotFoundError if there is none, ValueError for one that is damaged or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"no latents in {folder}: it has no {MANIFEST}; kdiff encode makes such a folder")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or encode again into another folder") from None
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found}; this version of kdiff reads format {FORMAT}")
+    return manifest
+
+
+def number_of_shards(manifest: Mapping[str, Any]) -> int:
+    """How many there are when all is encoded."""
+    return math.ceil(manifest["num_samples"] / manifest["shard_size"])
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"shard_{number:05d}.safetensors"
+
+
+def describe_latents(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What decoding needs to know: the autoencoder, and shape and normalisation of the images."""
+    source = manifest["source"]
+    return {
+        "autoencoder": manifest["autoencoder"],
+        "images": {"shape": source["shape"], "normalisation": source["normalisation"]},
+    }
+
+
+def encode_command(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The command that made the folder, but for options."""
+    places = [manifest["source"]["data"], "--autoencoder", manifest["autoencoder"]["source"], "--out", str(folder)]
+    return shlex.join(["kdiff", "encode", *places])
+
+
+def shard_problem(folder: Path, facts: Mapping[str, Any], digest: bool = True) -> str:
+    """What is wrong with a shard, compared by size and, unless that is not wanted, checksum; nothing if nothing is."""
+    path = folder / facts["file"]
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != facts["bytes"]:
+        return f"{path} is {'cut short' if size < facts['bytes'] else 'too long'}: {size} bytes, written with {facts['bytes']}"
+    if digest and cache.file_digest(path) != facts["blake2b"]:
+        return f"{path} is damaged: its checksum is not the one it was written with"
+    return ""
+
+
+def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool) -> Normalisation:
+    if normalise == "none":
+        return Normalisation.none()
+    if normalise == GIVEN:
+        autoencoder = manifest["autoencoder"]
+        return Normalisation(GIVEN, torch.tensor(autoencoder["shift"]), torch.tensor(1 / autoencoder["scaling"]))
+    statistics = manifest["statistics"]
+    mean, variance = (torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "variance"))
+    if posterior:
+        variance = variance + torch.tensor(statistics["posterior_variance"], dtype=torch.float64)
+    scale = torch.where(variance > 0, variance.sqrt(), 1.0)
+    return Normalisation("channels", mean.float()[:, None, None], scale.float()[:, None, None])
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Of the latents alone: not of where they or their autoencoder lie."""
+    facts = repr((manifest["num_samples"], manifest["shape"], [facts["blake2b"] for facts in manifest["shards"]]))
+    return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()

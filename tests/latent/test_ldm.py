@@ -1,0 +1,134 @@
+"""The layout of latent diffusion: every weight in its place, judged by its own arithmetic, and the published architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdiff.latent import Autoencoder
+from kdiff.latent.ldm import from_ldm, ldm_config
+
+VA_VAE = {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 32, "layers_per_block": 2}
+SMALL = {"block_out_channels": (32, 32, 64), "latent_channels": 6, "layers_per_block": 2}
+
+
+class Reference:
+    """The forward pass that latent diffusion defines on these names, written from its definition."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self.state = state
+
+    def conv(self, name: str, x: Tensor, **options: int) -> Tensor:
+        return F.conv2d(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"], **options)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return F.group_norm(x, 32, self.state[f"{name}.weight"], self.state[f"{name}.bias"], eps=1e-6)
+
+    def block(self, name: str, x: Tensor) -> Tensor:
+        h = self.conv(f"{name}.conv1", F.silu(self.norm(f"{name}.norm1", x)), padding=1)
+        h = self.conv(f"{name}.conv2", F.silu(self.norm(f"{name}.norm2", h)), padding=1)
+        return h + (self.conv(f"{name}.nin_shortcut", x) if f"{name}.nin_shortcut.weight" in self.state else x)
+
+    def attention(self, name: str, x: Tensor) -> Tensor:
+        """One head over all positions; none if there is none of this name."""
+        if f"{name}.q.weight" not in self.state:
+            return x
+        h = self.norm(f"{name}.norm", x)
+        q, k, v = (self.conv(f"{name}.{part}", h).flatten(2) for part in "qkv")
+        weights = torch.softmax(torch.einsum("bci,bcj->bij", q, k) * x.shape[1] ** -0.5, dim=2)
+        out = torch.einsum("bij,bcj->bci", weights, v).reshape(x.shape)
+        return x + self.conv(f"{name}.proj_out", out)
+
+    def middle(self, name: str, x: Tensor) -> Tensor:
+        return self.block(f"{name}.block_2", self.attention(f"{name}.attn_1", self.block(f"{name}.block_1", x)))
+
+    def encode(self, x: Tensor, levels: int, blocks: int) -> Tensor:
+        """Mean and log-variance, one behind the other."""
+        h = self.conv("encoder.conv_in", x, padding=1)
+        for level in range(levels):
+            for i in range(blocks):
+                h = self.attention(f"encoder.down.{level}.attn.{i}", self.block(f"encoder.down.{level}.block.{i}", h))
+            if level < levels - 1:
+                h = self.conv(f"encoder.down.{level}.downsample.conv", F.pad(h, (0, 1, 0, 1)), stride=2)
+        h = F.silu(self.norm("encoder.norm_out", self.middle("encoder.mid", h)))
+        return self.conv("quant_conv", self.conv("encoder.conv_out", h, padding=1))
+
+    def decode(self, latent: Tensor, levels: int, blocks: int) -> Tensor:
+        h = self.conv("decoder.conv_in", self.conv("post_quant_conv", latent), padding=1)
+        h = self.middle("decoder.mid", h)
+        for level in reversed(range(levels)):
+            for i in range(blocks + 1):
+                h = self.attention(f"decoder.up.{level}.attn.{i}", self.block(f"decoder.up.{level}.block.{i}", h))
+            if level:
+                h = self.conv(f"decoder.up.{level}.upsample.conv", F.interpolate(h, scale_factor=2.0), padding=1)
+        return self.conv("decoder.conv_out", F.silu(self.norm("decoder.norm_out", h)), padding=1)
+
+
+@pytest.mark.parametrize("levels", [[False, False, True], [True, False, False], [False, False, False]])
+def test_the_loaded_network_computes_what_the_layout_defines(make_attended, to_ldm, levels) -> None:
+    """Encoder and decoder, with attention where VA-VAE has it (the lowest level), elsewhere, and in the middle alone."""
+    state = to_ldm(make_attended(levels, **SMALL).state_dict())
+    module = from_ldm(state).eval()
+    x, reference = torch.randn(2, 3, 16, 24), Reference(state)
+    with torch.no_grad():
+        posterior = module.encode(x).latent_dist
+        expected = reference.encode(x, levels=3, blocks=2)
+        torch.testing.assert_close(torch.cat([posterior.mean, posterior.logvar], 1), expected, atol=1e-4, rtol=1e-4)
+        latent = torch.randn(2, 6, 4, 6)
+        decoded = reference.decode(latent, levels=3, blocks=2)
+        torch.testing.assert_close(module.decode(latent).sample, decoded, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "module."])
+def test_round_trip_with_a_prefix_and_the_rest_of_a_checkpoint(make_attended, to_ldm, prefix) -> None:
+    module = make_attended([False, True], block_out_channels=(32, 64))
+    state = {prefix + key: value for key, value in to_ldm(module.state_dict()).items()}
+    others = {"loss.discriminator.weight": torch.ones(2), "foundation_model.encoder.conv_in.weight": torch.ones(2)}
+    loaded = from_ldm({**others, **state})
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(value, module.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert Autoencoder(loaded, "a").identity == Autoencoder(module, "b").identity
+
+
+def test_the_architecture_of_va_vae_is_read_off_its_keys(make_attended, to_ldm) -> None:
+    """f16d32: five levels of 128 · (1, 1, 2, 2, 4) channels, attention at the lowest; without memory for the weights."""
+    with torch.device("meta"):
+        module = make_attended([False] * 4 + [True], **VA_VAE)
+    state = to_ldm(module.state_dict())
+    assert {"encoder.down.4.attn.1.proj_out.weight", "decoder.up.4.attn.2.q.weight", "quant_conv.weight"} <= state.keys()
+    assert not any(f"down.{level}.attn" in key for key in state for level in range(4))
+    assert state["quant_conv.weight"].shape == (64, 64, 1, 1)
+    config = ldm_config(state)
+    expected = {key: list(value) if isinstance(value, tuple) else value for key, value in VA_VAE.items()}
+    assert {key: config[key] for key in expected} == expected
+    with torch.device("meta"):
+        again = make_attended([False] * 4 + [True], **{key: config[key] for key in expected})
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in module.state_dict().items()
+    }
+    assert config["down_block_types"] == list(module.config.down_block_types)
+    assert config["up_block_types"] == list(module.config.up_block_types)
+    assert Autoencoder.factor.fget(type("", (), {"module": module})()) == 16  # type: ignore[attr-defined]
+
+
+def test_without_quant_convolutions(make_attended, to_ldm) -> None:
+    """As FLUX's own file has it."""
+    options = {"use_quant_conv": False, "use_post_quant_conv": False, "block_out_channels": (32, 32), "latent_channels": 16}
+    module = make_attended([False, False], **options)
+    x = torch.randn(1, 3, 8, 8)
+    loaded = from_ldm(to_ldm(module.state_dict())).eval()
+    assert torch.equal(loaded.encode(x).latent_dist.mean, module.encode(x).latent_dist.mean)
+
+
+def test_what_is_none_is_refused(make_attended, to_ldm) -> None:
+    state = to_ldm(make_attended([False, False], block_out_channels=(32, 32)).state_dict())
+    with pytest.raises(ValueError, match="no autoencoder in the layout of latent diffusion"):
+        from_ldm({"model.layer.weight": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"does not fit .*encoder.mid_block.resnets.0.conv1.bias"):
+        from_ldm({key: value for key, value in state.items() if key != "encoder.mid.block_1.conv1.bias"})
+    with pytest.raises(ValueError, match="its encoder gives 4 channels and its decoder takes 4"):
+        from_ldm({**state, "encoder.conv_out.weight": torch.ones(4, 32, 3, 3)})

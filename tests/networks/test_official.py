@@ -1,0 +1,272 @@
+"""Official state dicts by key, in and out: prefixes, checkpoints, files; what does not fit is named."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.testing import assert_close
+
+from kdiff.networks import DiT, JiT, LightningDiT, UViT, from_official, to_official
+
+SIZES = {"patch_size": 4, "num_classes": 10, "hidden_size": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 4.0}
+DIT = {**SIZES, "input_size": 16, "in_channels": 3, "class_dropout_prob": 0.1, "learn_sigma": True}
+SWITCHES = ("use_qknorm", "use_swiglu", "use_rope", "use_rmsnorm", "wo_shift")
+UVIT = {
+    **{name: SIZES[name] for name in ("patch_size", "depth", "num_heads", "mlp_ratio")},
+    **{"img_size": 16, "in_chans": 3, "embed_dim": 32, "num_classes": 11, "qkv_bias": False, "mlp_time_embed": False},
+}
+JIT = {**SIZES, "input_size": 16, "in_channels": 3, "bottleneck_dim": 6, "in_context_len": 2, "in_context_start": 1}
+OURS = (16, 4, 3, 10, 32, 2, 2)  # the same sizes, as arguments of ours
+# A network of ours, and the official arguments of the same one.
+SAME = {
+    "jit": (lambda: JiT(*OURS, bottleneck=6, context_tokens=2, context_start=1), JIT),
+    "dit": (lambda: DiT(*OURS, learn_sigma=True), DIT),
+    "sit": (lambda: DiT(*OURS, learn_sigma=True, drop_sigma=True), DIT),
+    "lightningdit": (
+        lambda: LightningDiT(*OURS, qk_norm=True),
+        {**DIT, "learn_sigma": False, **dict(zip(SWITCHES, (True, True, True, True, False)))},
+    ),
+    "uvit": (lambda: UViT(*OURS), UVIT),
+}
+# The same without sigma, without "no class", and with every other switch the other way.
+OTHERWISE = {
+    "dit": (lambda: DiT(*OURS, null_class=False), {**DIT, "learn_sigma": False, "class_dropout_prob": 0}),
+    "sit": (lambda: DiT(*OURS), {**DIT, "learn_sigma": False}),
+    "lightningdit": (
+        lambda: LightningDiT(*OURS, rope=False, swiglu=False, rmsnorm=False, shift=False, learn_sigma=True, null_class=False),
+        {**DIT, "class_dropout_prob": 0.0, "use_checkpoint": True, **dict(zip(SWITCHES, (False, False, False, False, True)))},
+    ),
+    "uvit": (
+        lambda: UViT(*OURS, null_class=False, qkv_bias=True, time_mlp=True, final_conv=False),
+        {**UVIT, "num_classes": 10, "null_class": False, "qkv_bias": True, "mlp_time_embed": True, "conv": False, "skip": True},
+    ),
+}
+architectures = pytest.mark.parametrize("architecture", SAME)
+
+
+@pytest.fixture
+def pair(stirred):
+    """A network of an architecture, its official state dict, and its official arguments."""
+
+    def make(architecture, table=SAME):
+        network, config = table[architecture]
+        network = stirred(network())
+        return network, to_official(architecture, network), config
+
+    return make
+
+
+def inputs():
+    return torch.randn(3, 3, 16, 16), torch.linspace(0.1, 0.9, 3), torch.arange(3)
+
+
+@pytest.mark.parametrize(("architecture", "table"), [(a, table) for table in (SAME, OTHERWISE) for a in table])
+def test_out_and_in_again_gives_the_same_network(pair, architecture, table):
+    network, weights, config = pair(architecture, table)
+    loaded = from_official(architecture, weights, **config)
+    assert type(loaded) is type(network)
+    z, t, y = inputs()
+    assert_close(loaded(z, t, y), network(z, t, y), rtol=0, atol=0)
+    again = to_official(architecture, loaded)
+    assert list(again) == list(weights)
+    assert all(torch.equal(again[key], weights[key]) for key in weights)
+    assert all(p.data_ptr() != q.data_ptr() for p, q in zip(loaded.parameters(), network.parameters()))
+
+
+def test_fixed_tables_go_out_with_the_weights_under_official_names(pair):
+    weights = {architecture: pair(architecture)[1] for architecture in SAME}
+    assert [a for a, w in weights.items() if "pos_embed" in w] == list(SAME)
+    assert weights["lightningdit"]["feat_rope.freqs_cos"].shape == (16, 16)
+    cosines, sines = (weights["lightningdit"][f"feat_rope.freqs_{name}"] for name in ("cos", "sin"))
+    assert_close(cosines**2 + sines**2, torch.ones(16, 16))
+    assert sines.max() > 0.8  # and no sign of ours
+    assert (sines[:, ::2] == sines[:, 1::2]).all()
+    assert weights["uvit"]["label_emb.weight"].shape == (11, 32)
+    assert not any(key.startswith("y_embedder") for key in weights["uvit"])
+
+
+@architectures
+@pytest.mark.parametrize("prefix", ["net.", "module.", "module._orig_mod.net."])
+def test_prefixes_of_wrappers_are_removed(pair, architecture, prefix):
+    network, weights, config = pair(architecture)
+    loaded = from_official(architecture, {prefix + key: value for key, value in weights.items()}, **config)
+    z, t, y = inputs()
+    assert_close(loaded(z, t, y), network(z, t, y), rtol=0, atol=0)
+
+
+def test_a_checkpoint_gives_its_moving_average_or_what_is_asked_for(pair):
+    network, weights, config = pair("dit")
+    ema = {key: value if key == "pos_embed" else value + 1 for key, value in weights.items()}
+    other = {key: value if key == "pos_embed" else value + 2 for key, value in weights.items()}
+    state = {"step": 3, "param_groups": [{"lr": 0.1}]}
+
+    def bias(checkpoint, entry=None):
+        loaded = from_official("dit", checkpoint, entry=entry, **config)
+        return round((loaded.final_layer.linear.bias - network.final_layer.linear.bias).mean().item())
+
+    assert bias({"model": weights, "ema": ema, "opt": state, "epoch": 3}) == 1
+    assert bias({"model": weights, "model_ema2": other, "model_ema1": OrderedDict(ema)}) == 1
+    assert bias({"model": weights, "model_ema2": other, "model_ema1": ema}, "model_ema2") == 2
+    assert bias({"model": weights, "ema": ema}, "model") == 0
+    assert bias({"opt": state, "state_dict": {f"module.{key}": value for key, value in weights.items()}}) == 0
+    assert bias({"weights": other, "epoch": 1}) == 2
+    for ambiguous in [{"a": weights, "b": ema}, {"ema": ema, "model_ema": other}, {"model": weights, "state_dict": ema}]:
+        with pytest.raises(ValueError, match=f"the checkpoint holds {', '.join(ambiguous)}; expected to be told which"):
+            from_official("dit", ambiguous, **config)
+    with pytest.raises(ValueError, match="no state dict is called 'opt'; it holds ema, model"):
+        from_official("dit", {"ema": ema, "model": weights, "opt": state}, entry="opt", **config)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+def test_files_are_read(pair, tmp_path, suffix):
+    network, weights, config = pair("sit")
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        args = Namespace(model="SiT", lr=1e-4, sizes=[1, 2], path=None)
+        torch.save({"ema": weights, "model": {}, "args": args, "opt": {"state": {0: {"step": torch.tensor(1.0)}}}}, path)
+    (z, t, y), allowed = inputs(), set(torch.serialization.get_safe_globals())
+    for source in (path, str(path)):
+        assert_close(from_official("sit", source, **config)(z, t, y), network(z, t, y), rtol=0, atol=0)
+    assert set(torch.serialization.get_safe_globals()) == allowed  # what was allowed for this file is so for no other
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_file_that_would_run_code_is_refused_before_it_does(pair, tmp_path):
+    path, mark = tmp_path / "weights.pt", tmp_path / "ran"
+    allowed = set(torch.serialization.get_safe_globals())
+    torch.save({"ema": pair("dit")[1], "extra": Trap(mark)}, path)
+    with pytest.raises(ValueError, match=r"weights.pt cannot be read as weights .*which may run code.*pass its state dict"):
+        from_official("dit", path, **DIT)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the trap works
+    assert mark.exists()
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        from_official("dit", tmp_path / "none.pt", **DIT)
+    for name in ("bad.pt", "bad.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights at all")
+        with pytest.raises(ValueError, match="cannot be read as weights"):
+            from_official("dit", tmp_path / name, **DIT)
+    with pytest.raises(ValueError, match=r"expected one that ends in .safetensors, .pth, .pt, .ckpt"):
+        from_official("dit", tmp_path / "weights.npz", **DIT)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(TypeError, match="the weights are list"):
+        from_official("dit", tmp_path / "list.pt", **DIT)
+
+
+def test_keys_that_do_not_fit_are_all_listed(pair):
+    _, weights, config = pair("jit")
+    weights["blocks.7.norm1.weight"] = weights.pop("blocks.1.norm1.weight")
+    weights["blocks.0.attn.proj.bias"] = torch.zeros(3)
+    del weights["t_embedder.mlp.2.bias"]
+    with pytest.raises(ValueError, match="does not fit") as error:
+        from_official("jit", weights, **config)
+    assert str(error.value).splitlines()[1:] == [
+        "  missing: t_embedder.mlp.2.bias (32,)",
+        "  missing: blocks.1.norm1.weight (32,)",
+        "  left over: blocks.7.norm1.weight (32,)",
+        "  misshapen: blocks.0.attn.proj.bias is (3,), expected (32,)",
+    ]
+
+
+def test_keys_are_named_as_the_original_names_them(pair):
+    _, weights, config = pair("uvit")
+    with pytest.raises(ValueError, match=r"misshapen: label_emb.weight is \(11, 32\), expected \(12, 32\)"):
+        from_official("uvit", weights, **{**config, "num_classes": 12})
+    with pytest.raises(ValueError, match=r"left over: label_emb.weight \(11, 32\)"):
+        from_official("uvit", weights, **{**config, "num_classes": -1})
+    _, weights, config = pair("lightningdit")
+    with pytest.raises(ValueError, match=r"missing: feat_rope.freqs_sin \(16, 16\)"):
+        from_official("lightningdit", {k: v for k, v in weights.items() if k != "feat_rope.freqs_sin"}, **config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "table"), [("jit", "pos_embed"), ("dit", "pos_embed"), ("lightningdit", "feat_rope.freqs_sin")]
+)
+def test_fixed_tables_are_compared(pair, architecture, table):
+    _, weights, config = pair(architecture)
+    with pytest.raises(ValueError, match=f"{table} differs from the fixed table"):
+        from_official(architecture, {**weights, table: weights[table].flip(-1, -2)}, **config)
+    from_official(architecture, {**weights, table: weights[table].bfloat16()}, **config)
+
+
+def test_halves_are_widened(pair):
+    network, weights, config = pair("dit")
+    loaded = from_official("dit", {key: value.bfloat16() for key, value in weights.items()}, **config)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert_close(loaded.final_layer.linear.weight, network.final_layer.linear.weight, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights", "config", "error", "message"),
+    [
+        ("jet", {}, JIT, ValueError, "no architecture is called 'jet'; expected one of jit, dit, sit, lightningdit, uvit"),
+        ("jit", {}, {**JIT, "bottleneck": 6}, ValueError, "missing or unknown: bottleneck; jit takes input_size"),
+        ("jit", {}, {"input_size": 16}, ValueError, "missing or unknown: bottleneck_dim, depth"),
+        ("jit", {"model": {}, "epoch": 3}, JIT, TypeError, "no tensors under model, epoch"),
+        ("jit", {}, JIT, TypeError, "no tensors under any key"),
+        ("jit", 3, JIT, TypeError, "the weights are int"),
+        ("uvit", {"a": torch.zeros(1)}, {**UVIT, "skip": False}, ValueError, "skip is False"),
+    ],
+)
+def test_arguments_are_checked(architecture, weights, config, error, message):
+    with pytest.raises(error, match=message):
+        from_official(architecture, weights, **config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "network", "message"),
+    [
+        ("jet", SAME["jit"][0], "no architecture is called 'jet'"),
+        ("dit", SAME["sit"][0], "'dit' does not describe this DiT"),
+        ("sit", SAME["dit"][0], "'sit' does not describe this DiT"),
+        ("dit", SAME["lightningdit"][0], "'dit' does not describe this LightningDiT"),
+        ("uvit", lambda: nn.Linear(1, 1), "'uvit' does not describe this Linear"),
+        ("dit", lambda: DiT(16, 4, 3, 0, 32, 2, 2), "has no classes"),
+        ("jit", lambda: JiT(*OURS, context_start=1, condition=nn.Linear(5, 32)), "a Linear for its condition"),
+        ("uvit", lambda: UViT(*OURS, condition=nn.Linear(5, 32)), "a Linear for its condition"),
+    ],
+)
+def test_networks_that_the_original_does_not_know_are_refused(architecture, network, message):
+    with pytest.raises(ValueError, match=message):
+        to_official(architecture, network())
+
+
+def test_uvit_without_labels_has_none_officially_too(stirred):
+    network = stirred(UViT(16, 4, 3, 0, 32, 2, 2))
+    weights = to_official("uvit", network)
+    loaded = from_official("uvit", weights, **{**UVIT, "num_classes": -1})
+    z, t, _ = inputs()
+    assert_close(loaded(z, t), network(z, t), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("null_class", "classes"), [(True, 10), (False, 11)])
+def test_official_uvit_counts_no_class_as_a_class(pair, null_class, classes):
+    _, weights, config = pair("uvit")
+    loaded = from_official("uvit", weights, **config, null_class=null_class)
+    z, t, _ = inputs()
+    assert loaded.num_classes == classes
+    last = loaded(z, t, torch.full((3,), 10))
+    if null_class:
+        assert_close(loaded(z, t), last, rtol=0, atol=0)
+    else:
+        with pytest.raises(ValueError, match="no labels were given"):
+            loaded(z, t)
