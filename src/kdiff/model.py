@@ -7,14 +7,16 @@ returns a tensor shaped like z. It knows nothing of k; its output is u = a x −
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdiff.path import GaussianPath, LinearPath, broadcast_time
-from kdiff.sampling import Callback, Dopri5, Solver, find_solver, find_times, guided_velocity
+from kdiff.sampling import Callback, Dopri5, EulerMaruyama, Solver, find_solver, find_times, guided_velocity
 from kdiff.sampling.guidance import null_like
 from kdiff.sampling.likelihood import Divergence, draw_probes, exact_divergence, hutchinson_divergence, log_likelihood
 from kdiff.target import PAPER_CLAMP, LearnedK, Target, as_target
@@ -33,6 +35,10 @@ class KDiff(nn.Module):
         null_rate: the probability with which the loss, in training mode, replaces a sample's conditions by null, for guidance.
         loss_space: "v", the loss on the velocity, or "u", on the network's output, which the linear theory speaks of: its scale
             moves with k, so that it is no way to learn k.
+        noise_scale: s of the noise n ~ N(0, s² I), of training and of the sampler's start (JiT at 512 pixels: 2). Larger noise
+            is smaller data: k is for data in units of s.
+        cosine_weight: of a second term of the loss, the mean over positions of 1 − cos(v̂_c, v_c), vectors over the second axis,
+            channels (LightningDiT: 1). Like the first it is least for an exact network whatever k.
     """
 
     def __init__(
@@ -44,12 +50,18 @@ class KDiff(nn.Module):
         null: Mapping[str, Any] | None = None,
         null_rate: float = 0.0,
         loss_space: Literal["v", "u"] = "v",
+        noise_scale: float = 1.0,
+        cosine_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if loss_space not in ("v", "u"):
             raise ValueError(f"loss_space is {loss_space!r}; expected 'v' (the velocity) or 'u' (the network's output)")
         if not 0 <= null_rate <= 1 or (null_rate and not null):
             raise ValueError(f"null_rate is {null_rate} with null={null}; expected a probability, and a null to replace by")
+        if not (math.isfinite(noise_scale) and noise_scale > 0 and math.isfinite(cosine_weight) and cosine_weight >= 0):
+            raise ValueError(f"noise_scale is {noise_scale}, cosine_weight {cosine_weight}; expected > 0 and ≥ 0")
+        if cosine_weight and loss_space == "u":
+            raise ValueError("cosine_weight compares velocities; expected loss_space='v' with it")
         self.network = network
         self.target = LearnedK() if target is None else as_target(target)
         self.path = path or LinearPath()
@@ -57,6 +69,7 @@ class KDiff(nn.Module):
         self.null = dict(null or {})
         self.null_rate = null_rate
         self.loss_space = loss_space
+        self.noise_scale, self.cosine_weight = float(noise_scale), float(cosine_weight)
 
     def predict(self, z: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """u, as the network returns it. z: (batch, ...); t: a number, (batch,) or (batch, 1, ...).
@@ -73,17 +86,27 @@ class KDiff(nn.Module):
 
     def error(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
         """v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss; arguments as for `loss`."""
+        return self.terms(x, t, noise, **conditions)[0]
+
+    def terms(
+        self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the loss is made of: `error`, and the mean of 1 − cos(v̂_c, v_c), None where cosine_weight is 0."""
         if t is None:
             t = self.timesteps.sample(x.shape[0], device=x.device)
         if noise is None:
-            noise = torch.randn_like(x)
+            noise = torch.randn_like(x) * self.noise_scale
         if self.null_rate and self.training:
             conditions = self._drop(conditions, x.shape[0], x.device)
         z = self.path.mix(x, noise, t)
         u_hat = self.predict(z, t, **conditions)
         if self.loss_space == "u":
-            return self.target.output_error(u_hat, x, noise, t)
-        return self.target.velocity_error(u_hat, x, noise, t, self.path)
+            return self.target.output_error(u_hat, x, noise, t), None
+        error = self.target.velocity_error(u_hat, x, noise, t, self.path)
+        if not self.cosine_weight:
+            return error, None
+        v = self.target.loss_velocity(x, noise, t, self.path)
+        return error, (1 - functional.cosine_similarity(v + error, v, dim=1)).mean()
 
     def loss(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
         """The loss E‖v̂_c − v_c‖² (or E‖û − u‖²), averaged over batch and dimensions: a scalar with gradients to network and k.
@@ -91,10 +114,12 @@ class KDiff(nn.Module):
         Args:
             x: data, (batch, ...).
             t: times, (batch,); drawn from `timesteps` if left out.
-            noise: shaped like x; drawn if left out.
+            noise: n, shaped like x, of the model's `noise_scale`; drawn if left out.
             conditions: handed to the network.
         """
-        return self.error(x, t, noise, **conditions).square().mean()
+        error, cosine = self.terms(x, t, noise, **conditions)
+        loss = error.square().mean()
+        return loss if cosine is None else loss + self.cosine_weight * cosine
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss: what wrappers such as DistributedDataParallel call."""
@@ -128,7 +153,7 @@ class KDiff(nn.Module):
         """Data from noise, shaped like it, in evaluation mode and without gradients.
 
         Args:
-            noise: (batch, ...), the starting point; see `draw_noise`.
+            noise: (batch, ...), the starting point; see `draw_noise`, and multiply by the model's `noise_scale`.
             solver: a name of `kdiff.sampling.SOLVERS`, "heun" or "dopri5(rtol=1e-6)", or a function like those there. None
                 evaluates at t = 1; heun's step that ends there is Euler's.
             steps: of the grid, unless `times` lists it.
@@ -153,6 +178,8 @@ class KDiff(nn.Module):
             raise ValueError(f"guidance_model is on {guidance_model.path}, this model on {self.path}; expected the same path")
         grid = find_times(times, steps).to(noise.device)
         integrate = find_solver(solver, path=self.path, indices=indices, seed=seed)
+        if isinstance(integrate, EulerMaruyama) and self.noise_scale != 1:
+            raise ValueError(f"the solver {solver!r} knows noise of scale 1 alone; this model has {self.noise_scale:g}")
         if isinstance(integrate, Dopri5):  # it has no steps of its own beside t = 1 that "data" could end on
             grid = integrate.with_short_end(grid)
         if last_step == "data" and (grid[-1] < 1 or grid[0] > grid[1]):
@@ -228,7 +255,12 @@ class KDiff(nn.Module):
         velocity = guided_velocity(self._clamped(min_denominator), conditions, self.null, scale=1.0)
         with _evaluating(self):
             return log_likelihood(
-                velocity, x, grid.flip(0) if grid[0] < grid[-1] else grid, find_solver(solver, path=self.path), divergence
+                velocity,
+                x,
+                grid.flip(0) if grid[0] < grid[-1] else grid,
+                find_solver(solver, path=self.path),
+                divergence,
+                self.noise_scale,
             )
 
     def _clamped(self, clamp: float) -> Any:

@@ -1,7 +1,7 @@
 """Files and dictionaries of published weights: a state dict found in them, and nothing executed.
 
-`.safetensors` holds tensors alone. `.pth`, `.pt` and `.ckpt` are pickles, and are read by `torch.load(weights_only=True)`: its own
-reader, which makes tensors and containers and refuses every other class but those in ALLOWED. This is the one place of the
+`.safetensors` holds tensors alone. `.pth`, `.pt` and `.ckpt` are pickles, and are read by `torch.load(weights_only=True)`: its
+own reader, which makes tensors and containers and refuses every other class but those in ALLOWED. This is the one place of the
 package that reads a pickle at all.
 """
 

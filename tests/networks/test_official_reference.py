@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from kdiff.model import KDiff
 from kdiff.networks import from_official, to_official
+from kdiff.target import GeneralTarget
 
 FORWARD = {
     "jit_forward": ("jit", 1e-5),
@@ -98,6 +100,21 @@ def test_loss_and_gradients(reference, name, architecture, loss_of, checkpointin
     for key, gradient in file.below("grad").items():
         if key != "net_out":
             assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "cosine"), [("sit_loss", "sit", 0.0), ("lightningdit_loss", "lightningdit", 1.0)]
+)
+def test_the_loss_of_a_model(reference, name, architecture, cosine):
+    """The same through `KDiff`: the velocity of the network's target, the mean square, the cosine term."""
+    file = reference(name)
+    network = network_of(file, architecture)
+    model = KDiff(network, GeneralTarget(1.0, 1.0), cosine_weight=cosine)
+    loss = model.loss(file["input.x"], file["input.t"], file["input.e"], y=file["input.y"])
+    loss.backward()
+    assert_close(loss, file["loss"], rtol=1e-5, atol=0)
+    total = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+    assert_close(total, file["grad_norm_total"], rtol=1e-5, atol=0)
 
 
 def test_dits_guided_forward_follows_from_its_own(reference):

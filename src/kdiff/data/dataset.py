@@ -59,14 +59,15 @@ class Dataset:
         return math.prod(self.shape)
 
     def part(self, name: str, augment: bool = False) -> tuple[Samples, Tensor | None]:
-        """Samples and labels of the part `train`, `classifier` or `heldout`, in order; ValueError for another name.
+        """Samples and labels of the part `train`, `classifier` or `heldout`, or of all, in order; ValueError for another name.
 
         With `augment`, which is for training, images of a data set with `flip` are mirrored at random as they are read, and
         latents drawn from their posteriors if that was asked for.
         """
-        if name not in PARTS:
-            raise ValueError(f"a data set has the parts {', '.join(PARTS)}, found {name!r}")
-        chosen, flip = self.split == PARTS.index(name), augment and self.flip
+        if name not in (*PARTS, "all"):
+            raise ValueError(f"a data set has the parts {', '.join(PARTS)}, and all; found {name!r}")
+        chosen = torch.ones_like(self.split, dtype=torch.bool) if name == "all" else self.split == PARTS.index(name)
+        flip = augment and self.flip
         x: Samples
         if isinstance(self.x, LatentSamples):
             x = self.x.select(chosen, augment)

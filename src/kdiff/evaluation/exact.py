@@ -32,6 +32,7 @@ class ExactDenoiser(nn.Module):
         target: the target to encode for; the same object as KDiff's. Not a submodule: its parameters stay KDiff's.
         path: the path of the noisy samples; the same as KDiff's.
         labels: (N,) integers, the condition `y` that each point belongs to.
+        noise_scale: the standard deviation of the noise; the same as KDiff's.
 
     Raises:
         ValueError: no points, or labels that are not (N,).
@@ -40,13 +41,15 @@ class ExactDenoiser(nn.Module):
     points: Tensor
     labels: Tensor | None
 
-    def __init__(self, points: Tensor, target: Target, path: GaussianPath, labels: Tensor | None = None) -> None:
+    def __init__(
+        self, points: Tensor, target: Target, path: GaussianPath, labels: Tensor | None = None, noise_scale: float = 1.0
+    ) -> None:
         super().__init__()
         if points.ndim < 2 or points.numel() == 0:
             raise ValueError(f"points must have shape (N, *shape) with N at least 1, got {tuple(points.shape)}")
         if labels is not None and labels.shape != points.shape[:1]:
             raise ValueError(f"labels must have shape ({len(points)},), one for each point, got {tuple(labels.shape)}")
-        self.path = path
+        self.path, self.noise_scale = path, noise_scale
         self.encode = target.encode
         self.register_buffer("points", points.detach(), persistent=False)
         self.register_buffer("labels", None if labels is None else labels.detach(), persistent=False)
@@ -86,8 +89,8 @@ class ExactDenoiser(nn.Module):
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         clean = sigma == 0  # z is the data: no posterior to compute, and nothing to divide by
         safe = torch.where(clean, 1.0, sigma)
-        # −|z − α x_i|² / (2σ²) without |z|², which is the same for every point and drops out of the softmax.
-        logits = (alpha * (z @ points.T) - alpha.square() / 2 * points.square().sum(dim=1)) / safe.square()
+        # −|z − α x_i|² / (2σ²s²) without |z|², which is the same for every point and drops out of the softmax.
+        logits = (alpha * (z @ points.T) - alpha.square() / 2 * points.square().sum(dim=1)) / (safe * self.noise_scale).square()
         if y is not None and self.labels is not None:
             same = (self.labels == y[:, None]).to(z.device)
             same |= ~same.any(dim=1, keepdim=True)

@@ -17,6 +17,7 @@ sampler's steps and clamp cost a perfect network (which copies: it says nothing 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -130,7 +131,9 @@ class Judge:
         points, labels = self.dataset.part("train")
         rows = drawn(len(points), MAX_POINTS, labels)
         points, labels = points[rows], None if labels is None else labels[rows]
-        exact = KDiff(ExactDenoiser(points, run.model.target, run.model.path, labels), run.model.target, run.model.path)
+        model = run.model
+        denoiser = ExactDenoiser(points, model.target, model.path, labels, model.noise_scale)
+        exact = KDiff(denoiser, model.target, model.path, noise_scale=model.noise_scale)
         # A learned target lies where the run's model does, and the points must lie there too.
         exact.to(next(run.model.parameters()).device)
         samples = generate_ends(exact, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **SAMPLER)
@@ -218,6 +221,8 @@ def evaluate(
         exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
     """
     num_samples = max(num_samples, judge.group_size)
+    if run.config.train_on == "all":
+        warnings.warn(f"{run.folder} was trained on all of its data: what is called held out here was not", stacklevel=2)
     result: dict[str, Any] = {
         "run": str(run.folder),
         "step": run.step,

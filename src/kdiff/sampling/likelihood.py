@@ -63,7 +63,12 @@ def draw_probes(
 
 @torch.no_grad()
 def log_likelihood(
-    velocity: Velocity, x: Tensor, times: Tensor, solver: Solver = heun, divergence: Divergence = exact_divergence
+    velocity: Velocity,
+    x: Tensor,
+    times: Tensor,
+    solver: Solver = heun,
+    divergence: Divergence = exact_divergence,
+    noise_scale: float = 1.0,
 ) -> Tensor:
     """log p(x) in nats, (batch,): of the density that the flow gives to x, in the units of x.
 
@@ -73,6 +78,7 @@ def log_likelihood(
         times: decreasing from 1 to 0.
         solver: of the flow.
         divergence: called as divergence(v, z); see `exact_divergence` and `hutchinson_divergence`.
+        noise_scale: s of the noise N(0, s² I) at t = 0.
 
     Raises:
         ValueError: times that do not run from 1 to 0.
@@ -90,7 +96,8 @@ def log_likelihood(
     state = solver(augmented, torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], dim=1), times)
     z, integral = state[:, :-1], state[:, -1]
     # Walking back from 1 to 0, the solver has summed −∫₀¹ div v dt.
-    return integral - z.square().sum(dim=1) / 2 - z.shape[1] * math.log(2 * math.pi) / 2
+    variance = noise_scale**2
+    return integral - z.square().sum(dim=1) / (2 * variance) - z.shape[1] * math.log(2 * math.pi * variance) / 2
 
 
 def bits_per_dim(log_likelihood: Tensor, dimension: int, bin_width: float = 1.0) -> Tensor:

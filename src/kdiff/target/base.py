@@ -138,6 +138,13 @@ class Target(nn.Module, ABC):
         return error + (p - p.detach()) * path.mix(x, n, t) if p.requires_grad else error
 
     @full_precision
+    @torch.no_grad()
+    def loss_velocity(self, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
+        """v_c, what the loss compares the prediction's velocity with: clamped like it unless `clamp_target` is False."""
+        z, v = path.interpolate(x, n, t)
+        return self.to_velocity(self.encode(x, n, t), z, t, path, self.min_denominator) if self.clamp_target else v
+
+    @full_precision
     def output_error(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
         """û − u, shaped like x, whose mean square is the loss on u. Gradients reach û and, through the target u, k.
 

@@ -65,6 +65,8 @@ def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_cl
         null={"y": num_classes} if num_classes else None,
         null_rate=config.null_rate if num_classes else 0.0,
         loss_space=config.loss_space,
+        noise_scale=config.noise_scale,
+        cosine_weight=config.cosine_weight,
     )
 
 

@@ -85,6 +85,8 @@ class ModelConfig:
         timesteps: the law of t in training: uniform, "logit_normal(mean=-0.8, std=0.8)", "uniform(stratified=True)".
         null_rate: probability of training a sample without its class, for guidance; unused for data without labels.
         loss_space: v, the loss on the velocity; u, on the network's output, for experiments with the linear theory.
+        noise_scale: standard deviation of the noise, in training and where sampling starts.
+        cosine_weight: of 1 − cos(v̂, v) along channels, beside the mean square.
     """
 
     data: Spec = "digits"
@@ -93,6 +95,8 @@ class ModelConfig:
     timesteps: Spec = "uniform"
     null_rate: float = 0.1
     loss_space: Literal["v", "u"] = "v"
+    noise_scale: float = 1.0
+    cosine_weight: float = 0.0
 
 
 @dataclass
@@ -121,15 +125,19 @@ class TrainConfig(LoopConfig, ModelConfig):
     Args:
         target: what the network predicts: noise, velocity, data, learned, a fixed k, or "learned(init=0.5, rate=1)".
         sample_every: steps between pictures of samples, from the first averaged weights; 0 for one at the end.
+        train_on: train, the part of the data that is for training; all, held-out samples too, which then tell nothing.
         expects: what the data must be: others are refused, and `kdiff plan` and --dry-run need no data.
     """
 
     target: Spec = "learned"
     sample_every: int = 0
+    train_on: Literal["train", "all"] = "train"
     expects: Expected | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train_on not in ("train", "all"):
+            raise ValueError(f"train_on is {self.train_on!r}; expected train or all")
         if isinstance(self.expects, dict):  # as read from a file
             self.expects = Expected(**self.expects)
         if self.sample_every < 0:

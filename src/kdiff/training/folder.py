@@ -73,7 +73,7 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
             raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
         _check_resumable(config, dataset, folder)
     description = dataset.describe()
-    labels = dataset.part("train")[1]
+    labels = dataset.part(getattr(config, "train_on", "train"))[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
     write_json(folder / "environment.json", describe_environment())
     write_json(folder / "data.json", description)

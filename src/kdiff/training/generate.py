@@ -73,4 +73,4 @@ def _batches(
     for start in range(0, num, batch_size):
         indices = range(start, min(start + batch_size, num))
         conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
-        yield indices, draw_noise(indices, shape, seed).to(device), conditions
+        yield indices, model.noise_scale * draw_noise(indices, shape, seed).to(device), conditions

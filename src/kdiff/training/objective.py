@@ -36,7 +36,7 @@ class DiffusionObjective(Objective):
     Args:
         model: the model.
         directions: (D, q), orthonormal columns; the loss is then logged as loss_along + loss_across = loss, the mean square of
-            the error within their span and outside it, both over all D dimensions.
+            the error within their span and outside it, both over all D dimensions; a cosine term comes on top.
     """
 
     module: KDiff
@@ -49,12 +49,14 @@ class DiffusionObjective(Objective):
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its two parts."""
-        error = self.module.error(x) if y is None else self.module.error(x, y=y)
-        loss = error.square().mean()
-        if self.directions is None:
-            return loss, {}
-        along = _mean_square_within(error.detach(), self.directions)
-        return loss, {"loss_along": along, "loss_across": loss.detach() - along}
+        error, cosine = self.module.terms(x, **({} if y is None else {"y": y}))
+        loss, extras = error.square().mean(), dict[str, Tensor]()
+        if self.directions is not None:
+            along = _mean_square_within(error.detach(), self.directions)
+            extras = {"loss_along": along, "loss_across": loss.detach() - along}
+        if cosine is None:
+            return loss, extras
+        return loss + self.module.cosine_weight * cosine, {**extras, "loss_cosine": cosine.detach()}
 
     def state(self) -> dict[str, float]:
         """What the target says of itself: k, and the gradient of w if k is learned."""

@@ -70,7 +70,7 @@ def expected_data(config: TrainConfig) -> Expected:
                 "--expects.num_classes 1000 --expects.num_samples 1281167"
             ) from None
         return config.expects
-    return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part("train")[0]))
+    return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part(config.train_on)[0]))
 
 
 def cost_of(config: TrainConfig, data: Expected) -> Cost:

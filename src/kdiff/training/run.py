@@ -161,7 +161,7 @@ def train_run(
 def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
     if config.expects is None:
         return
-    wanted, number = config.expects, len(dataset.part("train")[0])
+    wanted, number = config.expects, len(dataset.part(config.train_on)[0])
     found = (list(dataset.shape), dataset.num_classes, number if wanted.num_samples else 0)
     if found != (wanted.shape, wanted.num_classes, wanted.num_samples):
         raise ValueError(
@@ -203,7 +203,7 @@ def _train(
     if dataset.dimension <= MAX_DIRECTIONS_DIMENSION:
         directions = principal_directions(dataset.part("train")[0])
     objective = DiffusionObjective(model, directions)
-    x, y = dataset.part("train", augment=True)
+    x, y = dataset.part(config.train_on, augment=True)
     fitted = fit(objective, x, y, config, folder=folder, resume=resume, progress=progress, after_step=sample)
     if processes.is_main_process:
         write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})

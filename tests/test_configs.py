@@ -1,0 +1,81 @@
+"""The configurations that come with the package: each is read, builds its true-size network, and can be planned."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdiff.arguments import config_folder, read_config
+from kdiff.cli import main
+from kdiff.target import LearnedK
+from kdiff.training.build import build_model
+from kdiff.training.config import TrainConfig
+
+NAMES = sorted(path.stem for path in config_folder().glob("*.yaml"))
+# Parameters in millions, as published with the architectures (LightningDiT-XL is DiT-XL's size).
+PUBLISHED = {"jit_b16": 131, "jit_b32": 133, "jit_l16": 459, "jit_l32": 462, "jit_h16": 953, "lightningdit_xl": 675}
+
+
+def config_of(name: str) -> TrainConfig:
+    config: TrainConfig = read_config("train", TrainConfig, [name], "[CONFIG]")[0]
+    return config
+
+
+def test_there_are_some() -> None:
+    assert {"digits", "fashion_pixel", "glyphs_pixel64", "fashion_latent", "imagenet256_jit_b16"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_read(name: str) -> None:
+    config = config_of(name)
+    assert str(config.target).startswith("learned")
+    assert config.steps >= 1000
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("imagenet")])
+def test_the_true_size_network(name: str) -> None:
+    config = config_of(name)
+    assert config.expects is not None
+    with torch.device("meta"):
+        model = build_model(config, config.target, tuple(config.expects.shape), config.expects.num_classes)
+    assert isinstance(model.target, LearnedK)
+    millions = sum(p.numel() for p in model.network.parameters()) / 1e6
+    assert millions == pytest.approx(next(size for part, size in PUBLISHED.items() if part in name), rel=0.005)
+    assert model.null == {"y": 1000}
+    assert model.noise_scale == (2.0 if "512" in name else 1.0)
+
+
+def test_a_plan_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "imagenet256_jit_b16"]) == 0
+    out = capsys.readouterr().out
+    assert "131.1 M parameters, 256 tokens per sample" in out
+    assert "8 devices" in out
+
+
+STEP = """
+import json, sys
+from kdiff.arguments import read_config
+from kdiff.training.config import TrainConfig
+from kdiff.training.plan import dry_run, peak_memory
+config = read_config("train", TrainConfig, [sys.argv[1]], "[CONFIG]")[0]
+fitted = dry_run(config, batch_size=1, steps=1)
+print(json.dumps({"loss": fitted.metrics["loss"], "peak": peak_memory()}))
+"""
+
+
+def test_the_largest_takes_a_step_within_24_gigabytes() -> None:
+    """LightningDiT-XL/1 with AdamW and its average, in the precision of the configuration."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory < 22e9:
+        pytest.skip(f"this machine has {memory / 1e9:.0f} GB of memory; a step of LightningDiT-XL/1 needs about 16")
+    words = [sys.executable, "-c", STEP, "imagenet256_lightningdit_xl_64ep"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert 0 < found["loss"] < 10
+    assert found["peak"] < 24e9
