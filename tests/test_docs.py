@@ -51,9 +51,10 @@ def test_the_readme_shows_the_table_that_its_command_made() -> None:
     assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_what_the_command_makes_of_the_results() -> None:
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_the_table_is_what_the_command_makes_of_the_results(data: str) -> None:
     from kdiff.experiments.compare import table
 
-    folder = ROOT / "docs" / "results" / "digits"
+    folder = ROOT / "docs" / "results" / data
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
     assert table(rows) + "\n" == (folder / "table.md").read_text(encoding="utf-8")
