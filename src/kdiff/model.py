@@ -84,14 +84,14 @@ class KDiff(nn.Module):
             )
         return u
 
-    def error(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
-        """v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss; arguments as for `loss`."""
-        return self.terms(x, t, noise, **conditions)[0]
-
     def terms(
         self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """What the loss is made of: `error`, and the mean of 1 − cos(v̂_c, v_c), None where cosine_weight is 0."""
+        """What the loss is made of; arguments as for `loss`.
+
+        v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss; and the mean of 1 − cos(v̂_c, v_c), None where
+        cosine_weight is 0.
+        """
         if t is None:
             t = self.timesteps.sample(x.shape[0], device=x.device)
         if noise is None:
