@@ -200,8 +200,8 @@ def _dry_run(config: TrainConfig) -> None:
     from kdiff.training.plan import dry_run, peak_memory
 
     fitted = dry_run(config)
-    loss, k = (f"{name} {fitted.metrics[name]:.4g}" for name in ("loss", "k"))
-    print(f"2 steps of 2 made-up samples: {loss}, {k}, {fitted.seconds / 2:.3g} s a step, {peak_memory() / 1e9:.3g} GB at most")
+    found = ", ".join(f"{name} {fitted.metrics[name]:.4g}" for name in ("loss", "k") if name in fitted.metrics)
+    print(f"2 steps of 2 made-up samples: {found}, {fitted.seconds / 2:.3g} s a step, {peak_memory() / 1e9:.3g} GB at most")
 
 
 def _plan(argv: list[str]) -> None:

@@ -136,6 +136,8 @@ class TestCommands:
 
     def test_dry_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.chdir(tmp_path)
+        assert main(["train", "digits", "--dry-run", "--target", "general(a=1, b=1)"]) == 0
+        assert ", k " not in capsys.readouterr().out  # a target without one
         assert main(["train", "digits", "--dry-run"]) == 0
         assert "GB at most" in capsys.readouterr().out
         assert not list(tmp_path.iterdir())

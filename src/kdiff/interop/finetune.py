@@ -27,8 +27,7 @@ from kdiff.model import KDiff
 from kdiff.networks import MLP
 from kdiff.networks.backbone import ModulatedTransformer
 from kdiff.networks.uvit import UViT
-from kdiff.target import LearnedK
-from kdiff.target.constant import Learned
+from kdiff.target.constant import learned_from
 
 
 def with_learned_k(model: KDiff, init: float | None = None, rate: float = 10.0) -> KDiff:
@@ -44,39 +43,13 @@ def with_learned_k(model: KDiff, init: float | None = None, rate: float = 10.0) 
         ValueError: a target that depends on t or has no k on the line; an init that is missing, or given where the
             conversion is exact; a network whose last layer is not known here.
     """
-    k, total = _place(model)
-    if 0 < k < 1:
-        if init is not None:
-            raise ValueError(f"init is {init}, but the model is at k = {k:g}, and starts there exactly: leave init out")
-        init, factor = k, 1 / total
-    else:
-        if init is None:
-            raise ValueError(
-                f"the model predicts the {'data' if k else 'noise'}, k = {k:g}, which a sigmoid never reaches: "
-                f"give a k close by, init={0.99 if k else 0.01}"
-            )
-        factor = (init if k else 1 - init) / total
-    target = LearnedK(init, rate, model.target.min_denominator, model.target.clamp_target)
-    tuned = KDiff(
-        copy.deepcopy(model.network), target, model.path, model.timesteps, model.null, model.null_rate, model.loss_space
-    )
+    target, factor = learned_from(model.target, init, rate)
+    tuned = copy.deepcopy(model)
+    tuned.target = target.to(next(model.network.parameters()).device)
     with torch.no_grad():
         for parameter in last_layer(tuned.network).parameters():
             parameter.mul_(factor)
     return tuned
-
-
-def _place(model: KDiff) -> tuple[float, float]:
-    """k = a/(a + b) and a + b of a constant target; the sign of a + b stays with it."""
-    early, late = (
-        [float(torch.as_tensor(value).detach().flatten()[0]) for value in model.target.coefficients(torch.tensor([t]))]
-        for t in (0.25, 0.75)
-    )
-    sizes = [torch.as_tensor(value).numel() for value in model.target.coefficients(torch.tensor([0.25]))]
-    if early != late or max(sizes) > 1 or isinstance(model.target, Learned):
-        raise ValueError(f"the target is {model.target}; expected a fixed one, the same at every t and for every channel")
-    a, b = early
-    return a / (a + b), a + b
 
 
 def last_layer(network: nn.Module) -> nn.Module:
@@ -113,6 +86,6 @@ def velocity_change(
     found = {}
     for t in times:
         z = before.path.mix(x, noise, t)
-        old, new = (model.eval().velocity(z, t, min_denominator=0.0, **conditions) for model in (before, after))
+        old, new = (model.velocity(z, t, min_denominator=0.0, **conditions) for model in (before, after))
         found[t] = float(((new - old).square().mean() / old.square().mean()).sqrt())
     return found

@@ -130,6 +130,44 @@ class LearnedK(Learned):
         return f"k={self.k:.4g}, rate={self.rate:g}"
 
 
+def learned_from(target: Target, init: float | None = None, rate: float = 10.0) -> tuple[LearnedK, float]:
+    """A learned k to go on with from a constant target, and what the network's output is to be multiplied by.
+
+    u/(a + b) = k x − (1 − k) n with k = a/(a + b): strictly inside the line that is exact, and k starts there. At its ends,
+    noise and data prediction, k starts at `init`, and the factor is the share of u that the network knows, init for data and
+    1 − init for noise, over a + b.
+
+    Raises:
+        ValueError: a target that depends on t, differs between channels or is learned; an init that is missing at an end, or
+            given inside.
+    """
+    early, late = (
+        [torch.as_tensor(value) for value in target.coefficients(torch.tensor([t], device=_device(target)))]
+        for t in (0.25, 0.75)
+    )
+    one = all(value.numel() == 1 for value in early) and all(torch.equal(*pair) for pair in zip(early, late))
+    if isinstance(target, Learned) or not one:
+        raise ValueError(f"the target is {target}; expected a fixed one, the same at every t and for every channel")
+    a, b = (float(value) for value in early)
+    k, total = a / (a + b), a + b
+    if 0 < k < 1:
+        if init is not None:
+            raise ValueError(f"init is {init}, but the model is at k = {k:g}, and starts there exactly: leave init out")
+        start, factor = k, 1 / total
+    else:
+        if init is None:
+            raise ValueError(
+                f"the model predicts the {'data' if k else 'noise'}, k = {k:g}, which a sigmoid never reaches: "
+                f"give a k close by, init={0.99 if k else 0.01}"
+            )
+        start, factor = init, (init if k else 1 - init) / total
+    return LearnedK(start, rate, target.min_denominator, target.clamp_target), factor
+
+
+def _device(target: Target) -> torch.device:
+    return next((tensor.device for tensor in [*target.parameters(), *target.buffers()]), torch.device("cpu"))
+
+
 def refuse_other(state_dict: dict[str, Tensor], key: str, own: float, errors: list[str]) -> None:
     """A state trained for another target would load without a word and sample nonsense."""
     if key in state_dict and not math.isclose(state_dict[key].item(), own, rel_tol=1e-2, abs_tol=1e-6):
