@@ -67,6 +67,13 @@ def test_the_ends_start_close_by_and_say_how_close(target: str, init: float) -> 
         assert rough[t] < 0.1
 
 
+def test_all_but_the_target_goes_along() -> None:
+    model = KDiff(MLP((5,)), "velocity", noise_scale=2.0, cosine_weight=0.5)
+    tuned = with_learned_k(model)
+    assert (tuned.noise_scale, tuned.cosine_weight) == (2.0, 0.5)
+    assert tuned.network is not model.network
+
+
 def test_the_model_itself_stays_and_k_moves(x: torch.Tensor, stirred: Any) -> None:
     model = as_model("sit", stirred(VELOCITY["sit"]()))
     before = {name: value.clone() for name, value in model.state_dict().items()}
