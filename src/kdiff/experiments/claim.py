@@ -106,6 +106,7 @@ class Claim:
         plan: the runs, of the full form or the quick one.
         examine: findings from the finished runs.
         draw: a picture of them, into a file.
+        prepare: makes the data of a form, as far as they are not there, before anything else.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Claim:
     plan: Callable[[bool], list[Group]]
     examine: Callable[[Study], Outcome]
     draw: Callable[[Study, Outcome, Path], None]
+    prepare: Callable[[bool], None] | None = None
 
     def jobs(self, full: bool, out: Path) -> list[Job]:
         """All runs of a form, first seeds first, so that a whole picture is there early."""

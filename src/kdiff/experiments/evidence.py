@@ -50,7 +50,7 @@ def moves_one_way(
         may_refute: False for runs too short to refute anything.
     """
     steps = {
-        f"{name}, step {i}": [(1 if up else -1) * (_logit(after[seed]) - _logit(before[seed])) for seed in before]
+        f"{name}, step {i}": [(1 if up else -1) * (logit(after[seed]) - logit(before[seed])) for seed in before]
         for name, cells in series.items()
         for i, (before, after) in enumerate(zip(cells, cells[1:]), start=1)
     }
@@ -79,7 +79,7 @@ def within(
     By the rule (1 − k)/k is d/D. So the factor is one of the d that k means, as strict where D/(D + d) is 0.996 as where it is
     one half: there a factor of 1.25 is 0.056 of k, and a difference of k, however small, would say little of d elsewhere.
     """
-    off = {cell: [_logit(predicted[cell]) - _logit(k) for k in ks[cell].values()] for cell in predicted}
+    off = {cell: [logit(predicted[cell]) - logit(k) for k in ks[cell].values()] for cell in predicted}
     worst = max(off, key=lambda cell: max(map(abs, off[cell])))
     outside = [cell for cell, values in off.items() if min(map(abs, values)) > math.log(factor)]
     fine = sum(max(map(abs, values)) <= math.log(factor) for values in off.values())
@@ -120,6 +120,7 @@ def nearest(
     )
 
 
-def _logit(k: float) -> float:
+def logit(k: float) -> float:
+    """log(k/(1 − k)), with k held off 0 and 1 by what float32 tells apart."""
     k = float(np.clip(k, NEAREST, 1 - NEAREST))
     return math.log(k / (1 - k))

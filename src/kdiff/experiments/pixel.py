@@ -20,20 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, markdown
 from kdiff.experiments.compare import deviation, table, with_spread
 from kdiff.experiments.ends import TIMES, at_the_ends
+from kdiff.experiments.evidence import logit
 from kdiff.experiments.paired import as_good, intervals, log_ratios
+from kdiff.experiments.panels import TARGETS, draw_distances, draw_samples, of_targets
 from kdiff.experiments.predictions import predictions
-from kdiff.report.samples import INK, new_figure, save_figure, view_of
+from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig
-from kdiff.training.generate import generate
 from kdiff.training.metrics import read_metrics
-from kdiff.training.run import load_run
 
 # 16 tokens each; then one of 64, in which k alone is looked at.
 CELLS = {
@@ -52,7 +51,6 @@ MARKS = (0.9, 0.99)
 SHOWN = 6  # samples of each target in the picture
 SCALE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
 COLOURS = dict(zip([*CELLS, *FINER, BF16], ("#8172b3", "#4c72b0", "#55a868", "#c44e52", "#c44e52", "#999999")))
-TARGETS = {"velocity": "#4c72b0", "data": "#55a868", "learned": "#c44e52", PAPERS: "#dd8452"}
 
 
 def settings(data: str, patch: int, full: bool) -> TrainConfig:
@@ -86,12 +84,6 @@ def plan(full: bool) -> list[Group]:
 def training_samples(data: str) -> Any:
     """The samples (N, C, H, W) that are trained on, and their labels."""
     return load_dataset(TrainConfig(data=data)).part("train")
-
-
-def logit(k: float) -> float:
-    """logit k, with k held off 0 and 1 by what float32 tells apart."""
-    k = min(max(k, 1e-7), 1 - 1e-7)
-    return math.log(k / (1 - k))
 
 
 def first_step(way: Sequence[tuple[int, float]], mark: float) -> int | None:
@@ -236,24 +228,11 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = above.subplots(1, 2, width_ratios=(1.6, 1))
     _draw_ways(study, left)
-    for i, cell in enumerate(judged):
-        for j, (target, colour) in enumerate(TARGETS.items()):
-            values = study.values("frechet", cell=cell, target=target)
-            label = target if i == 0 and values else None
-            right.plot([i + 0.15 * (j - 1.5)] * len(values), values, "o", color=colour, markersize=5, alpha=0.8, label=label)
-    right.set_xticks(range(len(judged)), [cell.replace(", ", "\n") for cell in judged], fontsize=7)
-    right.set(yscale="log", xlim=(-0.6, len(judged) - 0.4))
+    draw_distances(right, study, {cell: cell.replace(", ", "\n") for cell in judged})
     right.set_title("Fréchet distance, clean last step (a point per seed)", fontsize=9, color=INK)
-    right.legend(frameon=False, fontsize=7)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    left.spines[["top", "right"]].set_visible(False)
     for cell, axes in zip(judged, np.atleast_1d(below.subplots(1, len(judged)))):
-        targets = [target for target in TARGETS if study.runs(cell=cell, target=target)]
-        runs = [load_run(study.folder(cell, target, 0)) for target in targets]
-        x = torch.cat([generate(run.model, SHOWN, run.shape, run.class_counts, last_step="data")[0] for run in runs])
-        view_of(training_samples(data_of(study)[cell])[0]).draw(axes, x, columns=SHOWN)
-        axes.set_yticks((np.arange(len(targets)) + 0.5) * (x.shape[2] + 1), targets, fontsize=7)
-        axes.set_title(cell, fontsize=9, color=INK)
+        draw_samples(axes, study, of_targets(study, cell), SHOWN, cell)
     save_figure(figure, path)
 
 

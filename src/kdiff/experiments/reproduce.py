@@ -26,7 +26,20 @@ from kdiff.files import read_json, write_json, write_text
 from kdiff.training.build import describe_environment, load_dataset
 from kdiff.training.folder import locked
 
-CLAIMS = ("linear", "dynamics", "toy", "dimension", "depth", "pixel", "ablation", "stagnation", "loss_space")
+CLAIMS = (
+    "linear",
+    "dynamics",
+    "toy",
+    "dimension",
+    "depth",
+    "pixel",
+    "latent",
+    "latent",
+    "architectures",
+    "ablation",
+    "stagnation",
+    "loss_space",
+)
 
 
 def find_claim(name: str) -> Claim:
@@ -63,6 +76,8 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
     Raises:
         ValueError: `out` holds runs of other settings.
     """
+    if claim.prepare:
+        claim.prepare(full)
     jobs = claim.jobs(full, out)
     # Data that are not there are missed before any run; a classifier is trained once, before every worker wants it.
     judged = {str(parse(job.config.data)) for job in jobs if job.num_samples}

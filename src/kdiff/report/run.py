@@ -28,7 +28,7 @@ def _image_shape(run: Run) -> tuple[int, ...] | None:
     return shape if is_image(shape) else None
 
 
-def _seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
+def seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
     """What is drawn for samples x of a run (normalised), and how, if that is not known yet."""
     if run.latents and _image_shape(run):
         return run.decode(run.normalisation.undo(x)), view or Images(-1, 1)
@@ -92,10 +92,10 @@ class SampleGrids:
         """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
         path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
         x, _ = generate(run.model, _shown(run), run.shape, run.class_counts, last_step="data")
-        seen, self._view = _seen(run, x, self._view)
+        pictures, self._view = seen(run, x, self._view)
         try:
             path.parent.mkdir(exist_ok=True)
-            save_samples(path, seen, self._view, _title(run))
+            save_samples(path, pictures, self._view, _title(run))
         except OSError as error:
             warn(run.folder, f"no picture of the samples at step {run.step}: {error}")
 
@@ -112,12 +112,12 @@ def draw_denoising(run: Run) -> Path:
 
     options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
     x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
-    _, view = _seen(run, x)
+    _, view = seen(run, x)
     if isinstance(view, Images) and shape:
         height, width = shape[1:]
         figure = new_figure(columns * 0.8, num * 0.8 * height / width + 0.5)
         axes = figure.add_subplot()
-        view.draw(axes, torch.stack([_seen(run, z, view)[0] for _, z in states], dim=1).flatten(0, 1), columns)
+        view.draw(axes, torch.stack([seen(run, z, view)[0] for _, z in states], dim=1).flatten(0, 1), columns)
         centres = [(i + 0.5) * (width + 1) - 1 for i in range(columns)]
         axes.set_xticks(centres, [title for title, _ in states], fontsize=7)
         axes.tick_params(length=0)
@@ -151,17 +151,17 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     stem.parent.mkdir(parents=True, exist_ok=True)
     x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, **options)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
-    seen, view = _seen(run, run.normalisation.apply(x))
+    pictures, view = seen(run, run.normalisation.apply(x))
     tensors = {"x": x} if y is None else {"x": x, "y": y}
     if run.latents and _image_shape(run):
-        tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(seen)
+        tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(pictures)
     save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
     if weaker:
         stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
     decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
     write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
-    save_samples(files[0], seen, view, _title(run))
+    save_samples(files[0], pictures, view, _title(run))
     return files
 
 
