@@ -76,6 +76,26 @@ def test_samples_are_decoded(place: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert json.loads((place / "few.json").read_text())["autoencoder"]["identity"] == identity
 
 
+def test_decoded_samples_are_what_is_evaluated(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As images, not as the latents they come from, which the data's own classifier and own data are not compared with."""
+    from kdiff.evaluation.config import EvaluateConfig
+    from kdiff.evaluation.images import quantise
+    from kdiff.evaluation.shards import draw_samples, prepare_samples
+
+    monkeypatch.chdir(place)
+    run, config = load_run("runs/latent"), EvaluateConfig(num_samples=6, batch_size=4, steps=3)
+    prepare_samples(run, config, tmp_path)
+    images = torch.cat(list(draw_samples(run, config, tmp_path).read(4)))
+    expected = quantise(run.decode(run.sample(8, steps=3, batch_size=4)[0]), -1, 1)[:6]
+    assert images.shape == (6, 1, 8, 8)
+    assert (images.int() - expected.int()).abs().max() <= 1
+    assert main(["evaluate", "runs/latent", "--features", "classifier", "--out", str(tmp_path / "out")]) == 2
+    assert "whose classifier takes no images" in capsys.readouterr().err
+    run.autoencoder = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        prepare_samples(run, config, tmp_path)
+
+
 def test_a_wrong_autoencoder_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For sampling, for training (before it begins), and for going on with encoding; the right one goes by its new name."""
     good, bad = here / "good", here / "runs" / "digits_autoencoder"

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdiff.evaluation.frechet import FeatureStatistics, frechet_distance, grouped_frechet, statistics
+from kdiff.evaluation.frechet import (
+    FeatureStatistics,
+    Moments,
+    frechet_distance,
+    grouped_frechet,
+    jackknife_frechet,
+    statistics,
+)
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> FeatureStatistics:
@@ -137,3 +144,77 @@ def test_errors() -> None:
         grouped_frechet(torch.randn(9, 3), good, 10)
     with pytest.raises(ValueError, match="group_size"):
         grouped_frechet(torch.randn(9, 3), good, 1)
+
+
+# Parts of a set, and the interval
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x = torch.randn(50, 4).double() * torch.tensor([1.0, 10.0, 0.1, 1.0]) + 1000
+    whole = statistics(x)
+    parts = [Moments().add(part) for part in x.split(17)]
+    total = Moments()
+    for part in parts:
+        total.merge(part)
+    for found, wanted in ((total, whole), (total.without(parts[1]), statistics(torch.cat([x[:17], x[34:]])))):
+        assert found.statistics().count == wanted.count
+        torch.testing.assert_close(found.statistics().mean, wanted.mean, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.statistics().covariance, wanted.covariance, rtol=1e-9, atol=1e-9)
+    assert total.count == 50
+    with pytest.raises(ValueError, match="at least 2 samples, got 1"):
+        Moments().add(x[:1]).statistics()
+    with pytest.raises(ValueError, match="not finite"):
+        Moments().add(x / 0).statistics()
+
+
+@pytest.mark.parametrize("count", [12, 200])
+def test_the_jackknife_is_around_the_distance(count: int) -> None:
+    """Fewer samples than features, and more: the same figure by another way."""
+    reference = statistics(torch.randn(100, 30).double() @ torch.randn(30, 30).double())
+    features = torch.randn(count, 30) + 0.3
+    value, interval = jackknife_frechet(features, reference)
+    assert value == pytest.approx(frechet_distance(statistics(features), reference), rel=1e-6)
+    assert interval is not None
+    assert 0 <= interval[0] < value < interval[1]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    rest = torch.cat(order.tensor_split(10)[1:])
+    left = [frechet_distance(statistics(features[rest]), reference)]
+    left += [
+        frechet_distance(
+            statistics(features[torch.cat(order.tensor_split(10)[:g] + order.tensor_split(10)[g + 1 :])]), reference
+        )
+        for g in range(1, 10)
+    ]
+    error = math.sqrt(9 / 10 * sum((d - sum(left) / 10) ** 2 for d in left))
+    assert interval[1] - value == pytest.approx(2.262157 * error, rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "count", "shift", "width"), [(3, 400, 0.5, 1.0), (3, 400, 0.0, 1.35), (64, 50, 0.3, 1.15)])
+def test_the_interval_is_as_wide_as_the_distance_moves(size: int, count: int, shift: float, width: float) -> None:
+    """Its half width over t is the standard deviation over sets of samples of that number; wider where most is bias."""
+    reference = statistics(torch.randn(20_000, size))
+    found = [jackknife_frechet(torch.randn(count, size) + shift, reference) for _ in range(80)]
+    values = torch.tensor([value for value, _ in found])
+    errors = torch.tensor([(interval[1] - value) / 2.262157 for value, interval in found])
+    assert errors.square().mean().sqrt() == pytest.approx(width * float(values.std()), rel=0.25)
+    covered = sum(interval[0] < float(values.mean()) < interval[1] for _, interval in found)
+    assert covered >= 68  # of 80; 95 % would be 76
+
+
+def test_the_jackknife_of_few() -> None:
+    reference = statistics(torch.randn(100, 3))
+    assert jackknife_frechet(torch.randn(2, 3), reference)[1] is None
+    assert jackknife_frechet(torch.randn(3, 3), reference)[1] is not None
+    for count in (1, 5):
+        with pytest.raises(ValueError, match=r"different features|at least 2"):
+            jackknife_frechet(torch.randn(count, 7 if count > 1 else 3), reference)
+    with pytest.raises(ValueError, match="not finite"):
+        jackknife_frechet(torch.full((3, 3), float("nan")), reference)
+
+
+def test_the_distance_is_torch_fidelitys() -> None:
+    metric_fid = pytest.importorskip("torch_fidelity.metric_fid")
+    a, b = (torch.randn(count, 40).double() @ torch.randn(40, 40).double() + shift for count, shift in ((300, 0.1), (200, 0.0)))
+    theirs = metric_fid.fid_statistics_to_metric(*map(metric_fid.fid_features_to_statistics, (a, b)), verbose=False)
+    ours = frechet_distance(statistics(a), statistics(b))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)

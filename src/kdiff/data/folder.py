@@ -57,19 +57,9 @@ def load_folder(
     refuses; OSError if the cache cannot be written.
     """
     path = Path(path).expanduser()
-    _check_options(size, channels, corrupt)
-    names = _image_names(path)
+    names = image_names(path)
     classes, ids = _classes(path, names) if labels else ([], None)
-    # Labels do not count: they follow from the names.
-    key = ("folder", size, channels, [cache.stamp(path / name) for name in names])
-    stem = cache.entry("images", *key)
-    notes = cache.read_json(stem.with_suffix(".json"))
-    pixels = cache.read_images(stem.with_suffix(".npy"))
-    if notes is None or pixels is None or len(pixels) + len(notes["unreadable"]) != len(names):
-        notes, pixels = _decode_all(path, names, size, channels, stem)
-    unreadable: dict[str, str] = notes["unreadable"]
-    if unreadable:
-        _report(path, unreadable, len(names), corrupt)
+    pixels, unreadable, key = read_images(path, names, size, channels, corrupt)
     y = None if ids is None else np.array([i for i, name in zip(ids, names) if name not in unreadable])
     about: dict[str, Any] = {"class_names": classes} if classes else {}
     if unreadable:
@@ -87,6 +77,28 @@ def load_folder(
     )
 
 
+def read_images(
+    path: Path, names: Sequence[str], size: int | None = None, channels: str | None = None, corrupt: str = "list"
+) -> tuple[np.ndarray, dict[str, str], tuple[Any, ...]]:
+    """The images in a folder with these names, decoded as `load_folder` says; from the cache, if they were before.
+
+    Returns the pixels of those that can be read, uint8 (N, C, H, W), mapped into memory; the names of those that cannot, and
+    why; and a value whose `repr` tells any two contents of the folder apart.
+    """
+    _check_options(size, channels, corrupt)
+    # Labels do not count: they follow from the names.
+    key = ("folder", size, channels, [cache.stamp(path / name) for name in names])
+    stem = cache.entry("images", *key)
+    notes = cache.read_json(stem.with_suffix(".json"))
+    pixels = cache.read_images(stem.with_suffix(".npy"))
+    if notes is None or pixels is None or len(pixels) + len(notes["unreadable"]) != len(names):
+        notes, pixels = _decode_all(path, names, size, channels, stem)
+    unreadable: dict[str, str] = notes["unreadable"]
+    if unreadable:
+        _report(path, unreadable, len(names), corrupt)
+    return pixels, unreadable, key
+
+
 def _check_options(size: int | None, channels: str | None, corrupt: str) -> None:
     if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
         raise TypeError(f"size must be a whole number of pixels, found {size!r}")
@@ -98,7 +110,7 @@ def _check_options(size: int | None, channels: str | None, corrupt: str) -> None
         raise ValueError(f"corrupt must be list or error, found {corrupt!r}")
 
 
-def _image_names(path: Path) -> list[str]:
+def image_names(path: Path) -> list[str]:
     """The image files below a folder as sorted relative names; what is hidden is left out, and no folder is read twice."""
     if not path.exists():
         raise FileNotFoundError(f"no folder at {path}")

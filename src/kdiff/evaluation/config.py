@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -53,15 +53,29 @@ class SampleConfig:
 
 @dataclass
 class EvaluateConfig:
-    """How to judge a run.
+    """How to judge a run, a folder of images, or images in a .npz.
 
     Args:
-        num_samples: drawn from the run; at least as many as its data holds out.
+        num_samples: drawn from the run; without --features at least as many as its data holds out.
         seed: of the noise.
         guidance: scale of classifier-free guidance; 1 is none.
         ema: decay of the averaged weights; the first configured if left out; none for the raw weights.
         checkpoint: step of the checkpoint; the newest if left out.
-        exact: compute the exact denoiser's floor too.
+        exact: without --features, compute the exact denoiser's floor too.
+        reference: what to compare images with: a folder of images, as in "photos(size=64)", a .npz of images or of
+            statistics, or a run, whose own data are meant; the run's own if left out.
+        features: the network that judges images: inception (FID and others), dinov2 (FD-DINOv2) or classifier (the data's
+            own); inception where a reference is given.
+        feature_weights: its weights; for inception a .pth file, downloaded if left out; for dinov2 a folder.
+        save_statistics: a .npz to write the mean and covariance of these images' features into, as a later reference.
+        guidance_interval: with features, guide while low < t < high.
+        guidance_rescale: with features, from 0 to 1, how far guided samples get the spread of unguided ones.
+        solver: with features, as for kdiff sample.
+        steps: of the solver.
+        times: where the steps are, as for kdiff sample.
+        last_step: data or euler, as for kdiff sample.
+        batch_size: with features, images at a time, in sampling and judging.
+        autoencoder: of a run on latents, where their autoencoder lies now, if it has moved since they were encoded.
     """
 
     num_samples: int = 5000
@@ -70,7 +84,47 @@ class EvaluateConfig:
     ema: float | str | None = None
     checkpoint: int | None = None
     exact: bool = True
+    reference: str | None = None
+    features: Literal["inception", "dinov2", "classifier"] | None = None
+    feature_weights: str | None = None
+    save_statistics: str | None = None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = 0.0
+    solver: str = "heun"
+    steps: int = 50
+    times: str = "uniform"
+    last_step: Literal["data", "euler"] = "data"
+    batch_size: int = 64
+    autoencoder: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"num_samples is {self.num_samples}; expected at least 1")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
+        if self.features == "classifier" and self.feature_weights is not None:
+            raise ValueError("the classifier is trained on the data itself and has no feature_weights; leave them out")
+
+    @property
+    def by_features(self) -> bool:
+        """Whether images are judged by a network's features, rather than a run against its data with floors."""
+        return not (self.features is None and self.reference is None and self.save_statistics is None)
+
+    def check_without_features(self) -> None:
+        """Raises ValueError for options that judging by floors does not have."""
+        plain = EvaluateConfig()
+        alone = ("feature_weights", "batch_size", "autoencoder", *(name for name in SAMPLER if name != "guidance"))
+        given = [name for name in alone if getattr(self, name) != getattr(plain, name)]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)} go with --features; without it a run is judged under two fixed samplers. Add --features "
+                "inception, or leave them out"
+            )
+
+
+SAMPLER = ("guidance", "guidance_interval", "guidance_rescale", "solver", "steps", "times", "last_step")
+
+
+def sampler_options(config: SampleConfig | EvaluateConfig) -> dict[str, Any]:
+    """The options of `KDiff.sample` in a configuration."""
+    return {name: getattr(config, name) for name in SAMPLER}

@@ -118,6 +118,29 @@ class Judge:
         spread = values.std().item() if groups > 1 else math.nan
         return Figure(measure(x), values.mean().item(), spread, groups)
 
+    @property
+    def main_measure(self) -> str:
+        """What `distance` gives."""
+        if self.classifier:
+            return "Fréchet distance"
+        return "√(p SW² + off²)" if self.dataset.manifold else "sliced Wasserstein distance"
+
+    def distance(self, x: Tensor) -> float:
+        """How far samples x (N, *shape) are from the training data, in one number; infinitely if they are not finite.
+
+        With labels the Fréchet distance; on a known manifold over a plane of p dimensions, √(p SW² + off²) of the sliced
+        distance in the plane and the distance off it (see `kdiff.experiments.quality`); else the sliced Wasserstein distance.
+        """
+        if not x.isfinite().all():
+            return math.inf
+        if self.classifier:
+            return frechet_distance(statistics(self._features(x)), self.reference)
+        manifold = self.dataset.manifold
+        if manifold is None:
+            return sliced_wasserstein(x.flatten(1), self.train.flatten(1))
+        inside = sliced_wasserstein(manifold.coordinates(x), manifold.coordinates(self.train))
+        return math.sqrt(manifold.plane_dim * inside**2 + manifold.distance(x).square().mean().item())
+
     def floor(self) -> dict[str, Figure]:
         """The held-out set, measured like samples; its distance to itself is replaced by that of the training samples to it."""
         figures = self.measure(self.heldout)

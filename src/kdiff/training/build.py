@@ -21,7 +21,17 @@ from kdiff.sampling.noise import mix_seed
 from kdiff.training.config import ModelConfig
 from kdiff.training.latent_config import AutoencoderConfig, EncodeConfig
 
-PACKAGES = ("kdiff", "torch", "numpy", "accelerate", "safetensors", "scikit-learn", "diffusers")
+PACKAGES = (
+    "kdiff",
+    "torch",
+    "numpy",
+    "accelerate",
+    "safetensors",
+    "scikit-learn",
+    "diffusers",
+    "torch-fidelity",
+    "transformers",
+)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -32,11 +32,15 @@ def generate(
     class_counts: list[int] | None = None,
     seed: int = 0,
     batch_size: int = 500,
+    start: int = 0,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples number 0 … num − 1 of a model (normalised) and their labels, on the CPU; `options` as for `KDiff.sample`."""
+    """Samples number start … start + num − 1 of a model (normalised) and their labels, on the CPU.
+
+    `options` as for `KDiff.sample`. Sample i is the same for every start and num, to the last bit if the batches are.
+    """
     samples, labels = [], []
-    for indices, noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+    for indices, noise, conditions in _batches(model, range(start, start + num), shape, class_counts, seed, batch_size):
         samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
         labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
     return torch.cat(samples), torch.cat(labels) if class_counts else None
@@ -57,7 +61,7 @@ def generate_ends(
     """What `generate` returns for each of these last steps; the steps before it, one at least, are shared."""
     grid = uniform_times(steps)
     samples: list[list[Tensor]] = [[] for _ in last_steps]
-    for indices, noise, conditions in _batches(model, num, shape, class_counts, seed, batch_size):
+    for indices, noise, conditions in _batches(model, range(num), shape, class_counts, seed, batch_size):
         options = {**options, "indices": indices, "seed": seed}
         z = model.sample(noise, times=grid[:-1], **conditions, **options)
         for ends, last_step in zip(samples, last_steps):
@@ -66,11 +70,11 @@ def generate_ends(
 
 
 def _batches(
-    model: KDiff, num: int, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
+    model: KDiff, samples: range, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
 ) -> Iterator[tuple[range, Tensor, dict[str, Any]]]:
-    """Indices, noise and conditions of samples 0 … num − 1, on the model's device."""
+    """Indices, noise and conditions of these samples, on the model's device."""
     device = next(itertools.chain(model.parameters(), model.buffers())).device
-    for start in range(0, num, batch_size):
-        indices = range(start, min(start + batch_size, num))
+    for start in range(samples.start, samples.stop, batch_size):
+        indices = range(start, min(start + batch_size, samples.stop))
         conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
         yield indices, model.noise_scale * draw_noise(indices, shape, seed).to(device), conditions

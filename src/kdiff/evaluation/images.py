@@ -1,0 +1,195 @@
+"""Sets of images as the networks that judge them take them: uint8 (N, C, H, W), C 1 or 3, a batch at a time.
+
+    byte = round(255 (x - low) / (high - low)), clipped to 0 ... 255
+
+A model's samples are floats and a folder's images are bytes; what is compared must have gone through the same rounding, so
+this conversion is made here and nowhere else. Of data that were brought from 0 ... 255 to [-1, 1] it gives the very bytes.
+
+Images come from a folder, from a `.npz` in the layout of ADM's evaluation (Dhariwal and Nichol, 2021; `arr_0` uint8
+N x H x W x 3), from a data set, or from a run (`kdiff.evaluation.shards`).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdiff.components import parse
+from kdiff.data import Samples
+from kdiff.data.folder import image_names, read_images
+
+SAMPLES = "arr_0"
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images.
+
+    Attributes:
+        count: N.
+        shape: (C, H, W).
+        read: `read(size)` gives all of them in order, as uint8 tensors (n, C, H, W) with n up to `size`.
+        facts: what they are, for the stamp of a result.
+    """
+
+    count: int
+    shape: tuple[int, int, int]
+    read: Callable[[int], Iterator[Tensor]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def quantise(x: Tensor, low: float, high: float) -> Tensor:
+    """Bytes of images: `low` becomes 0, `high` 255, halves are rounded to even, what lies beyond is clipped.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    if not x.isfinite().all():
+        broken = int((~x.flatten(1).isfinite().all(1)).sum())
+        raise ValueError(f"{broken} of {len(x)} images have values that are not finite (NaN or infinite)")
+    return ((x.float() - low) * (255 / (high - low))).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def value_range(data: Mapping[str, Any]) -> tuple[float, float]:
+    """Black and white of normalised images, by the description of their data: [-1, 1], or the extremes of the training part."""
+    if data["normalisation"]["kind"] == "range":
+        return -1.0, 1.0
+    return float(data["min"]), float(data["max"])
+
+
+def check_image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape, if it is one of images.
+
+    Raises:
+        ValueError: it is not (1 or 3, H, W).
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(
+            f"{name}: samples of shape {tuple(shape)} are no images with 1 or 3 channels, which features of images need; "
+            "kdiff evaluate RUN without --features and --reference judges samples of any shape"
+        )
+    return (shape[0], shape[1], shape[2])
+
+
+def data_images(name: str, x: Samples, low: float, high: float, facts: Mapping[str, Any]) -> Images:
+    """Normalised images of a data set, (N, C, H, W), as bytes."""
+    shape = check_image_shape(name, tuple(x.shape[1:]))
+    return Images(len(x), shape, lambda size: (quantise(chunk, low, high) for chunk in x.split(size)), facts)
+
+
+def open_images(source: str) -> Images:
+    """The images in a folder or a `.npz`; nothing is read but what it takes to know their number and shape.
+
+    Args:
+        source: a path; of a folder with `photos(size=64)`, every image cropped and scaled to 64 x 64.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: fewer than 2 images, images of several sizes, and files of another kind, damaged or of another type.
+    """
+    component = parse(source)
+    path, options = Path(component.name).expanduser(), dict(component.options)
+    if not path.exists():
+        raise FileNotFoundError(f"no folder of images and no .npz at {path}")
+    if path.is_dir():
+        images = _folder(path, options)
+    elif path.suffix == ".npz" and not options:
+        images = _npz(path)
+    elif options:
+        raise ValueError(f"{path} is a file, which takes no options, found {', '.join(options)}; images are scaled in folders")
+    else:
+        raise ValueError(f"{path} is neither a folder of images nor a .npz{pickle_hint(path)}")
+    if images.count < 2:
+        raise ValueError(f"{path} holds {images.count} image; expected 2 at least, and thousands for a figure that says much")
+    return images
+
+
+def pickle_hint(path: Path) -> str:
+    """What to say besides, of a file that is a pickle."""
+    if path.suffix not in (".pkl", ".pickle"):
+        return ""
+    return (
+        "; pickles, as EDM2 writes its statistics, can run code and are not read: where you trust it, load it yourself and "
+        "save its mean and covariance by np.savez(file, mu=…, sigma=…), or make statistics by --save-statistics"
+    )
+
+
+def _folder(path: Path, options: dict[str, Any]) -> Images:
+    size = options.pop("size", None)
+    if options:
+        raise TypeError(f"a folder of images to judge has the option size alone, found {', '.join(options)}")
+    names = image_names(path)
+    pixels, unreadable, _ = read_images(path, names, size)
+    facts = {"images": str(path), **({"size": size} if size else {}), **({"unreadable": len(unreadable)} if unreadable else {})}
+
+    def read(batch: int) -> Iterator[Tensor]:
+        for start in range(0, len(pixels), batch):
+            yield torch.from_numpy(np.array(pixels[start : start + batch]))
+
+    count, channels, height, width = pixels.shape
+    return Images(count, (channels, height, width), read, facts)
+
+
+def _npz(path: Path) -> Images:
+    with _opened(path) as archive:
+        if f"{SAMPLES}.npy" not in archive.namelist():
+            raise ValueError(
+                f"{path} holds {', '.join(name.removesuffix('.npy') for name in archive.namelist()) or 'nothing'}; expected "
+                f"images as {SAMPLES}, uint8 N×H×W×3, as np.savez(file, images) writes them"
+            )
+        with archive.open(f"{SAMPLES}.npy") as file:
+            shape, order, dtype = _header(path, file)
+    if dtype != np.uint8:
+        raise ValueError(
+            f"{path}: {SAMPLES} is {dtype}, expected uint8 from 0 to 255; of images x in [-1, 1] these are "
+            "np.clip(np.round(127.5 * x + 127.5), 0, 255).astype(np.uint8)"
+        )
+    if len(shape) != 4 or shape[3] not in (1, 3) or order:
+        raise ValueError(
+            f"{path}: {SAMPLES} has shape {shape}{' in Fortran order' if order else ''}, expected N×H×W×3; "
+            "np.ascontiguousarray(images.transpose(0, 2, 3, 1)) makes that of N×3×H×W"
+        )
+    count, height, width, channels = shape
+
+    def read(batch: int) -> Iterator[Tensor]:
+        # A piece at a time: fifty thousand images may not fit into memory, which np.load would fill with them.
+        with _opened(path) as archive, archive.open(f"{SAMPLES}.npy") as file:
+            _header(path, file)
+            for start in range(0, count, batch):
+                n = min(batch, count - start)
+                try:
+                    raw = file.read(n * height * width * channels)
+                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                    raise ValueError(f"{path} is damaged ({error}); make it anew") from None
+                if len(raw) < n * height * width * channels:
+                    raise ValueError(f"{path} is cut short: it ends before image {start + n} of {count}; make it anew")
+                pixels = np.frombuffer(raw, np.uint8).reshape(n, height, width, channels)
+                yield torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+
+    return Images(count, (channels, height, width), read, {"images": str(path)})
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}); it is damaged or of another kind, make it anew") from None
+
+
+def _header(path: Path, file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and type of an array in the .npy format, which the file is then at the values of."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, order, dtype = read(file)
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: {SAMPLES} is damaged ({error}); make it anew") from None
+    return shape, order, dtype

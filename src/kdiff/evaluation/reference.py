@@ -1,0 +1,188 @@
+"""What samples are compared with, and its statistics in the files that are in use.
+
+    ADM, JiT    .npz   mu (F,), sigma (F, F); ADM's also mu_s, sigma_s (2023), for sFID, and arr_0, images
+    EDM         .npz   mu, sigma
+    kdiff       .npz   mu, sigma, for Inception mu_s and sigma_s, and kdiff: JSON with the features, their weights and N
+
+sigma is unbiased, divided by N - 1, in all of them. A file of ours says which features it is of, and others are refused; of
+any other file there is only the number of features to go by. EDM2 writes pickles, which are not read.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdiff.evaluation.features import Extractor, features_of
+from kdiff.evaluation.frechet import FeatureStatistics, Moments
+from kdiff.evaluation.images import SAMPLES, Images, open_images, pickle_hint
+from kdiff.evaluation.judge import drawn
+from kdiff.files import new_file
+
+KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+STAMP = "kdiff"
+MAX_KEPT = 50_000  # images of the reference whose features are kept, for KID, precision and recall
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics by layer, for Fréchet distances; features of (up to 50,000 of) the images, if there are images; facts."""
+
+    statistics: Mapping[str, FeatureStatistics]
+    features: Tensor | None
+    facts: Mapping[str, Any]
+
+
+def image_reference(images: Images, extractor: Extractor, batch_size: int) -> Reference:
+    """A reference of images: its statistics are of all, gathered a batch at a time."""
+    moments = {layer: Moments() for layer in extractor.layers}
+    kept, keep, first = [], drawn(images.count, MAX_KEPT).sort().values, 0
+    for batch in images.read(batch_size):
+        features = extractor(batch)
+        for layer, moment in moments.items():
+            moment.add(features[layer])
+        kept.append(features["pool"][keep[(keep >= first) & (keep < first + len(batch))] - first])
+        first += len(batch)
+    facts = {**images.facts, "num": images.count, "shape": list(images.shape)}
+    return Reference({layer: moment.statistics() for layer, moment in moments.items()}, torch.cat(kept), facts)
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a file holds statistics.
+
+    Raises:
+        ValueError: a pickle, or a damaged `.npz`.
+    """
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    return "mu" in _arrays(path)
+
+
+def file_reference(path: Path, extractor: Extractor, batch_size: int) -> Callable[[], Reference]:
+    """A reference of statistics from a file, and of the images beside them, as ADM's batches have; these are judged later.
+
+    Raises:
+        ValueError: a damaged file, or statistics of other features.
+    """
+    statistics, stamp = read_statistics(path, extractor)
+    images = open_images(str(path)) if SAMPLES in _arrays(path) else None
+    facts: dict[str, Any] = {"statistics": str(path), "num": statistics["pool"].count or None, "stamp": stamp}
+
+    def judge() -> Reference:
+        if images is None:
+            return Reference(statistics, None, facts)
+        rows = drawn(images.count, MAX_KEPT).sort().values
+        features = features_of(images, extractor, batch_size, rows)["pool"]
+        return Reference(statistics, features, {**facts, "beside": images.count})
+
+    return judge
+
+
+def write_statistics(
+    path: Path, statistics: Mapping[str, FeatureStatistics], extractor: Extractor, facts: Mapping[str, Any]
+) -> None:
+    """Write statistics by layer, with what they are of; ADM's, EDM's and JiT's evaluations read the file.
+
+    Raises:
+        ValueError: a path that does not end in .npz.
+    """
+    check_statistics_path(path)
+    arrays: dict[str, Any] = {}
+    for layer, values in statistics.items():
+        mean, covariance = KEYS[layer]
+        arrays |= {mean: values.mean.numpy(), covariance: values.covariance.numpy()}
+    stamp = {"features": extractor.stamp(), "num": statistics["pool"].count, "of": dict(facts)}
+    arrays[STAMP] = np.array(json.dumps(stamp))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as aside, aside.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def check_statistics_path(path: Path) -> None:
+    """Raises ValueError for a path that does not end in .npz."""
+    if path.suffix != ".npz":
+        raise ValueError(f"statistics are written as .npz, found {path}; expected a path such as {path.with_suffix('.npz')}")
+
+
+def read_statistics(path: Path, extractor: Extractor) -> tuple[dict[str, FeatureStatistics], dict[str, Any] | None]:
+    """Statistics by layer, as far as the file has them, and the stamp of a file of ours.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another kind or damaged, statistics of other features, or ones that are no statistics.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no statistics at {path}")
+    names, stamp = _arrays(path), _stamp(path)
+    if stamp:
+        theirs, ours = stamp["features"], extractor.stamp()
+        if (theirs["name"], theirs["weights"]) != (ours["name"], ours["weights"]):
+            raise ValueError(
+                f"{path} is of features {theirs['name']} with weights {theirs['weights']}; these are {ours['name']} with "
+                f"weights {ours['weights']}. Name those features and weights, or make statistics of these by --save-statistics"
+            )
+    statistics = {}
+    for layer, size in extractor.layers.items():
+        mean_name, covariance_name = KEYS[layer]
+        if mean_name not in names and layer != "pool":
+            continue
+        if missing := {mean_name, covariance_name} - names:
+            raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected {' and '.join(sorted(missing))} besides")
+        mean, covariance = (torch.from_numpy(_numbers(path, name)) for name in (mean_name, covariance_name))
+        if mean.shape != (size,) or covariance.shape != (size, size):
+            raise ValueError(
+                f"{path}: {mean_name} has shape {tuple(mean.shape)} and {covariance_name} {tuple(covariance.shape)}; the "
+                f"features {extractor.name} are {size}: these are statistics of others. Name those by --features, or make "
+                "statistics of these by --save-statistics"
+            )
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            raise ValueError(f"{path}: {mean_name} or {covariance_name} is not finite; make it anew")
+        statistics[layer] = FeatureStatistics(mean, (covariance + covariance.T) / 2, stamp["num"] if stamp else 0)
+    return statistics, stamp
+
+
+def _stamp(path: Path) -> dict[str, Any] | None:
+    """What a file of ours says of its features; None for one of another program."""
+    if STAMP not in _arrays(path):
+        return None
+    try:
+        stamp: dict[str, Any] = json.loads(str(_array(path, STAMP)))
+        _ = stamp["features"]["name"], stamp["features"]["weights"], stamp["num"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: {STAMP} does not say which features the statistics are of; make them anew") from None
+    return stamp
+
+
+def _arrays(path: Path) -> set[str]:
+    """The names of the arrays in a `.npz`."""
+    if path.suffix != ".npz":
+        raise ValueError(f"{path} is no .npz of statistics{pickle_hint(path)}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path} cannot be read as .npz ({error}); it is damaged or of another kind, make it anew") from None
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: {name} cannot be read ({error}); it is damaged or pickled, make it anew") from None
+
+
+def _numbers(path: Path, name: str) -> np.ndarray:
+    values = _array(path, name)
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {name} is of type {values.dtype}, expected numbers")
+    return values.astype(np.float64)

@@ -1,0 +1,198 @@
+"""Images judged by a network's features against a reference, stamped with all that produced the figures.
+
+    FOLDER/inception.json (dinov2.json, classifier.json)    figures, what was judged, against what, by which features
+    FOLDER/samples_00000.safetensors, …                     a run's samples (`kdiff.evaluation.shards`)
+
+Reference, weights and statistics are read and checked before the first sample is drawn.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdiff.components import parse
+from kdiff.data import LatentSamples
+from kdiff.evaluation.config import EvaluateConfig
+from kdiff.evaluation.features import Dino, Extractor, Inception, OwnClassifier, features_of, fidelity_installed
+from kdiff.evaluation.frechet import statistics
+from kdiff.evaluation.images import Images, data_images, open_images, value_range
+from kdiff.evaluation.measures import measure
+from kdiff.evaluation.reference import (
+    Reference,
+    check_statistics_path,
+    file_reference,
+    image_reference,
+    is_statistics,
+    write_statistics,
+)
+from kdiff.evaluation.shards import draw_samples, image_shape, prepare_samples, sample_settings, settings_digest
+from kdiff.files import write_json
+from kdiff.training.folder import locked
+from kdiff.training.loop import join_processes
+from kdiff.training.run import Run, describe_environment, load_run
+
+
+def evaluate_images(
+    source: str, config: EvaluateConfig, out: Path | None = None, progress: str | None = None
+) -> tuple[dict[str, Any], Path] | None:
+    """Judge a run's samples, a folder of images or a `.npz` of images, and write the result.
+
+    Args:
+        source: a run folder; a folder of images, with a size if they are to be scaled, as in `photos(size=64)`; a `.npz`.
+        config: by which features, against what, and how to sample from a run.
+        out: folder for the result; RUN/evaluations/… for a run, evaluations/NAME for images, if left out.
+        progress: what the progress bar is called; None for no bar.
+
+    Returns:
+        The result and its file; None in all processes but the first, which only draw their share of the samples.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: nothing to judge or to compare with, images or statistics that do not fit,
+            missing weights; all but damaged contents before the first sample is drawn.
+    """
+    main = join_processes().is_main_process
+    run = load_run(source, config.checkpoint, config.ema) if is_run(Path(source)) else None
+    if run is None and not main:
+        return None
+    if run is None and config.reference is None and config.save_statistics is None:
+        raise ValueError(f"what is {source} to be compared with? --reference FOLDER, FILE.npz or RUN")
+    name = config.features or "inception"
+    if run:
+        run.autoencoder = config.autoencoder
+        if config.num_samples < 2:
+            raise ValueError(f"num_samples is {config.num_samples}; features are judged by 2 at least, and better by thousands")
+        image_shape(run)
+        settings = sample_settings(run, config)
+        out = out or run.folder / "evaluations" / f"step_{run.step:08d}_seed_{config.seed}_{settings_digest(settings)}"
+    folder = out or Path("evaluations") / Path(parse(source).name).stem
+    if not main:
+        assert run
+        join_processes().wait_for_everyone()
+        draw_samples(run, config, folder)
+        return None
+    if config.save_statistics:
+        check_statistics_path(Path(config.save_statistics))
+    # What can be refused is refused here, before hours of sampling.
+    images = None if run else open_images(source)
+    extractor = _extractor(name, config, run)
+    shape = image_shape(run) if run else images.shape if images else ()
+    extractor(torch.zeros(1, *shape, dtype=torch.uint8))
+    reference = _reference(config, run, extractor)
+    with locked(folder, "evaluating") if run else nullcontext():
+        facts: dict[str, Any] = {"source": source}
+        if run:
+            prepare_samples(run, config, folder)
+            join_processes().wait_for_everyone()
+            images = draw_samples(run, config, folder, progress)
+            facts |= {"run": str(run.folder), "data": run.data["fingerprint"], **settings}
+            facts["k"] = getattr(run.model.target, "k", None)
+        assert images
+        facts |= {**images.facts, "num": images.count, "shape": list(images.shape)}
+        result = _judged(config, images, facts, extractor, reference and reference())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / f"{name}.json", result)
+    return result, folder / f"{name}.json"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (path / "config.yaml").is_file()
+
+
+def _extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extractor:
+    fidelity_installed()
+    if name == "inception":
+        return Inception(config.feature_weights)
+    if name == "dinov2":
+        return Dino(config.feature_weights)
+    if config.reference is not None and is_run(Path(config.reference)):
+        run = load_run(config.reference)
+    if run is None:
+        raise ValueError("the classifier is that of a run's data; name the run by --reference RUN, or other --features")
+    if run.latents:
+        raise ValueError(f"{run.folder} was trained on latents, whose classifier takes no images; choose other --features")
+    return OwnClassifier(run.dataset())
+
+
+def _reference(config: EvaluateConfig, run: Run | None, extractor: Extractor) -> Callable[[], Reference] | None:
+    """What gives the reference, opened and checked, but not judged yet; None if statistics are to be saved alone."""
+    if config.reference is None and (run is None or config.save_statistics):
+        return None
+    if config.reference is None or is_run(Path(config.reference)):
+        own = run if config.reference is None else load_run(config.reference)
+        assert own
+        return partial(image_reference, _own_images(own), extractor, config.batch_size)
+    path = Path(config.reference).expanduser()
+    if is_statistics(path):
+        return file_reference(path, extractor, config.batch_size)
+    return partial(image_reference, open_images(config.reference), extractor, config.batch_size)
+
+
+def _own_images(run: Run) -> Images:
+    """The images that a run was trained on."""
+    dataset = run.dataset()
+    x, _ = dataset.part(run.config.train_on)
+    if isinstance(x, LatentSamples):
+        raise ValueError(
+            f"{run.folder} was trained on latents, which are not compared with images; name the images by --reference"
+        )
+    facts = {"data": str(parse(run.config.data)), "part": run.config.train_on, "fingerprint": dataset.fingerprint}
+    return data_images(dataset.name, x, *value_range(run.data), facts)
+
+
+def _judged(
+    config: EvaluateConfig, images: Images, facts: dict[str, Any], extractor: Extractor, reference: Reference | None
+) -> dict[str, Any]:
+    features = features_of(images, extractor, config.batch_size)
+    precision = {"features": "float32", "statistics": "float64", "tf32": torch.backends.cuda.matmul.allow_tf32}
+    result: dict[str, Any] = {
+        "samples": facts,
+        "features": extractor.stamp(),
+        "precision": precision,
+        "environment": describe_environment(),
+    }
+    if config.save_statistics:
+        found = {layer: statistics(features[layer]) for layer in extractor.layers}
+        write_statistics(Path(config.save_statistics), found, extractor, facts)
+        result["statistics"] = config.save_statistics
+    if reference:
+        figures, left_out, notes = measure(features, reference, extractor)
+        result["reference"] = dict(reference.facts)
+        result["figures"] = {name: asdict(figure) for name, figure in figures.items()}
+        result |= {"left_out": left_out, "warnings": notes}
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+    return result
+
+
+def figures_table(result: Mapping[str, Any]) -> str:
+    """What `evaluate_images` returned, as text: a line per measure, and what it is of."""
+    samples, features = result["samples"], result["features"]
+    lines = [f"{samples['num']} samples of {samples['source']}, features {features['name']} with weights {features['weights']}"]
+    if "figures" in result:
+        reference = result["reference"]
+        what = reference.get("statistics") or reference.get("images") or reference.get("data")
+        lines[0] += f"; reference {what}, {reference['num'] or 'an unknown number of'} images"
+        rows = [("measure", "value", "95 % interval", "spread over subsets")]
+        for name, figure in result["figures"].items():
+            interval = figure["interval"]
+            rows.append(
+                (
+                    name,
+                    f"{figure['value']:.5g}",
+                    f"{interval[0]:.5g} … {interval[1]:.5g}" if interval else "",
+                    "" if figure["spread"] is None else f"{figure['spread']:.2g}",
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        lines += [f"left out   {name}: {why}" for name, why in result["left_out"].items()]
+    return "\n".join(lines)
