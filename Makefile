@@ -60,4 +60,4 @@ package: $(STAMP) ## build wheel and sdist, install each into a clean environmen
 
 clean: ## remove what the other targets made, but keep .venv
 	rm -rf build demo dist docs/_build .mypy_cache .pytest_cache .ruff_cache
-	find src tests docs tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests docs examples tools -name __pycache__ -type d -prune -exec rm -rf {} +

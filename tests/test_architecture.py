@@ -23,6 +23,7 @@ CORE = {"precision", "path", "target", "timesteps", "sampling"}
 OUTER = {
     "arguments",
     "components",
+    "export_command",
     "files",
     "latent_commands",
     "training",
