@@ -520,7 +520,7 @@ def test_overview_and_version(capsys) -> None:
     for argv in ([], ["--help"], ["-h"], ["help"]):
         assert main(argv) == 0
         out = capsys.readouterr().out
-        for command in ("compare DATA", "train [CONFIG]", "sample RUN", "evaluate RUN", "info RUN"):
+        for command in ("compare DATA", "train [CONFIG]", "sample RUN", "evaluate SOURCE", "info RUN"):
             assert f"  {command} " in out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"kdiff {kdiff.__version__}\n"

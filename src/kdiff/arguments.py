@@ -36,6 +36,14 @@ EPILOGS = {
     "sample": "Draws samples from a run, in the data's own units: a picture, a safetensors file and a JSON stamp in "
     "RUN/samples. Examples: kdiff sample runs/digits --num 100 --guidance 2; kdiff sample runs/digits --solver ab3 --steps 20 "
     "--times 'shifted(0.5)'; kdiff sample runs/digits --guidance 2 --guidance-checkpoint 500.",
+    "sweep": "Samples from a run in every combination of the values given, the same noise for all, and says which is best, "
+    "which are not told apart from it, and which of these is cheapest: a table, a picture, figures (CSV, JSON) in RUN/sweeps. "
+    "One that was cut off goes on by the same command, and what is there is not sampled again. Examples: kdiff sweep "
+    "runs/digits --guidance 1 1.5 2 3 --guidance-interval '[[0, 1], [0.2, 0.9]]'; kdiff sweep runs/digits --solver heun ab3 "
+    "--steps 5 10 20.",
+    "export": "Writes a run as a folder that diffusers loads, offline: the velocity of its target, a flow-matching scheduler, "
+    "the autoencoder of latents, a model card. Examples: kdiff export runs/digits; kdiff export runs/digits --ema none --out "
+    "digits_diffusers; kdiff export runs/digits --push-to-hub me/digits.",
     "estimate": "Measures dimensions, spectrum and variance of data and says what each theory of the best k makes of them, for "
     "whole samples and for patches: text, a picture and JSON in estimates/DATA. Takes seconds to minutes. Examples: kdiff "
     "estimate digits; kdiff estimate my_images/ --patch-size 16; kdiff estimate vectors.npz --rank 64.",
@@ -43,7 +51,10 @@ EPILOGS = {
     "runs the experiment (2 minutes, or hours with --full; resumable by the same command), and writes a table, a picture and a "
     "verdict. Examples: kdiff reproduce --list; kdiff reproduce linear; kdiff reproduce toy --full; kdiff reproduce all.",
     "evaluate": "Judges a run's samples against its data, each figure beside its floor, under the paper's sampler and with a "
-    "clean last step; writes RUN/evaluation.json. Example: kdiff evaluate runs/digits.",
+    "clean last step; writes RUN/evaluation.json. With --reference or --features, judges images (a run, a folder, a .npz) by "
+    "FID, sFID, Inception score, KID, precision and recall, or FD-DINOv2; one that was cut off goes on by the same command. "
+    "Examples: kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception --num-samples 50000; kdiff evaluate "
+    "samples.npz --reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/ --save-statistics photos.npz.",
 }
 COMPONENTS = ("data", "network", "target", "path", "timesteps")
 

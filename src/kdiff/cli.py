@@ -15,7 +15,9 @@ from typing import Any
 
 from kdiff import __version__
 from kdiff.arguments import check_data_given, data_name, read_config
+from kdiff.evaluation.command import evaluate_command
 from kdiff.experiments.config import EstimateConfig, ReproduceConfig
+from kdiff.export_command import export_command
 from kdiff.latent_commands import encode_command, train_autoencoder_command
 from kdiff.training.config import TrainConfig
 from kdiff.training.signals import sigterm_raises
@@ -31,7 +33,9 @@ commands:
   train-autoencoder DATA   train a small autoencoder of images
   encode DATA        encode images into a folder of latents, to train on like on any data
   sample RUN         draw samples from a run: a picture and a file
-  evaluate RUN       judge a run's samples, with floors
+  evaluate SOURCE    judge a run's samples with floors, or images by FID and others
+  sweep RUN          which guidance, solver, steps and weights give the best samples?
+  export RUN         write a run as a pipeline of diffusers
   info RUN           what a run folder holds
   plan [CONFIG]      what a run would cost: parameters, FLOPs, memory, device-hours
   reproduce CLAIM    a claim of the paper, put to the test: table, picture, verdict (--list)
@@ -61,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train-autoencoder": train_autoencoder_command,
         "encode": encode_command,
         "sample": _sample,
-        "evaluate": _evaluate,
+        "evaluate": evaluate_command,
+        "sweep": _sweep,
+        "export": export_command,
         "info": _info,
         "plan": _plan,
         "reproduce": _reproduce,
@@ -93,6 +99,8 @@ def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
         "compare": arguments,
         "reproduce": arguments,
         "encode": arguments,
+        "evaluate": arguments,
+        "sweep": arguments,
         "train": resuming,
         "train-autoencoder": resuming,
     }
@@ -220,7 +228,7 @@ def _plan(argv: list[str]) -> None:
 
 
 def _sample(argv: list[str]) -> None:
-    from kdiff.evaluation.config import SampleConfig
+    from kdiff.evaluation.config import SampleConfig, sampler_options
 
     config, folder, _ = read_config("sample", SampleConfig, argv, "RUN")
     from kdiff.report.run import sample_to_files
@@ -231,24 +239,24 @@ def _sample(argv: list[str]) -> None:
     weaker = None
     if config.guidance_run is not None or config.guidance_checkpoint is not None:
         weaker = load_run(config.guidance_run or run.folder, config.guidance_checkpoint, config.ema)
-    names = ("guidance", "guidance_interval", "guidance_rescale", "solver", "steps", "times", "last_step")
-    options = {name: getattr(config, name) for name in names}
-    files = sample_to_files(run, config.num, config.seed, Path(config.out) if config.out else None, weaker, **options)
+    out = Path(config.out) if config.out else None
+    files = sample_to_files(run, config.num, config.seed, out, weaker, **sampler_options(config))
     print("\n".join(str(file) for file in files))
 
 
-def _evaluate(argv: list[str]) -> None:
-    from kdiff.evaluation.config import EvaluateConfig
+def _sweep(argv: list[str]) -> None:
+    from kdiff.experiments.config import SweepConfig
 
-    config, folder, _ = read_config("evaluate", EvaluateConfig, argv, "RUN")
-    from kdiff.evaluation.judge import Judge, evaluate, evaluation_table
-    from kdiff.files import write_json
-    from kdiff.training.run import load_run
+    extras = {"out": {"type": str, "default": None, "help": "folder for the sweep; RUN/sweeps/… if left out"}}
+    config, folder, further = read_config("sweep", SweepConfig, argv, "RUN", extras)
+    run = Path(_needed(folder, "sweep"))
+    from kdiff.experiments.sweep import sweep, table, verdict
+    from kdiff.report.sweep import draw_sweep
 
-    run = load_run(_needed(folder, "evaluate"), config.checkpoint, config.ema)
-    result = evaluate(run, Judge(run.dataset()), config.num_samples, config.seed, config.guidance, config.exact)
-    write_json(run.folder / "evaluation.json", result)
-    print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")
+    found, out = sweep(run, config, Path(further["out"]) if further["out"] else None, progress="sweep")
+    draw_sweep(out / "sweep.png", found)
+    print(f"\n{table(found)}\n\n{verdict(found)}\n")
+    print(f"picture    {out / 'sweep.png'}\nfigures    {out / 'sweep.csv'}, {out / 'sweep.json'}")
 
 
 def _info(argv: list[str]) -> None:

@@ -1,9 +1,10 @@
-"""The configuration of a comparison. Nothing here imports torch."""
+"""The configurations of comparisons, sweeps, estimates and claims. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from kdiff.components import REGISTRY, Spec, parse
 from kdiff.training.config import LoopConfig, ModelConfig
@@ -106,3 +107,40 @@ class EstimateConfig:
         for name, low in {"patch_size": 0, "rank": 0, "max_points": 100, "seed": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+
+
+@dataclass
+class SweepConfig:
+    """Ways to sample from a run; every option with several values is varied, all combinations.
+
+    Args:
+        guidance: scales of classifier-free guidance; 1 is none.
+        guidance_interval: guide while low < t < high, "[[0, 1], [0.2, 0.9]]".
+        ema: decays of the averaged weights; the first configured if left out.
+        solver: as for kdiff sample.
+        steps: of the solver.
+        times: where the steps are, as for kdiff sample.
+        last_step: data or euler.
+        num_samples: of each setting, the same noise and classes for all.
+        seed: of the noise.
+        checkpoint: step of the checkpoint; the newest if left out.
+    """
+
+    guidance: list[float] = field(default_factory=lambda: [1.0])
+    guidance_interval: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 1.0)])
+    ema: list[float] | None = None
+    solver: list[str] = field(default_factory=lambda: ["heun"])
+    steps: list[int] = field(default_factory=lambda: [50])
+    times: list[str] = field(default_factory=lambda: ["uniform"])
+    last_step: list[Literal["data", "euler"]] = field(default_factory=lambda: ["data"])
+    num_samples: int = 1000
+    seed: int = 0
+    checkpoint: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("guidance", "guidance_interval", "solver", "steps", "times", "last_step"):
+            values = getattr(self, name)
+            if not values or len({str(value) for value in values}) < len(values):
+                raise ValueError(f"{name} is {values}; expected one or more different values, as in --{name} A B C")
+        if self.num_samples < 20:
+            raise ValueError(f"num_samples is {self.num_samples}; expected at least 20, for ten groups, and better a thousand")

@@ -1,0 +1,253 @@
+"""Which way of sampling from a trained model is best: every combination of guidance, interval, weights, solver and steps.
+
+All settings start from the same noise and classes, and are ranked by the distance of all samples to the training data: the
+Fréchet distance in the features of the data's own classifier, without labels the sliced Wasserstein distance. For what that
+ranking is worth the samples are cut into ten groups and every distance d is taken without each of them,
+
+    p_g = 10 d − 9 d(without group g),        δ_g = p_g(this setting) − p_g(best setting)
+
+which is the jackknife (`kdiff.evaluation.frechet.jackknife_frechet`), paired over settings by the noise that they share: a
+setting is told apart as worse if the mean of δ is above 0 with 95 % confidence for all settings together (Student's t,
+`kdiff.experiments.paired`).
+
+    OUT/settings/….json    one for each setting that is done; a sweep that was cut off goes on with the next
+    OUT/sweep.csv          a line per setting; sweep.json: the same with all that produced it; sweep.png
+
+Choosing the best of many by their samples flatters it: judge it by `kdiff evaluate --seed` of another seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kdiff.evaluation.judge import Judge
+from kdiff.experiments.claim import markdown
+from kdiff.experiments.config import SweepConfig
+from kdiff.experiments.paired import intervals
+from kdiff.files import read_json, write_json, write_text
+from kdiff.model import KDiff
+from kdiff.training.config import as_dict
+from kdiff.training.folder import locked
+from kdiff.training.generate import generate
+from kdiff.training.run import Run, describe_environment, load_run
+
+GROUPS = 10
+OPTIONS = ("ema", "solver", "times", "last_step", "steps", "guidance", "guidance_interval")
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to sample, and what came of it.
+
+    Attributes:
+        options: of `KDiff.sample`, and the weights.
+        evaluations: of the network, for each sample; with guidance two at a time count as two.
+        value: the distance of all samples.
+        groups: p of each group, whose mean is the distance without most of what it owes to the number of samples.
+        seconds: it took.
+    """
+
+    options: dict[str, Any]
+    evaluations: float
+    value: float
+    groups: list[float]
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether all samples are finite numbers."""
+        return all(map(math.isfinite, (self.value, *self.groups)))
+
+    def label(self, names: Sequence[str]) -> str:
+        """These options, for a person."""
+        return ", ".join(f"{name} {shown(self.options[name])}" for name in names) or "as given"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All settings of a sweep, in order; by which measure; which options were varied; the best, and what is not worse."""
+
+    settings: list[Setting]
+    measure: str
+    varied: list[str]
+    best: Setting
+    close: list[Setting]
+
+
+def shown(value: Any) -> str:
+    """An option's value, short."""
+    if isinstance(value, list | tuple):
+        return f"{value[0]:g} … {value[1]:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def combinations(config: SweepConfig, emas: Sequence[float]) -> list[dict[str, Any]]:
+    """Every combination of the options' values that differ: without guidance there is no interval, and dopri5 has no steps."""
+    values = {name: getattr(config, name) for name in OPTIONS} | {"ema": list(emas)}
+    found: list[dict[str, Any]] = []
+    for chosen in itertools.product(*values.values()):
+        options = dict(zip(values, chosen))
+        options["guidance_interval"] = list(options["guidance_interval"] if options["guidance"] != 1 else (0.0, 1.0))
+        if options["solver"].startswith("dopri5"):
+            options["steps"] = config.steps[0]
+        if options not in found:
+            found.append(options)
+    return found
+
+
+def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: str | None = None) -> tuple[Sweep, Path]:
+    """Sample from a run in every way, judge each, and write what came of it; returns it and the folder.
+
+    Args:
+        folder: of the run.
+        config: what is varied.
+        out: RUN/sweeps/step_…_seed_…, if left out; settings that are there already are not sampled again.
+        progress: what the progress bar is called; None for no bar.
+
+    Raises:
+        ValueError: guidance for a model without labels, an average that the run has not, a solver or grid that is unknown:
+            before anything is sampled.
+    """
+    first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None)
+    runs = {ema: load_run(folder, config.checkpoint, ema) for ema in config.ema or first.config.ema[:1]}
+    if not first.class_counts and config.guidance != [1.0]:
+        raise ValueError(f"{folder} was trained without labels: there is no guidance; leave --guidance out")
+    settings = combinations(config, list(runs))
+    for options in settings:
+        _try(runs[options["ema"]], options)
+    judge = Judge(first.dataset())
+    out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}"
+    stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
+    stamp |= {"classifier": judge.classifier and judge.classifier.digest}
+    with locked(out, "sweeping"), tqdm(desc=progress, total=len(settings) * GROUPS, unit="group", disable=not progress) as bar:
+        done = [_setting(runs[options["ema"]], judge, options, stamp, out / "settings", bar) for options in settings]
+        found = summarise(done, judge.main_measure)
+        _write(found, config, stamp, first, out)
+    return found, out
+
+
+def summarise(settings: list[Setting], measure: str) -> Sweep:
+    """The best setting, and those that are not told apart from it as worse, the best first."""
+    finite = [setting for setting in settings if setting.finite]
+    if not finite:
+        raise ValueError("no setting gave samples that are finite numbers; look at the run first: kdiff sample, kdiff info")
+    best, *others = sorted(finite, key=lambda setting: setting.value)
+    beyond = {str(i): [a - b for a, b in zip(other.groups, best.groups)] for i, other in enumerate(others)}
+    close = [best, *(other for i, other in enumerate(others) if not intervals(beyond)[1][str(i)].low > 0)]
+    varied = [name for name in OPTIONS if len({str(setting.options[name]) for setting in settings}) > 1]
+    return Sweep(settings, measure, varied, best, close)
+
+
+def _sampler(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "ema"}
+
+
+def _try(run: Run, options: dict[str, Any]) -> None:
+    """One sample, of two steps at most where the steps are not given one by one: refuses what cannot be sampled."""
+    generate(run.model, 1, run.shape, run.class_counts, **{**_sampler(options), "steps": min(2, options["steps"])})
+
+
+def _setting(run: Run, judge: Judge, options: dict[str, Any], stamp: dict[str, Any], folder: Path, bar: Any) -> Setting:
+    """Sample and judge, or read back."""
+    facts = {"options": options, "weights": run.weights, **stamp}
+    path = folder / f"{hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()}.json"
+    if path.exists():
+        bar.update(GROUPS)
+        found = {name: read_json(path)[name] for name in Setting.__dataclass_fields__}
+        # JSON has no infinity.
+        far = {"value": found["value"] or math.inf, "groups": [value or math.inf for value in found["groups"]]}
+        return Setting(**{**found, **far})
+    started, size = time.perf_counter(), stamp["num_samples"] // GROUPS
+    parts: list[torch.Tensor] = []
+    with counted(run.model) as count:
+        for group in range(GROUPS):
+            how = {"seed": stamp["seed"], "start": group * size, "batch_size": BATCH, **_sampler(options)}
+            parts.append(generate(run.model, size, run.shape, run.class_counts, **how)[0])
+            bar.update()
+    bar.set_postfix_str(f"last: {shown(options['solver'])}, {options['steps']} steps, guidance {options['guidance']:g}")
+    value = judge.distance(torch.cat(parts))
+    without = [judge.distance(torch.cat([*parts[:group], *parts[group + 1 :]])) for group in range(GROUPS)]
+    pseudo = [GROUPS * value - (GROUPS - 1) * distance for distance in without]
+    setting = Setting(options, count["samples"] / (GROUPS * size), value, pseudo, time.perf_counter() - started)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**_plain(setting), **facts})
+    return setting
+
+
+def _plain(setting: Setting) -> dict[str, Any]:
+    """For JSON, which has no infinity."""
+    far = [value if math.isfinite(value) else None for value in (setting.value, *setting.groups)]
+    return {**vars(setting), "value": far[0], "groups": far[1:]}
+
+
+@contextmanager
+def counted(model: KDiff) -> Iterator[dict[str, int]]:
+    """How many samples the network is evaluated for, meanwhile."""
+    count = {"samples": 0}
+
+    def add(module: Any, inputs: tuple[Any, ...]) -> None:
+        count["samples"] += len(inputs[0])
+
+    handle = model.network.register_forward_pre_hook(add)
+    try:
+        yield count
+    finally:
+        handle.remove()
+
+
+def table(found: Sweep) -> str:
+    """A line per setting, the best first."""
+    lines = []
+    for setting in sorted(found.settings, key=lambda setting: setting.value):
+        mark = "best" if setting is found.best else "not told apart" if setting in found.close else ""
+        groups = [a - b for a, b in zip(setting.groups, found.best.groups)]
+        beyond = (
+            f"{statistics.mean(groups):+.2g} ± {statistics.stdev(groups) / len(groups) ** 0.5:.1g}" if setting.finite else ""
+        )
+        options = [shown(setting.options[name]) for name in found.varied]
+        lines.append([*options, f"{setting.evaluations:g}", f"{setting.value:.4g}", beyond, mark])
+    header = [name.replace("_", " ") for name in found.varied]
+    return markdown([*header, "evaluations", found.measure, "δ ± standard error", "from the best"], lines)
+
+
+def verdict(found: Sweep) -> str:
+    """The best setting in a sentence, and the cheapest that is not told apart from it."""
+    best = found.best
+    text = f"Best: {best.label(found.varied)} ({found.measure} {best.value:.4g}, {best.evaluations:g} evaluations)"
+    cheap = min(found.close, key=lambda setting: (setting.evaluations, setting.value))
+    if cheap is not best:
+        text += (
+            f"; cheapest that is not told apart from it: {cheap.label(found.varied)} ({cheap.value:.4g}, {cheap.evaluations:g})"
+        )
+    others = len(found.close) - 1
+    return f"{text}. {others} of {len(found.settings) - 1} others are not told apart from the best." if others else f"{text}."
+
+
+def _write(found: Sweep, config: SweepConfig, stamp: dict[str, Any], run: Run, out: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*OPTIONS, "evaluations", "value", *(f"group_{i}" for i in range(GROUPS)), "seconds", "close"])
+    for setting in found.settings:
+        options = [shown(setting.options[name]) for name in OPTIONS]
+        numbers = [setting.evaluations, setting.value, *setting.groups, round(setting.seconds, 2)]
+        writer.writerow([*options, *numbers, setting in found.close])
+    write_text(out / "sweep.csv", text.getvalue())
+    facts = {"run": str(run.folder), "k": getattr(run.model.target, "k", None), **stamp, "measure": found.measure}
+    settings = [_plain(setting) | {"close": setting in found.close} for setting in found.settings]
+    result = {**facts, "config": as_dict(config), "best": found.best.options, "settings": settings}
+    write_json(out / "sweep.json", {**result, "environment": describe_environment()})
