@@ -21,7 +21,9 @@ from kdiff.training.config import TrainConfig
 from kdiff.training.run import Run, train_run
 
 LABELLED = TrainConfig(network="MLP(width=32)", steps=20, batch_size=32, ema=[0.9, 0.99])
-PLAIN = TrainConfig(data="gaussian(ambient_dim=4, intrinsic_dim=2, num_samples=400)", network="MLP(width=16)", steps=5, batch_size=16, ema=[0.9])
+PLAIN = TrainConfig(
+    data="gaussian(ambient_dim=4, intrinsic_dim=2, num_samples=400)", network="MLP(width=16)", steps=5, batch_size=16, ema=[0.9]
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +67,19 @@ def test_the_best_is_the_nearest_and_noise_is_not_told_apart() -> None:
     best = setting(1.0, [1.0 + value for value in shared], evaluations=99)
     # The same luck of the groups, which is far larger than the differences.
     worse = setting(1.5, [1.5 + value for value in shared], evaluations=9, solver="euler")
-    alike = setting(1.01, [1.01 + value + own for value, own in zip(shared, noisy(0, 0.2, 1))], evaluations=19, solver="ab3")
-    found = summarise([worse, alike, best], "distance")
+    alike = setting(1.01, [1.01 + value + own for value, own in zip(shared, noisy(0, 0.1, 1))], evaluations=19, solver="ab3")
+    vague = setting(1.02, [1.02 + value + own for value, own in zip(shared, noisy(0, 0.5, 2))], evaluations=5, solver="ab2")
+    found = summarise([worse, vague, alike, best], "distance")
     assert found.best is best
-    assert found.close == [best, alike]
+    assert found.close == [best, alike, vague]
+    # Cheaper still, but nobody knows whether it is as good.
+    assert found.cheap is alike
     assert found.varied == ["solver"]
     assert "solver heun" in verdict(found)
-    assert "cheapest that is not told apart from it: solver ab3 (1.01, 19)" in verdict(found)
-    assert "1 of 2 others" in verdict(found)
+    assert "cheapest as good: solver ab3 (1.01, 19)" in verdict(found)
+    assert "2 of 3 others" in verdict(found)
     lines = table(found).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["heun", "ab3", "euler"]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["heun", "ab3", "ab2", "euler"]
 
 
 def test_settings_without_finite_samples_are_last_and_never_best() -> None:

@@ -8,7 +8,8 @@ ranking is worth the samples are cut into ten groups and every distance d is tak
 
 which is the jackknife (`kdiff.evaluation.frechet.jackknife_frechet`), paired over settings by the noise that they share: a
 setting is told apart as worse if the mean of δ is above 0 with 95 % confidence for all settings together (Student's t,
-`kdiff.experiments.paired`).
+`kdiff.experiments.paired`). With few samples that says little for a setting, so what is recommended for its price must be as
+good: the cheapest setting of which the interval of δ, its own, ends below a tenth of the best distance.
 
     OUT/settings/….json    one for each setting that is done; a sweep that was cut off goes on with the next
     OUT/sweep.csv          a line per setting; sweep.json: the same with all that produced it; sweep.png
@@ -37,7 +38,7 @@ from tqdm import tqdm
 from kdiff.evaluation.judge import Judge
 from kdiff.experiments.claim import markdown
 from kdiff.experiments.config import SweepConfig
-from kdiff.experiments.paired import intervals
+from kdiff.experiments.paired import MARGIN, intervals
 from kdiff.files import read_json, write_json, write_text
 from kdiff.model import KDiff
 from kdiff.training.config import as_dict
@@ -80,13 +81,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All settings of a sweep, in order; by which measure; which options were varied; the best, and what is not worse."""
+    """What came of a sweep.
+
+    Attributes:
+        settings: all, in order.
+        measure: by which they are compared.
+        varied: the options that were.
+        best: the nearest to the data.
+        close: it, and those not told apart from it as worse.
+        cheap: the one of the fewest evaluations that is as good, with 95 % confidence at most 10 % farther.
+    """
 
     settings: list[Setting]
     measure: str
     varied: list[str]
     best: Setting
     close: list[Setting]
+    cheap: Setting
 
 
 def shown(value: Any) -> str:
@@ -150,7 +161,9 @@ def summarise(settings: list[Setting], measure: str) -> Sweep:
     beyond = {str(i): [a - b for a, b in zip(other.groups, best.groups)] for i, other in enumerate(others)}
     close = [best, *(other for i, other in enumerate(others) if not intervals(beyond)[1][str(i)].low > 0)]
     varied = [name for name in OPTIONS if len({str(setting.options[name]) for setting in settings}) > 1]
-    return Sweep(settings, measure, varied, best, close)
+    good = [best, *(other for i, other in enumerate(others) if intervals({"": beyond[str(i)]})[0].high < MARGIN * best.value)]
+    cheap = min(good, key=lambda setting: (setting.evaluations, setting.value))
+    return Sweep(settings, measure, varied, best, close, cheap)
 
 
 def _sampler(options: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def table(found: Sweep) -> str:
     lines = []
     for setting in sorted(found.settings, key=lambda setting: setting.value):
         mark = "best" if setting is found.best else "not told apart" if setting in found.close else ""
+        mark = f"{mark}, cheapest as good".strip(", ") if setting is found.cheap and setting is not found.best else mark
         groups = [a - b for a, b in zip(setting.groups, found.best.groups)]
         beyond = (
             f"{statistics.mean(groups):+.2g} ± {statistics.stdev(groups) / len(groups) ** 0.5:.1g}" if setting.finite else ""
@@ -226,14 +240,11 @@ def table(found: Sweep) -> str:
 
 
 def verdict(found: Sweep) -> str:
-    """The best setting in a sentence, and the cheapest that is not told apart from it."""
-    best = found.best
+    """The best setting in a sentence, and the cheapest that is as good."""
+    best, cheap = found.best, found.cheap
     text = f"Best: {best.label(found.varied)} ({found.measure} {best.value:.4g}, {best.evaluations:g} evaluations)"
-    cheap = min(found.close, key=lambda setting: (setting.evaluations, setting.value))
     if cheap is not best:
-        text += (
-            f"; cheapest that is not told apart from it: {cheap.label(found.varied)} ({cheap.value:.4g}, {cheap.evaluations:g})"
-        )
+        text += f"; cheapest as good: {cheap.label(found.varied)} ({cheap.value:.4g}, {cheap.evaluations:g})"
     others = len(found.close) - 1
     return f"{text}. {others} of {len(found.settings) - 1} others are not told apart from the best." if others else f"{text}."
 
@@ -249,5 +260,11 @@ def _write(found: Sweep, config: SweepConfig, stamp: dict[str, Any], run: Run, o
     write_text(out / "sweep.csv", text.getvalue())
     facts = {"run": str(run.folder), "k": getattr(run.model.target, "k", None), **stamp, "measure": found.measure}
     settings = [_plain(setting) | {"close": setting in found.close} for setting in found.settings]
-    result = {**facts, "config": as_dict(config), "best": found.best.options, "settings": settings}
+    result = {
+        **facts,
+        "config": as_dict(config),
+        "best": found.best.options,
+        "cheapest_as_good": found.cheap.options,
+        "settings": settings,
+    }
     write_json(out / "sweep.json", {**result, "environment": describe_environment()})

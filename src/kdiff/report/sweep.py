@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from kdiff.experiments.sweep import Setting, Sweep, shown
+from kdiff.experiments.sweep import Setting, Sweep
 from kdiff.report.curve import logarithmic
 from kdiff.report.samples import INK, new_figure, save_figure
 
 NUMBERS = ("guidance", "steps", "ema")
 MAX_PANELS = 6
+TICKS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 ENOUGH = 3  # values of a number, for contours over it
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
 
@@ -87,14 +88,14 @@ def _draw_lines(axes: Axes, found: Sweep, parts: dict[str, list[Setting]], names
             x, np.array([setting.value for setting in settings])[order], f"o{style}", color=colour, markersize=4, label=label
         )
     at = found.best.evaluations if costs else float(found.best.options[names[0]])
-    axes.plot(at, found.best.value, "*", color=INK, markersize=13, label=f"best: {shown(found.best.value)}")
+    axes.plot(at, found.best.value, "*", color=INK, markersize=13, label=f"best: {found.best.value:.3g}")
     axes.set_xlabel("evaluations of the network for a sample" if costs else names[0])
     axes.set_ylabel(found.measure)
     if costs:
         axes.set_xscale("log")
-        ticks = sorted({setting.evaluations for setting in found.settings})
-        kept = [tick for i, tick in enumerate(ticks) if i == 0 or tick > 1.25 * ticks[i - 1]]
-        axes.set_xticks(kept, [f"{tick:g}" for tick in kept])
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in TICKS if low <= tick <= high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
     logarithmic(axes)
     axes.spines[["top", "right"]].set_visible(False)
