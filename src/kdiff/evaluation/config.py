@@ -19,7 +19,7 @@ class SampleConfig:
         guidance_run: a run whose weaker model to guide away from (autoguidance), instead of "no condition".
         guidance_checkpoint: the step of that run, or of RUN itself if no other is named; its newest if left out.
         solver: euler, heun, midpoint, rk4, ab2, ab3, ab4, dpmpp_2m, dopri5 or sde; options as in "sde(diffusion=constant)".
-        steps: of the solver; dopri5 chooses its own.
+        steps: of the solver; dopri5 chooses its own. Of ab3 18 are 20 evaluations, as good as the paper's 99 of heun with 50.
         times: where the steps are; uniform, "shifted(0.3)", "karras(rho=7)" or a list as in "[0, 0.2, 1]".
         last_step: data ends with the data prediction; euler is the paper's, which leaves noise behind where k is near 1.
         ema: decay of the averaged weights; the first configured if left out; none for the raw weights.
@@ -35,8 +35,8 @@ class SampleConfig:
     guidance_rescale: float = 0.0
     guidance_run: str | None = None
     guidance_checkpoint: int | None = None
-    solver: str = "heun"
-    steps: int = 50
+    solver: str = "ab3"
+    steps: int = 18
     times: str = "uniform"
     last_step: Literal["data", "euler"] = "data"
     ema: float | str | None = None
