@@ -26,6 +26,7 @@ OUTER = {
     "export_command",
     "files",
     "latent_commands",
+    "report_command",
     "training",
     "evaluation",
     "experiments",

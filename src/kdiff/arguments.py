@@ -37,10 +37,12 @@ EPILOGS = {
     "RUN/samples. Examples: kdiff sample runs/digits --num 100 --guidance 2; kdiff sample runs/digits --solver ab3 --steps 20 "
     "--times 'shifted(0.5)'; kdiff sample runs/digits --guidance 2 --guidance-checkpoint 500.",
     "sweep": "Samples from a run in every combination of the values given, the same noise for all, and says which is best, "
-    "which are not told apart from it, and which of these is cheapest: a table, a picture, figures (CSV, JSON) in RUN/sweeps. "
+    "which are not told apart from it, and which is the cheapest as good: a table, a picture, CSV and JSON in RUN/sweeps. "
     "One that was cut off goes on by the same command, and what is there is not sampled again. Examples: kdiff sweep "
     "runs/digits --guidance 1 1.5 2 3 --guidance-interval '[[0, 1], [0.2, 0.9]]'; kdiff sweep runs/digits --solver heun ab3 "
     "--steps 5 10 20.",
+    "report": "Writes RUN/report.html, one page that holds all it shows: what was trained, k, loss, samples through training, "
+    "what was measured, sweeps. Examples: kdiff report runs/digits; kdiff report runs/digits --compare runs/digits_velocity.",
     "export": "Writes a run as a folder that diffusers loads, offline: the velocity of its target, a flow-matching scheduler, "
     "the autoencoder of latents, a model card. Examples: kdiff export runs/digits; kdiff export runs/digits --ema none --out "
     "digits_diffusers; kdiff export runs/digits --push-to-hub me/digits.",

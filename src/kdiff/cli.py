@@ -19,6 +19,7 @@ from kdiff.evaluation.command import evaluate_command
 from kdiff.experiments.config import EstimateConfig, ReproduceConfig
 from kdiff.export_command import export_command
 from kdiff.latent_commands import encode_command, train_autoencoder_command
+from kdiff.report_command import report_command
 from kdiff.training.config import TrainConfig
 from kdiff.training.signals import sigterm_raises
 
@@ -35,6 +36,7 @@ commands:
   sample RUN         draw samples from a run: a picture and a file
   evaluate SOURCE    judge a run's samples with floors, or images by FID and others
   sweep RUN          which guidance, solver, steps and weights give the best samples?
+  report RUN         a run as one page: k, loss, samples, what was measured; beside another run
   export RUN         write a run as a pipeline of diffusers
   info RUN           what a run folder holds
   plan [CONFIG]      what a run would cost: parameters, FLOPs, memory, device-hours
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "evaluate": evaluate_command,
         "sweep": _sweep,
+        "report": report_command,
         "export": export_command,
         "info": _info,
         "plan": _plan,

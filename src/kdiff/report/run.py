@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdiff.components import parse
 from kdiff.data import Normalisation
+from kdiff.evaluation.config import SampleConfig, sampler_options
 from kdiff.files import write_json
 from kdiff.report.samples import INK, Images, Points, View, is_image, new_figure, save_figure, save_samples, view_of
 from kdiff.training.checkpoint import list_checkpoints, save_tensors
@@ -20,6 +21,7 @@ from kdiff.training.generate import generate
 from kdiff.training.run import Run, describe_environment
 
 ENDINGS = (".png", ".safetensors", ".json")
+AS_COMMAND = sampler_options(SampleConfig())  # pictures of a run are those that kdiff sample draws
 
 
 def _image_shape(run: Run) -> tuple[int, ...] | None:
@@ -75,10 +77,11 @@ def draw_run(run: Run) -> list[Path]:
         axes.tick_params(which="both", labelsize=8)
         axes.xaxis.label.set_size(8)
     save_figure(figure, curves)
-    return [curves, sample_to_files(run, _shown(run), 0, None, last_step="data")[0], draw_denoising(run)]
+    return [curves, sample_to_files(run, shown_samples(run), 0, None, **AS_COMMAND)[0], draw_denoising(run)]
 
 
-def _shown(run: Run) -> int:
+def shown_samples(run: Run) -> int:
+    """How many samples are drawn of a run."""
     return Images.shown if _image_shape(run) else Points.shown
 
 
@@ -91,7 +94,7 @@ class SampleGrids:
     def __call__(self, run: Run) -> None:
         """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
         path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
-        x, _ = generate(run.model, _shown(run), run.shape, run.class_counts, last_step="data")
+        x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **AS_COMMAND)
         pictures, self._view = seen(run, x, self._view)
         try:
             path.parent.mkdir(exist_ok=True)
