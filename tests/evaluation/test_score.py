@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,8 +136,17 @@ def test_a_stopped_evaluation_is_gone_on_with_by_the_same_command(run: Path, tmp
     assert judged(tmp_path / "cut", str(run), *OPTIONS)["figures"] == whole["figures"]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the processes of torchrun have: sums are rounded differently on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
-def test_two_processes_find_the_same_figures(run: Path, tmp_path: Path) -> None:
+def test_two_processes_find_the_same_figures(run: Path, tmp_path: Path, one_thread: None) -> None:
     alone = judged(tmp_path / "alone", str(run), *OPTIONS, "--num-samples", "1100")
     command = [
         sys.executable,
@@ -155,7 +165,10 @@ def test_two_processes_find_the_same_figures(run: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("fd_classifier") == 1
     found = json.loads((tmp_path / "two" / "classifier.json").read_text())
-    assert found["figures"] == alone["figures"]
+    assert found["figures"].keys() == alone["figures"].keys()
+    for name, figure in found["figures"].items():
+        # KID is NumPy's sum, which is rounded differently on another number of its threads.
+        assert figure["value"] == pytest.approx(alone["figures"][name]["value"], rel=1e-6), name
     for path in (tmp_path / "alone").glob("samples_*"):
         assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
 
