@@ -76,7 +76,7 @@ class Setting:
 
     def label(self, names: Sequence[str]) -> str:
         """These options, for a person."""
-        return ", ".join(f"{name} {shown(self.options[name])}" for name in names) or "as given"
+        return ", ".join(f"{name.replace('_', ' ')} {shown(self.options[name])}" for name in names) or "as given"
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def _draw_contours(path: Path, found: Sweep, parts: dict[str, list[Setting]], na
             best = setting is found.best
             axes.plot(across, up, "*" if best else ".", color=INK, markersize=11 if best else 4, clip_on=False)
         axes.set(xlabel=names[0].replace("_", " "), ylabel=names[1])
+        axes.use_sticky_edges = False
         axes.margins(0.08)
         axes.set_title(label, fontsize=9, color=INK)
     if drawn is not None:
