@@ -56,6 +56,10 @@ def test_every_claim_says_what_it_is_and_its_runs_can_be_built(name: str) -> Non
         assert [job.config.seed for job in jobs] == sorted(job.config.seed for job in jobs)
 
 
+def test_no_claim_is_listed_twice() -> None:
+    assert len(set(CLAIMS)) == len(CLAIMS)
+
+
 def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'linaer'.*did you mean 'linear'"):
         find_claim("linaer")

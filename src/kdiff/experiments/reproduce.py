@@ -34,7 +34,6 @@ CLAIMS = (
     "depth",
     "pixel",
     "latent",
-    "latent",
     "architectures",
     "ablation",
     "stagnation",
