@@ -115,7 +115,7 @@ def test_the_jackknife_is_that_of_the_judge(labelled: Run, tmp_path: Path) -> No
     """The mean of p is the jackknife's corrected distance, computed here another way."""
     config = SweepConfig(steps=[3], num_samples=60)
     found, _ = sweep(labelled.folder, config, tmp_path / "out")
-    x, _ = module.generate(labelled.model, 60, labelled.shape, labelled.class_counts, steps=3, solver="heun", last_step="data")
+    x, _ = module.generate(labelled.model, 60, labelled.shape, labelled.class_counts, steps=3, solver="ab3", last_step="data")
     judge = Judge(labelled.dataset())
     kept = torch.arange(60).view(GROUPS, 6)
     left = [judge.distance(x[torch.cat([kept[:g].flatten(), kept[g + 1 :].flatten()])]) for g in range(GROUPS)]

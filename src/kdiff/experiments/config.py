@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdiff.components import REGISTRY, Spec, parse
+from kdiff.evaluation.config import SampleConfig
 from kdiff.training.config import LoopConfig, ModelConfig
 
 
@@ -111,7 +112,7 @@ class EstimateConfig:
 
 @dataclass
 class SweepConfig:
-    """Ways to sample from a run; every option with several values is varied, all combinations.
+    """Ways to sample from a run; every option with several values is varied, all combinations. Others are kdiff sample's.
 
     Args:
         guidance: scales of classifier-free guidance; 1 is none.
@@ -129,8 +130,8 @@ class SweepConfig:
     guidance: list[float] = field(default_factory=lambda: [1.0])
     guidance_interval: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 1.0)])
     ema: list[float] | None = None
-    solver: list[str] = field(default_factory=lambda: ["heun"])
-    steps: list[int] = field(default_factory=lambda: [50])
+    solver: list[str] = field(default_factory=lambda: [SampleConfig.solver])
+    steps: list[int] = field(default_factory=lambda: [SampleConfig.steps])
     times: list[str] = field(default_factory=lambda: ["uniform"])
     last_step: list[Literal["data", "euler"]] = field(default_factory=lambda: ["data"])
     num_samples: int = 1000

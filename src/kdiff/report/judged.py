@@ -118,6 +118,8 @@ def _sweep(path: Path) -> Markup:
     rows = []
     for setting in settings[:BEST]:
         mark = "best" if setting["options"] == found["best"] else "not told apart" if setting["close"] else ""
+        if setting["options"] == found["cheapest_as_good"] != found["best"]:
+            mark = ", ".join(word for word in (mark, "cheapest as good") if word)
         chosen = [shown(setting["options"][name]) for name in varied] or ["as given"]
         rows.append([*chosen, f"{setting['evaluations']:g}", number(setting["value"]), mark])
     caption = (
