@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kdiff.components import parse
+from kdiff.evaluation.images import value_range
 from kdiff.files import new_folder, write_json, write_text
 from kdiff.interop.card import model_card
 from kdiff.report.samples import is_image
@@ -134,4 +135,5 @@ def _black_and_white(run: Run) -> dict[str, float] | None:
         return {"low": -1.0, "high": 1.0}
     if not is_image(run.shape):
         return None
-    return {"low": run.data["min"], "high": run.data["max"]}
+    low, high = value_range(run.data)
+    return {"low": low, "high": high}
