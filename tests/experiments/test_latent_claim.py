@@ -11,7 +11,7 @@ import matplotlib.image
 import pytest
 
 from kdiff.experiments import latent
-from kdiff.experiments.claim import Group, Study
+from kdiff.experiments.claim import Study
 from kdiff.experiments.latent import CLAIM, latents, made, pixels
 from kdiff.experiments.reproduce import reproduce
 from kdiff.networks import JiT
@@ -106,15 +106,14 @@ def test_a_miniature_runs_from_images_to_a_verdict(tmp_path: Path, monkeypatch: 
     )
     encoder = latent.autoencoder
     monkeypatch.setattr(latent, "autoencoder", lambda *what: replace(encoder(*what), steps=3, batch_size=8))
-    trained = []
-    monkeypatch.setattr(latent, "encode", lambda *a, _encode=latent.encode, **b: trained.append(a) or _encode(*a, **b))
-
-    def plan(full: bool) -> list[Group]:
-        return latent.plan(full)
-
+    written = []
     for _ in range(2):
-        outcome = reproduce(replace(CLAIM, plan=plan), False, tmp_path / "out", workers=1)
+        outcome = reproduce(CLAIM, False, tmp_path / "out", workers=1)
         assert {finding.verdict for finding in outcome.findings} == {"inconclusive"}
+        made = [*(tmp_path / "cache" / "autoencoders").rglob("*.safetensors")]
+        written.append({path: path.stat().st_mtime_ns for path in made})
+    assert written[0]
+    assert written[1] == written[0], "neither autoencoder nor latents are made twice"
     assert "dB" in outcome.table
     assert "glyphs, a quarter, as they are" in outcome.table
     assert matplotlib.image.imread(tmp_path / "out" / "latent.png").std() > 0.01
