@@ -43,6 +43,17 @@ def autoencoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DINOv2 as transformers saves it: 16 features."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    path = tmp_path_factory.mktemp("dino")
+    transformers.Dinov2Model(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def code_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where diffusers copies the code of a folder that it loads: not into the cache of whoever runs the tests."""
     from diffusers.utils import dynamic_modules_utils

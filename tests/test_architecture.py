@@ -25,6 +25,7 @@ OUTER = {
     "components",
     "export_command",
     "files",
+    "heap",
     "latent_commands",
     "report_command",
     "training",

@@ -40,7 +40,8 @@ EPILOGS = {
     "which are not told apart from it, and which is the cheapest as good: a table, a picture, CSV and JSON in RUN/sweeps. "
     "One that was cut off goes on by the same command, and what is there is not sampled again. Examples: kdiff sweep "
     "runs/digits --guidance 1 1.5 2 3 --guidance-interval '[[0, 1], [0.2, 0.9]]'; kdiff sweep runs/digits --solver heun ab3 "
-    "--steps 5 10 20.",
+    "--steps 5 10 20; kdiff sweep runs/photos --features inception --reference photos64.npz --guidance 1 1.5 2 --num-samples "
+    "5000.",
     "report": "Writes RUN/report.html, one page that holds all it shows: what was trained, k, loss, samples through training, "
     "what was measured, sweeps. Examples: kdiff report runs/digits; kdiff report runs/digits --compare runs/digits_velocity.",
     "export": "Writes a run as a folder that diffusers loads, offline: the velocity of its target, a flow-matching scheduler, "

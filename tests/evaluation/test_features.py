@@ -18,28 +18,17 @@ from kdiff.evaluation.images import Images, data_images
 RAW = torch.randint(0, 256, (5, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny DINOv2 as transformers saves it."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-    path = tmp_path_factory.mktemp("dino")
-    transformers.Dinov2Model(config).save_pretrained(path)
-    return path
-
-
-def test_dino_is_the_class_token_of_the_scaled_and_normalised_image(folder: Path) -> None:
+def test_dino_is_the_class_token_of_the_scaled_and_normalised_image(dino_folder: Path) -> None:
     from transformers import Dinov2Model
 
-    dino = Dino(str(folder))
+    dino = Dino(str(dino_folder))
     found = dino(RAW)
     assert set(found) == set(dino.layers) == {"pool"}
     assert (found["pool"].shape, dino.layers["pool"]) == ((5, 16), 16)
     x = nn.functional.interpolate(RAW.double(), (224, 224), mode="bicubic", antialias=True) / 255
     mean, std = (torch.tensor(c).view(3, 1, 1) for c in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
-        state = Dinov2Model.from_pretrained(folder)(((x - mean) / std).float()).last_hidden_state
+        state = Dinov2Model.from_pretrained(dino_folder)(((x - mean) / std).float()).last_hidden_state
     torch.testing.assert_close(found["pool"], state[:, 0], rtol=1e-3, atol=1e-4)
     # Grey images are coloured ones with equal channels; a batch is no matter.
     grey = RAW[:, :1]
@@ -50,26 +39,26 @@ def test_dino_is_the_class_token_of_the_scaled_and_normalised_image(folder: Path
     torch.testing.assert_close(features_of(images, dino, 2, rows)["pool"], found["pool"][rows], rtol=1e-4, atol=1e-5)
 
 
-def test_the_digest_is_that_of_the_weights(folder: Path, tmp_path: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+def test_the_digest_is_that_of_the_weights(dino_folder: Path, tmp_path: Path) -> None:
+    weights = load_file(dino_folder / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((dino_folder / "config.json").read_bytes())
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     same = Dino(str(tmp_path)).digest
     weights["layernorm.bias"] += 1
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert len({same, Dino(str(folder)).digest, Dino(str(tmp_path)).digest}) == 2
+    assert len({same, Dino(str(dino_folder)).digest, Dino(str(tmp_path)).digest}) == 2
 
 
-def test_what_is_no_dino_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_dino_is_refused(dino_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no weights of its own.*--feature-weights FOLDER"):
         Dino()
     with pytest.raises(FileNotFoundError, match="no folder at"):
         Dino(str(tmp_path / "nowhere"))
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((dino_folder / "config.json").read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(ValueError, match=r"holds config\.json, pytorch_model\.bin; expected.*model\.safetensors"):
         Dino(str(tmp_path))
-    weights = load_file(folder / "model.safetensors")
+    weights = load_file(dino_folder / "model.safetensors")
     del weights["layernorm.bias"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"1 weights are missing, e\.g\. layernorm\.bias"):

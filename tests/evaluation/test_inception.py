@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from kdiff.cli import main
 from kdiff.evaluation.features import Inception
 from kdiff.evaluation.frechet import frechet_distance, statistics
+from kdiff.training.config import TrainConfig
+from kdiff.training.run import train_run
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.* too few", "ignore:these are not the Inception weights")]
@@ -158,6 +160,23 @@ def test_saved_statistics_serve_as_a_reference(judged: Path, weights: Path, fold
     assert set(result["left_out"]) == {"kid", "precision", "recall"}
     assert "left out   kid: the reference holds statistics alone" in capsys.readouterr().out
     assert result["figures"]["inception_score"] == other["figures"]["inception_score"]
+
+
+def test_a_sweep_ranks_by_the_same_fid(judged: Path, weights: Path, tmp_path: Path) -> None:
+    """The rest of it, by smaller features: tests/experiments/test_sweep_features."""
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8))
+    config = TrainConfig(data=str(tmp_path / "data.npz"), network="MLP(width=8, depth=1)", steps=2, batch_size=4, ema=[0.9])
+    run = train_run(config, tmp_path / "run")
+    given = ["--features", "inception", "--feature-weights", str(weights), "--reference", str(judged / "samples.npz")]
+    given += ["--num-samples", "20", "--steps", "2"]
+    assert main(["sweep", str(run.folder), *given, "--out", str(tmp_path / "sweep")]) == 0
+    assert main(["evaluate", str(run.folder), *given, "--solver", "ab3", "--batch-size", "2", "--out", str(tmp_path)]) == 0
+    swept, figures = (json.loads((tmp_path / name).read_text()) for name in ("sweep/sweep.json", "inception.json"))
+    assert swept["measure"] == "fid"
+    assert swept["settings"][0]["value"] == pytest.approx(figures["figures"]["fid"]["value"], rel=1e-6)
+    assert (swept["features"], swept["reference"]) == (figures["features"], figures["reference"])
+    # Of sFID, which it does not find, nothing is said.
+    assert [note.split(" are too few for ")[1].split(":")[0] for note in swept["warnings"][:2]] == ["fid (2048 features)"] * 2
 
 
 def test_weights_that_are_none_are_refused(weights: Path, folders: dict[str, Path], tmp_path: Path, capsys) -> None:

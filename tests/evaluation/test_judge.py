@@ -73,11 +73,11 @@ def test_every_figure_of_the_law_worsens_with_a_lost_class(labelled) -> None:
 
 
 def test_which_measures_there_are(labelled, unlabelled) -> None:
-    assert set(labelled.floor()) == {"frechet", "frechet_heldout", "sliced_wasserstein", "off_manifold", "copying"}
-    assert set(unlabelled.floor()) == {"sliced_wasserstein", "off_manifold", "copying"}
+    assert set(labelled.floor()) == {"frechet", "frechet_heldout", "sliced_wasserstein", "mmd", "off_manifold", "copying"}
+    assert set(unlabelled.floor()) == {"sliced_wasserstein", "mmd", "off_manifold", "copying"}
     assert unlabelled.classifier is None
     table = make_dataset("table", np.random.default_rng(0).standard_normal((100, 3)))
-    assert set(Judge(table).floor()) == {"sliced_wasserstein", "copying"}
+    assert set(Judge(table).floor()) == {"sliced_wasserstein", "mmd", "copying"}
 
 
 def test_the_frechet_distance_is_in_per_cent_of_the_features_variance(labelled) -> None:
@@ -256,7 +256,7 @@ def test_evaluate_without_labels_and_with_too_few_samples(unlabelled, make_run) 
     result = evaluate(run, unlabelled, num_samples=1, exact=True)
     assert result["num_samples"] == unlabelled.group_size
     assert result["classifier"] is None
-    assert set(result["samplers"]["clean"]["exact"]) == {"sliced_wasserstein", "off_manifold", "copying"}
+    assert set(result["samplers"]["clean"]["exact"]) == {"sliced_wasserstein", "mmd", "off_manifold", "copying"}
     with pytest.raises(ValueError, match="guidance 2"):
         evaluate(run, unlabelled, guidance=2.0)
 

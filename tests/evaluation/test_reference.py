@@ -42,7 +42,8 @@ def close(a, b) -> None:
 def test_a_reference_of_images_is_the_statistics_of_all(monkeypatch) -> None:
     found = image_reference(IMAGES, Plain(), 7)
     features = features_of(IMAGES, Plain(), 11)
-    assert found.facts == {"images": "raw", "num": 40, "shape": [1, 2, 2]}
+    digest = found.facts["digest"]
+    assert found.facts == {"images": "raw", "num": 40, "shape": [1, 2, 2], "digest": digest}
     for layer, values in features.items():
         close(found.statistics[layer], statistics(values))
         assert found.statistics[layer].count == 40
@@ -51,6 +52,13 @@ def test_a_reference_of_images_is_the_statistics_of_all(monkeypatch) -> None:
     few = image_reference(IMAGES, Plain(), 7)
     assert len(few.features) == 10
     close(few.statistics["pool"], found.statistics["pool"])
+    only = image_reference(IMAGES, Plain(), 9, only="pool")
+    assert (set(only.statistics), only.features, only.facts["digest"]) == ({"pool"}, None, digest)
+    close(only.statistics["pool"], found.statistics["pool"])
+    changed = RAW.clone()
+    changed[39, 0, 1, 1] ^= 1
+    other = image_reference(Images(40, (1, 2, 2), lambda size: iter(changed.split(size)), {"images": "raw"}), Plain(), 7)
+    assert other.facts["digest"] != digest
 
 
 def test_statistics_come_back_and_have_the_layout_of_adm(tmp_path: Path) -> None:
@@ -86,6 +94,9 @@ def test_statistics_of_others_are_read(tmp_path: Path) -> None:
     assert found.statistics["pool"].mean.tolist() == MU.tolist()
     assert found.statistics["spatial"].mean.tolist() == MU[1:].tolist()
     assert torch.equal(found.features, RAW.flatten(1).float())
+    only = file_reference(adm, Plain(), 8, only="pool")()
+    assert (set(only.statistics), only.features, only.facts["digest"]) == ({"pool"}, None, found.facts["digest"])
+    assert file_reference(edm, Plain(), 8)().facts["digest"] != found.facts["digest"]
     np.savez(tmp_path / "samples.npz", images)
     assert not is_statistics(tmp_path / "samples.npz")
 

@@ -168,7 +168,7 @@ def test_the_exact_floor_goes_with_the_first_seed(finished) -> None:
 
 def test_results_are_tidy_and_complete(finished) -> None:
     out, rows = finished
-    measures = ("frechet", "frechet_heldout", "sliced_wasserstein", "off_manifold", "copying")
+    measures = ("frechet", "frechet_heldout", "sliced_wasserstein", "mmd", "off_manifold", "copying")
     keys = [(row["cell"], row["target"], row["seed"], row["sampler"], row["measure"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert set(keys) == {

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import statistics as numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy import stats
@@ -37,6 +39,11 @@ class FeatureStatistics:
     mean: Tensor
     covariance: Tensor
     count: int
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Symmetric square root of the covariance, (F, F): the dearest part of a distance, kept for the next one."""
+        return _root(self.covariance)
 
 
 def statistics(features: Tensor) -> FeatureStatistics:
@@ -72,7 +79,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     for value in (a, b):
         if not isinstance(value, FeatureStatistics):
             raise TypeError(f"expected FeatureStatistics, got {type(value).__name__}; use statistics(features)")
-    return _distance(_root(a.covariance), a, b)
+    return _distance(a.root, a, b)
 
 
 def grouped_frechet(features: Tensor, reference: FeatureStatistics, group_size: int) -> tuple[float, float, int]:
@@ -101,9 +108,8 @@ def grouped_frechet(features: Tensor, reference: FeatureStatistics, group_size: 
     groups = len(features) // group_size
     if groups == 0:
         raise ValueError(f"{len(features)} samples do not fill one group of {group_size}; draw more or lower group_size")
-    root = _root(reference.covariance)
     chunks = features[: groups * group_size].split(group_size)
-    distances = [_distance(root, reference, statistics(chunk)) for chunk in chunks]
+    distances = [_distance(reference.root, reference, statistics(chunk)) for chunk in chunks]
     return numbers.fmean(distances), numbers.stdev(distances) if groups > 1 else float("nan"), groups
 
 
@@ -136,24 +142,32 @@ def jackknife_frechet(
         return frechet_distance(reference, statistics(features)), None
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
     groups = min(groups, len(features))
-    parts = [features[rows] for rows in order.tensor_split(groups)]
-    if len(features) <= features.shape[1]:
-        value, *left = [
-            _distance_of_few(torch.cat(kept), reference)
-            for kept in [parts, *(parts[:g] + parts[g + 1 :] for g in range(groups))]
-        ]
+    value, left = leave_out_frechet([features[rows] for rows in order.tensor_split(groups)], reference)
+    error = (groups - 1) / math.sqrt(groups) * numbers.stdev(left)  # stdev divides by G - 1
+    margin = float(stats.t.ppf(0.975, groups - 1)) * error
+    return value, (max(value - margin, 0.0), value + margin)
+
+
+def leave_out_frechet(parts: Sequence[Tensor], reference: FeatureStatistics) -> tuple[float, list[float]]:
+    """Fréchet distance to `reference` of the features (n, F) of all parts together, and of all but each in turn.
+
+    Raises:
+        ValueError: what `statistics` and `frechet_distance` refuse, of all parts but one too.
+    """
+    parts = list(parts)
+    if sum(map(len, parts)) <= parts[0].shape[1]:
+        kept = [parts, *(parts[:g] + parts[g + 1 :] for g in range(len(parts)))]
+        value, *left = [_distance_of_few(torch.cat(some), reference) for some in kept]
     else:
         moments = [Moments().add(part) for part in parts]
         total = Moments()
         for each in moments:
             total.merge(each)
-        root = _root(reference.covariance)
         value, *left = [
-            _distance(root, reference, each.statistics()) for each in (total, *(total.without(each) for each in moments))
+            _distance(reference.root, reference, each.statistics())
+            for each in (total, *(total.without(each) for each in moments))
         ]
-    error = (groups - 1) / math.sqrt(groups) * numbers.stdev(left)  # stdev divides by G - 1
-    margin = float(stats.t.ppf(0.975, groups - 1)) * error
-    return value, (max(value - margin, 0.0), value + margin)
+    return value, left
 
 
 class Moments:

@@ -4,6 +4,7 @@
                           total variance of the training part's features
     frechet_heldout       the same distance to the held-out set, which copies of training samples gain nothing in
     sliced_wasserstein    sliced 2-Wasserstein distance, normalised units; for data on a known manifold, in its plane
+    mmd                   of vectors: squared maximum mean discrepancy, in the whole space; about 0 for equal laws, below too
     off_manifold          root-mean-square distance off a known manifold
     copying               median distance to the nearest training sample, over that of held-out data: 1 fresh, 0 copied
 
@@ -30,6 +31,7 @@ from kdiff.data import Dataset
 from kdiff.evaluation.classifier import TrainedClassifier, dataset_classifier
 from kdiff.evaluation.exact import ExactDenoiser
 from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statistics
+from kdiff.evaluation.mmd import KernelDistance
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.evaluation.sliced import sliced_wasserstein
 from kdiff.model import KDiff
@@ -42,6 +44,7 @@ LAST_STEPS: dict[str, Literal["euler", "data"]] = {"paper": "euler", "clean": "d
 # Of larger parts, that many samples drawn at random: files are often sorted.
 MAX_REFERENCE = 5000  # training samples to compare with; held-out samples
 MAX_POINTS = 2000  # training samples of the exact denoiser
+MAX_KERNEL = 2000  # training samples that a kernel compares with
 MAX_SEARCHED = 100_000  # training samples among which neighbours are looked for
 
 
@@ -70,6 +73,7 @@ class Judge:
             self.feature_scale = 10 / features.double().var(dim=0).sum().sqrt().item()
             self.reference = statistics(features * self.feature_scale)
             self.heldout_reference = statistics(self._features(self.heldout))
+        self.kernel = KernelDistance(train[drawn(len(train), MAX_KERNEL, labels)]) if len(dataset.shape) == 1 else None
         self.heldout_distance = nearest_distance(self.heldout, self.searched).median().item()
 
     def _features(self, x: Tensor) -> Tensor:
@@ -104,6 +108,8 @@ class Judge:
         place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
         there = place(self.train)
         figures["sliced_wasserstein"] = self._grouped(lambda group: sliced_wasserstein(group, there), place(x))
+        if self.kernel:
+            figures["mmd"] = self._grouped(self.kernel, x)
         if manifold:
             figures["off_manifold"] = self._grouped(lambda group: group.square().mean().sqrt().item(), manifold.distance(x))
         if self.heldout_distance > 0:

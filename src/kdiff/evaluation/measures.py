@@ -75,13 +75,14 @@ def measure(
             figures |= _precision_recall(pool, reference.features)
         else:
             left_out |= dict.fromkeys(("precision", "recall"), f"they need more than {NEIGHBOURS} samples and references")
-    return figures, left_out, _warnings(features, reference, extractor)
+    return figures, left_out, cautions(len(pool), reference, extractor)
 
 
-def _warnings(features: dict[str, Tensor], reference: Reference, extractor: Extractor) -> list[str]:
+def cautions(num: int, reference: Reference, extractor: Extractor) -> list[str]:
+    """What to warn of where that many samples are compared with this reference: too few of either, unusual weights."""
     found = []
     layers = [layer for layer in extractor.layers if layer in reference.statistics]
-    counts = {"samples": [len(features[layer]) for layer in layers]}
+    counts = {"samples": [num] * len(layers)}
     counts["images in the reference"] = [reference.statistics[layer].count for layer in layers]
     for whose, numbers in counts.items():
         few = [(layer, n) for layer, n in zip(layers, numbers) if 0 < n < 2 * extractor.layers[layer]]

@@ -10,6 +10,7 @@ any other file there is only the number of features to go by. EDM2 writes pickle
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -35,25 +36,38 @@ MAX_KEPT = 50_000  # images of the reference whose features are kept, for KID, p
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics by layer, for Fréchet distances; features of (up to 50,000 of) the images, if there are images; facts."""
+    """Statistics by layer, for Fréchet distances; features of (up to 50,000 of) the images, if there are images; facts.
+
+    Among these is a digest: of the images' bytes, or of the statistics, wherever they lie.
+    """
 
     statistics: Mapping[str, FeatureStatistics]
     features: Tensor | None
     facts: Mapping[str, Any]
 
 
-def image_reference(images: Images, extractor: Extractor, batch_size: int) -> Reference:
-    """A reference of images: its statistics are of all, gathered a batch at a time."""
-    moments = {layer: Moments() for layer in extractor.layers}
-    kept, keep, first = [], drawn(images.count, MAX_KEPT).sort().values, 0
+def image_reference(images: Images, extractor: Extractor, batch_size: int, only: str | None = None) -> Reference:
+    """A reference of images: its statistics are of all, gathered a batch at a time.
+
+    Args:
+        images: all of them are read.
+        extractor: gives their features.
+        batch_size: images at a time.
+        only: the layer of which statistics are wanted, and nothing else; all layers, and features, if left out.
+    """
+    moments = {layer: Moments() for layer in ([only] if only else extractor.layers)}
+    digest = hashlib.blake2b(repr(images.shape).encode(), digest_size=8)
+    kept, keep, first = [], drawn(images.count, 0 if only else MAX_KEPT).sort().values, 0
     for batch in images.read(batch_size):
-        features = extractor(batch)
+        digest.update(batch.contiguous().numpy().data)
+        found = extractor(batch)
         for layer, moment in moments.items():
-            moment.add(features[layer])
-        kept.append(features["pool"][keep[(keep >= first) & (keep < first + len(batch))] - first])
+            moment.add(found[layer])
+        kept.append(found["pool"][keep[(keep >= first) & (keep < first + len(batch))] - first])
         first += len(batch)
-    facts = {**images.facts, "num": images.count, "shape": list(images.shape)}
-    return Reference({layer: moment.statistics() for layer, moment in moments.items()}, torch.cat(kept), facts)
+    facts = {**images.facts, "num": images.count, "shape": list(images.shape), "digest": digest.hexdigest()}
+    features = None if only else torch.cat(kept)
+    return Reference({layer: moment.statistics() for layer, moment in moments.items()}, features, facts)
 
 
 def is_statistics(path: Path) -> bool:
@@ -67,15 +81,23 @@ def is_statistics(path: Path) -> bool:
     return "mu" in _arrays(path)
 
 
-def file_reference(path: Path, extractor: Extractor, batch_size: int) -> Callable[[], Reference]:
+def file_reference(path: Path, extractor: Extractor, batch_size: int, only: str | None = None) -> Callable[[], Reference]:
     """A reference of statistics from a file, and of the images beside them, as ADM's batches have; these are judged later.
+
+    `only` as for `image_reference`: images beside are then left alone.
 
     Raises:
         ValueError: a damaged file, or statistics of other features.
     """
     statistics, stamp = read_statistics(path, extractor)
-    images = open_images(str(path)) if SAMPLES in _arrays(path) else None
+    digest = hashlib.blake2b(digest_size=8)
+    for values in (tensor for each in statistics.values() for tensor in (each.mean, each.covariance)):
+        digest.update(values.contiguous().numpy().data)
     facts: dict[str, Any] = {"statistics": str(path), "num": statistics["pool"].count or None, "stamp": stamp}
+    facts["digest"] = digest.hexdigest()
+    if only:
+        return lambda: Reference({only: statistics[only]}, None, facts)
+    images = open_images(str(path)) if SAMPLES in _arrays(path) else None
 
     def judge() -> Reference:
         if images is None:

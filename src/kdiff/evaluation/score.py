@@ -8,8 +8,9 @@ Reference, weights and statistics are read and checked before the first sample i
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdiff.components import parse
 from kdiff.data import LatentSamples
 from kdiff.evaluation.config import EvaluateConfig
 from kdiff.evaluation.features import Dino, Extractor, Inception, OwnClassifier, features_of, fidelity_installed
-from kdiff.evaluation.frechet import statistics
-from kdiff.evaluation.images import Images, data_images, open_images, value_range
-from kdiff.evaluation.measures import measure
+from kdiff.evaluation.frechet import leave_out_frechet, statistics
+from kdiff.evaluation.images import Images, data_images, open_images, quantise, value_range
+from kdiff.evaluation.measures import FRECHET, cautions, measure
 from kdiff.evaluation.reference import (
     Reference,
     check_statistics_path,
@@ -33,7 +35,15 @@ from kdiff.evaluation.reference import (
     is_statistics,
     write_statistics,
 )
-from kdiff.evaluation.shards import draw_samples, image_shape, prepare_samples, sample_settings, settings_digest
+from kdiff.evaluation.shards import (
+    decoded,
+    draw_samples,
+    image_range,
+    image_shape,
+    prepare_samples,
+    sample_settings,
+    settings_digest,
+)
 from kdiff.files import write_json
 from kdiff.training.folder import locked
 from kdiff.training.loop import join_processes
@@ -82,10 +92,11 @@ def evaluate_images(
         check_statistics_path(Path(config.save_statistics))
     # What can be refused is refused here, before hours of sampling.
     images = None if run else open_images(source)
-    extractor = _extractor(name, config, run)
+    fidelity_installed()
+    extractor = find_extractor(name, config, run)
     shape = image_shape(run) if run else images.shape if images else ()
     extractor(torch.zeros(1, *shape, dtype=torch.uint8))
-    reference = _reference(config, run, extractor)
+    reference = find_reference(config, run, extractor)
     with locked(folder, "evaluating") if run else nullcontext():
         facts: dict[str, Any] = {"source": source}
         if run:
@@ -107,8 +118,12 @@ def is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extractor:
-    fidelity_installed()
+def find_extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extractor:
+    """The network called `name`, with the weights that are configured; the classifier is that of the reference or the run.
+
+    Raises:
+        FileNotFoundError, ValueError: no such weights, or a package that is not installed; no classifier.
+    """
     if name == "inception":
         return Inception(config.feature_weights)
     if name == "dinov2":
@@ -122,18 +137,23 @@ def _extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extractor:
     return OwnClassifier(run.dataset())
 
 
-def _reference(config: EvaluateConfig, run: Run | None, extractor: Extractor) -> Callable[[], Reference] | None:
-    """What gives the reference, opened and checked, but not judged yet; None if statistics are to be saved alone."""
+def find_reference(
+    config: EvaluateConfig, run: Run | None, extractor: Extractor, only: str | None = None
+) -> Callable[[], Reference] | None:
+    """What gives the reference, opened and checked, but not judged yet; None if statistics are to be saved alone.
+
+    `only` as for `image_reference`.
+    """
     if config.reference is None and (run is None or config.save_statistics):
         return None
     if config.reference is None or is_run(Path(config.reference)):
         own = run if config.reference is None else load_run(config.reference)
         assert own
-        return partial(image_reference, _own_images(own), extractor, config.batch_size)
+        return partial(image_reference, _own_images(own), extractor, config.batch_size, only)
     path = Path(config.reference).expanduser()
     if is_statistics(path):
-        return file_reference(path, extractor, config.batch_size)
-    return partial(image_reference, open_images(config.reference), extractor, config.batch_size)
+        return file_reference(path, extractor, config.batch_size, only)
+    return partial(image_reference, open_images(config.reference), extractor, config.batch_size, only)
 
 
 def _own_images(run: Run) -> Images:
@@ -171,6 +191,61 @@ def _judged(
         for note in notes:
             warnings.warn(note, stacklevel=2)
     return result
+
+
+class FeatureDistance:
+    """Fréchet distance of a run's samples to a reference, as `evaluate_images` finds it, of many sets of samples in turn.
+
+    The reference is judged at once, and only for the features `pool`.
+
+    Args:
+        run: whose samples they are; only what describes them is read of it, none is drawn.
+        config: features, feature_weights, reference, autoencoder and batch_size, as for `evaluate_images`; num_samples of each
+            set.
+
+    Attributes:
+        name: of the figure: fid, fd_dinov2 or fd_classifier.
+        stamp: what tells these distances from others: features and weights, and a digest of the reference.
+        facts: the same for the result, with all there is to say of the reference, and warnings, which are given at once too.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: samples that are no images, an autoencoder that is not to be found, missing
+            weights or packages, nothing to compare with, or images or statistics that do not fit.
+    """
+
+    def __init__(self, run: Run, config: EvaluateConfig) -> None:
+        run.autoencoder = config.autoencoder
+        self.run, self.batch_size = run, config.batch_size
+        image_shape(run)
+        name = config.features or "inception"
+        self.extractor = find_extractor(name, config, run)
+        self.features(torch.zeros(1, *run.shape))
+        reference = find_reference(config, run, self.extractor, only="pool")
+        assert reference
+        judged = reference()
+        self.reference = judged.statistics["pool"]
+        self.name = FRECHET[name, "pool"]
+        self.stamp = {"features": self.extractor.stamp(), "reference": {"digest": judged.facts["digest"]}}
+        self.facts = {"reference": dict(judged.facts), "warnings": cautions(config.num_samples, judged, self.extractor)}
+        for note in self.facts["warnings"]:
+            warnings.warn(note, stacklevel=2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Of normalised samples x (n, *shape) of the run, as bytes: (n, F); NaN in a batch with an image that is not finite."""
+        found = []
+        for batch in x.split(self.batch_size):
+            images = decoded(self.run, batch)
+            if images.isfinite().all():
+                found.append(self.extractor(quantise(images, *image_range(self.run)).cpu())["pool"])
+            else:
+                found.append(torch.full((len(batch), self.extractor.layers["pool"]), math.nan))
+        return torch.cat(found)
+
+    def leave_out(self, parts: Sequence[Tensor]) -> tuple[float, list[float]]:
+        """The distance of samples whose features come in these parts, and without each part; infinite if any is not finite."""
+        if not all(part.isfinite().all() for part in parts):
+            return math.inf, [math.inf] * len(parts)
+        return leave_out_frechet(parts, self.reference)
 
 
 def figures_table(result: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def sample_settings(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         "device": next(iter(run.model.parameters())).device.type,
         "batch_size": config.batch_size,
         "autoencoder": run.latents and run.latents["autoencoder"]["identity"],
-        "value_range": [-1.0, 1.0] if run.latents else list(value_range(run.data)),
+        "value_range": list(image_range(run)),
     }
 
 
@@ -73,6 +73,20 @@ def image_shape(run: Run) -> tuple[int, int, int]:
     return check_image_shape(str(run.folder), tuple(run.latents["images"]["shape"]) if run.latents else run.shape)
 
 
+def image_range(run: Run) -> tuple[float, float]:
+    """Black and white of the images that `decoded` gives."""
+    return (-1.0, 1.0) if run.latents else value_range(run.data)
+
+
+def decoded(run: Run, x: Tensor) -> Tensor:
+    """The images (N, C, H, W), floats, that normalised samples x of a run are: of latents what their autoencoder makes of them.
+
+    Raises:
+        ValueError, FileNotFoundError: the autoencoder is not to be found, or is another one.
+    """
+    return run.decode(run.normalisation.undo(x)) if run.latents else x
+
+
 def prepare_samples(run: Run, config: EvaluateConfig, folder: Path) -> None:
     """Begin a folder of samples, made if it is not there, or go on with it; for one process alone.
 
@@ -81,8 +95,7 @@ def prepare_samples(run: Run, config: EvaluateConfig, folder: Path) -> None:
         FileNotFoundError: the autoencoder of a run on latents is not to be found.
     """
     image_shape(run)
-    if run.latents:
-        run.decode(torch.zeros(1, *run.shape))  # is it there, and the right one?
+    decoded(run, torch.zeros(1, *run.shape))  # is an autoencoder there, and the right one?
     settings = sample_settings(run, config)
     if (folder / SETTINGS).exists():
         there = read_json(folder / SETTINGS)
@@ -125,12 +138,11 @@ def draw_samples(run: Run, config: EvaluateConfig, folder: Path, progress: str |
 
 
 def _draw_shard(run: Run, config: EvaluateConfig, path: Path, rows: range, bar: Any) -> None:
-    low, high = (-1.0, 1.0) if run.latents else value_range(run.data)
     images, labels = [], []
     options: dict[str, Any] = {"batch_size": config.batch_size, **sampler_options(config)}
     for first in range(rows.start, rows.stop, config.batch_size):
         x, y = generate(run.model, config.batch_size, run.shape, run.class_counts, config.seed, start=first, **options)
-        images.append(quantise(run.decode(run.normalisation.undo(x)) if run.latents else x, low, high).cpu())
+        images.append(quantise(decoded(run, x), *image_range(run)).cpu())
         labels.append(y)
         bar.update(len(x))
     tensors = {"images": torch.cat(images)}

@@ -30,6 +30,7 @@ MEASURES = {
     "frechet": "Fréchet distance",
     "frechet_heldout": "Fréchet distance to held-out",
     "sliced_wasserstein": "sliced Wasserstein",
+    "mmd": "MMD²",
     "off_manifold": "off the manifold",
     "copying": "copying ratio",
 }

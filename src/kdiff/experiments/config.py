@@ -125,6 +125,12 @@ class SweepConfig:
         num_samples: of each setting, the same noise and classes for all.
         seed: of the noise.
         checkpoint: step of the checkpoint; the newest if left out.
+        features: rank images by inception (FID) or dinov2 (FD-DINOv2), as kdiff evaluate finds them; by the distance to the
+            training data in the features of their own classifier if left out, without labels the sliced Wasserstein distance.
+        feature_weights: with features, as for kdiff evaluate.
+        reference: with features, what to compare with: a folder or .npz of images, a .npz of statistics, or a run, whose own
+            data are meant; the run's own if left out. Of images features are found anew each time: statistics save that.
+        autoencoder: with features, of a run on latents, where their autoencoder lies now, if it has moved.
     """
 
     guidance: list[float] = field(default_factory=lambda: [1.0])
@@ -137,8 +143,18 @@ class SweepConfig:
     num_samples: int = 1000
     seed: int = 0
     checkpoint: int | None = None
+    features: Literal["inception", "dinov2"] | None = None
+    feature_weights: str | None = None
+    reference: str | None = None
+    autoencoder: str | None = None
 
     def __post_init__(self) -> None:
+        given = [name for name in ("feature_weights", "reference", "autoencoder") if getattr(self, name) is not None]
+        if given and self.features is None:
+            raise ValueError(
+                f"{', '.join(given)} go with --features; without it samples are ranked by their distance to the run's own "
+                "training data. Add --features inception, or leave them out"
+            )
         for name in ("guidance", "guidance_interval", "solver", "steps", "times", "last_step"):
             values = getattr(self, name)
             if not values or len({str(value) for value in values}) < len(values):

@@ -1,8 +1,9 @@
 """Which way of sampling from a trained model is best: every combination of guidance, interval, weights, solver and steps.
 
 All settings start from the same noise and classes, and are ranked by the distance of all samples to the training data: the
-Fréchet distance in the features of the data's own classifier, without labels the sliced Wasserstein distance. For what that
-ranking is worth the samples are cut into ten groups and every distance d is taken without each of them,
+Fréchet distance in the features of the data's own classifier, without labels the sliced Wasserstein distance. Images are ranked
+by FID or FD-DINOv2, to any reference, if that is asked for (`kdiff.evaluation.score.FeatureDistance`). For what the ranking is
+worth the samples are cut into ten groups and every distance d is taken without each of them,
 
     p_g = 10 d − 9 d(without group g),        δ_g = p_g(this setting) − p_g(best setting)
 
@@ -35,7 +36,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from kdiff.data import Dataset
+from kdiff.evaluation.config import EvaluateConfig
 from kdiff.evaluation.judge import Judge
+from kdiff.evaluation.score import FeatureDistance
+from kdiff.evaluation.shards import weights_digest
 from kdiff.experiments.claim import markdown
 from kdiff.experiments.config import SweepConfig
 from kdiff.experiments.paired import MARGIN, intervals
@@ -100,6 +105,34 @@ class Sweep:
     cheap: Setting
 
 
+class JudgedDistance:
+    """Distance to the data the run was trained on, by `Judge.distance`, of many sets of samples in turn.
+
+    Attributes:
+        name: what it is called.
+        stamp: what tells it from others: settings that were judged by another one are sampled anew.
+        facts: what else the result says of it.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.judge = Judge(dataset)
+        self.name = self.judge.main_measure
+        self.stamp = {"classifier": self.judge.classifier and self.judge.classifier.digest}
+        self.facts: dict[str, Any] = {}
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What it needs of samples x (n, *shape): all."""
+        return x
+
+    def leave_out(self, parts: Sequence[torch.Tensor]) -> tuple[float, list[float]]:
+        """The distance of samples that come in these parts, and without each part."""
+        value = self.judge.distance(torch.cat([*parts]))
+        return value, [self.judge.distance(torch.cat([*parts[:g], *parts[g + 1 :]])) for g in range(len(parts))]
+
+
+Distance = JudgedDistance | FeatureDistance
+
+
 def shown(value: Any) -> str:
     """An option's value, short."""
     if isinstance(value, list | tuple):
@@ -127,12 +160,13 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     Args:
         folder: of the run.
         config: what is varied.
-        out: RUN/sweeps/step_…_seed_…, if left out; settings that are there already are not sampled again.
+        out: RUN/sweeps/step_…_seed_…, with the name of the features, if left out; settings that are there already are not
+            sampled again.
         progress: what the progress bar is called; None for no bar.
 
     Raises:
-        ValueError: guidance for a model without labels, an average that the run has not, a solver or grid that is unknown:
-            before anything is sampled.
+        ValueError: guidance for a model without labels, an average that the run has not, a solver or grid that is unknown;
+            and what `FeatureDistance` refuses, errors of other types too: before anything is sampled.
     """
     first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None)
     runs = {ema: load_run(folder, config.checkpoint, ema) for ema in config.ema or first.config.ema[:1]}
@@ -141,15 +175,24 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     settings = combinations(config, list(runs))
     for options in settings:
         _try(runs[options["ema"]], options)
-    judge = Judge(first.dataset())
-    out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}"
+    distance = _distance(config, first)
+    end = f"_{config.features}" if config.features else ""
+    out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}"
     stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
-    stamp |= {"classifier": judge.classifier and judge.classifier.digest}
+    stamp |= distance.stamp
     with locked(out, "sweeping"), tqdm(desc=progress, total=len(settings) * GROUPS, unit="group", disable=not progress) as bar:
-        done = [_setting(runs[options["ema"]], judge, options, stamp, out / "settings", bar) for options in settings]
-        found = summarise(done, judge.main_measure)
-        _write(found, config, stamp, first, out)
+        done = [_setting(runs[options["ema"]], distance, options, stamp, out / "settings", bar) for options in settings]
+        found = summarise(done, distance.name)
+        _write(found, config, {**stamp, **distance.facts}, first, out)
     return found, out
+
+
+def _distance(config: SweepConfig, run: Run) -> Distance:
+    if config.features is None:
+        return JudgedDistance(run.dataset())
+    names = ("features", "feature_weights", "reference", "autoencoder")
+    given = {name: getattr(config, name) for name in names}
+    return FeatureDistance(run, EvaluateConfig(config.num_samples // GROUPS * GROUPS, **given))
 
 
 def summarise(settings: list[Setting], measure: str) -> Sweep:
@@ -175,9 +218,9 @@ def _try(run: Run, options: dict[str, Any]) -> None:
     generate(run.model, 1, run.shape, run.class_counts, **{**_sampler(options), "steps": min(2, options["steps"])})
 
 
-def _setting(run: Run, judge: Judge, options: dict[str, Any], stamp: dict[str, Any], folder: Path, bar: Any) -> Setting:
+def _setting(run: Run, distance: Distance, options: dict[str, Any], stamp: dict[str, Any], folder: Path, bar: Any) -> Setting:
     """Sample and judge, or read back."""
-    facts = {"options": options, "weights": run.weights, **stamp}
+    facts = {"options": options, "weights": run.weights, "weights_digest": weights_digest(run.model), **stamp}
     path = folder / f"{hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()}.json"
     if path.exists():
         bar.update(GROUPS)
@@ -190,12 +233,11 @@ def _setting(run: Run, judge: Judge, options: dict[str, Any], stamp: dict[str, A
     with counted(run.model) as count:
         for group in range(GROUPS):
             how = {"seed": stamp["seed"], "start": group * size, "batch_size": BATCH, **_sampler(options)}
-            parts.append(generate(run.model, size, run.shape, run.class_counts, **how)[0])
+            parts.append(distance.features(generate(run.model, size, run.shape, run.class_counts, **how)[0]))
             bar.update()
     bar.set_postfix_str(f"last: {shown(options['solver'])}, {options['steps']} steps, guidance {options['guidance']:g}")
-    value = judge.distance(torch.cat(parts))
-    without = [judge.distance(torch.cat([*parts[:group], *parts[group + 1 :]])) for group in range(GROUPS)]
-    pseudo = [GROUPS * value - (GROUPS - 1) * distance for distance in without]
+    value, without = distance.leave_out(parts)
+    pseudo = [GROUPS * value - (GROUPS - 1) * left for left in without]
     setting = Setting(options, count["samples"] / (GROUPS * size), value, pseudo, time.perf_counter() - started)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {**_plain(setting), **facts})
