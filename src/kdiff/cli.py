@@ -18,6 +18,7 @@ from kdiff.arguments import check_data_given, data_name, read_config
 from kdiff.evaluation.command import evaluate_command
 from kdiff.experiments.config import EstimateConfig, ReproduceConfig
 from kdiff.export_command import export_command
+from kdiff.heap import keep_freed_memory
 from kdiff.latent_commands import encode_command, train_autoencoder_command
 from kdiff.report_command import report_command
 from kdiff.training.config import TrainConfig
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # A user's own modules are named from where they stand.
     sys.path.insert(0, os.getcwd())
+    keep_freed_memory()
     try:
         with sigterm_raises(), _short_warnings(name):
             commands[name](list(arguments))

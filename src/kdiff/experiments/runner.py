@@ -34,6 +34,7 @@ from tqdm import tqdm
 from kdiff.components import Spec, parse
 from kdiff.evaluation.judge import Judge, evaluate
 from kdiff.files import read_json, write_json, write_text
+from kdiff.heap import keep_freed_memory
 from kdiff.training.checkpoint import list_checkpoints
 from kdiff.training.config import TrainConfig, as_dict, from_dict
 from kdiff.training.folder import locked
@@ -118,6 +119,7 @@ def _as_now(stamp: dict[str, Any] | None) -> dict[str, Any] | None:
 def _start_worker() -> None:
     """One thread; deaf to Ctrl-C, which a terminal sends to workers too: the parent ends them by SIGTERM, so that they save."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
