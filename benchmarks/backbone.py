@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
 from kdiff.networks.transformer import ModulatedBlock, RMSNorm, SwiGLU
 
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH}, float32")
     print("| network | GFLOP | product, GFLOP/s | plain, s (fraction) | ours | ours with AdamW | plain / ours | difference |")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from kdiff import KDiff
+from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
 from kdiff.sampling.times import uniform_times
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, times = build(arguments.network).to(device), uniform_times(arguments.steps).to(device)
     machine = platform.processor() or platform.machine()

@@ -39,6 +39,26 @@ def test_nothing_given_is_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "runs/a --num 4 --list --into x",
+        "--num 4 runs/a --list --into x",
+        "--num=4 --list runs/a --into=x",
+        "--into x --list --num 4 runs/a",
+    ],
+)
+def test_the_positional_argument_may_stand_anywhere(line: str) -> None:
+    extras = {"into": OUT["out"], "list": {"action": "store_true"}}
+    config, place, further = read_config("sample", SampleConfig, line.split(), "RUN", extras)
+    assert (config.num, place, further) == (4, "runs/a", {"into": "x", "list": True})
+
+
+def test_there_is_one_positional_argument() -> None:
+    with pytest.raises(ValueError, match="unrecognized arguments: runs/b"):
+        read_config("sample", SampleConfig, ["runs/a", "--num", "4", "runs/b"], "RUN")
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ["--network.width", "16"],

@@ -72,11 +72,9 @@ def read_config(
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    argv, place = list(argv), None
-    if argv and not argv[0].startswith("-"):
-        place = argv.pop(0)
     fields = {f.name: str(f.type) for f in dataclasses.fields(kind)}
-    argv, overrides = _normalise(argv, fields)
+    flags = {"help", "print_config", *(name for name, how in (extras or {}).items() if how.get("action") == "store_true")}
+    place, argv, overrides = _normalise(argv, fields, flags)
     parser = ArgumentParser(
         prog=f"kdiff {command}",
         usage=f"kdiff {command} {positional} [--option value …]",
@@ -120,14 +118,17 @@ def _explain(error: Exception, options: list[str]) -> str:
     return f"{text}; did you mean {close[0]!r}?" if close else text
 
 
-def _normalise(argv: list[str], fields: dict[str, str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The arguments as jsonargparse reads them, and the options of components, which it does not.
+def _normalise(
+    argv: list[str], fields: dict[str, str], flags: set[str]
+) -> tuple[str | None, list[str], dict[str, dict[str, Any]]]:
+    """The positional argument, wherever it stands, the others as jsonargparse reads them, and the options of components.
 
     `--network.width 512` is taken out; `--targets noise 0.9` becomes a list; `--batch-size` becomes `--batch_size`; files come
     first, because what comes last wins.
     """
     import yaml
 
+    place: str | None = None
     files: list[str] = []
     rest: list[str] = []
     overrides: dict[str, dict[str, Any]] = {}
@@ -135,7 +136,10 @@ def _normalise(argv: list[str], fields: dict[str, str]) -> tuple[list[str], dict
     while waiting:
         item = waiting.pop(0)
         if not item.startswith("--"):
-            rest.append(item)
+            if place is None and not item.startswith("-"):
+                place = item
+            else:
+                rest.append(item)
             continue
         option, equals, value = item.partition("=")
         option = "--" + option[2:].replace("-", "_")
@@ -162,7 +166,9 @@ def _normalise(argv: list[str], fields: dict[str, str]) -> tuple[list[str], dict
                 words.append(waiting.pop(0))
             as_list = len(words) == 1 and words[0].startswith("[")
             rest.append(words[0] if as_list else json.dumps([_number(word) for word in words]))
-    return files + rest, overrides
+        elif field not in flags and not equals and waiting and not waiting[0].startswith("--"):
+            rest.append(waiting.pop(0))
+    return place, files + rest, overrides
 
 
 def _number(word: str) -> float | str:
