@@ -3,9 +3,9 @@
     MMD²(P, Q) = E k(x, x') + E k(y, y') − 2 E k(x, y),        x, x' of P, y, y' of Q, all independent
 
 which is 0 for equal laws alone, if k is Gaussian. Here k is the mean of three Gaussians, exp(−|x − y|² / 2σ²), with σ half,
-once and twice the median distance within the reference, so that no unit and no scale has to be chosen. Means over pairs of different
-samples are not biased: the expectation is MMD² for any number of samples, and what comes out for equal laws is as often below 0
-as above.
+once and twice the median distance within the reference, so that no unit and no scale has to be chosen. Means over pairs of
+different samples are not biased: the expectation is MMD² for any number of samples, and what comes out for equal laws is as
+often below 0 as above.
 """
 
 from __future__ import annotations

@@ -191,8 +191,8 @@ def _difference(statement: str, differences: Mapping[str, Sequence[float]], what
     """Whether a difference in k is above `least`, or at most that."""
     found, seeds = intervals(differences)[0], min(map(len, differences.values()))
     verdict: Verdict = "confirmed" if found.low > least else "refuted" if found.high < least else "inconclusive"
-    span = f" (95 %: {found.low:+.3f} to {found.high:+.3f})" if seeds > 1 else ""
-    evidence = f"{what}: {found.mean:+.3f}{span}, {len(differences)} data sets, {seeds} seed{'s' * (seeds > 1)}"
+    span = f" (95 %: {found.low:+.2g} to {found.high:+.2g})" if seeds > 1 else ""
+    evidence = f"{what}: {found.mean:+.2g}{span}, {len(differences)} data sets, {seeds} seed{'s' * (seeds > 1)}"
     return Finding(statement, verdict if full else "inconclusive", evidence)
 
 
