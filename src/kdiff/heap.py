@@ -1,8 +1,8 @@
 """Freed memory is kept for the next step, on Linux with the GNU C library.
 
-A network on the CPU frees and asks again for the same tens of megabytes at every step. The C library gives blocks of that size
-back to the system and gets them again page by page, every page zeroed: of a transformer's time that is up to a seventh
-(docs/results/speed.md). On a GPU PyTorch keeps memory itself.
+A network on the CPU frees and asks again for the same tens of megabytes at every layer. The C library gives blocks of that size
+back to the system and gets them again page by page, every page zeroed: a sixth of the time of sampling from a transformer, less
+of training it (docs/results/speed.md). On a GPU PyTorch keeps memory itself.
 """
 
 from __future__ import annotations
