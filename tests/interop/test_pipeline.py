@@ -63,6 +63,14 @@ def test_guidance_has_its_interval(run, pipeline, start) -> None:
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
 
 
+def test_guidance_is_rescaled(run, pipeline, start) -> None:
+    noise, y = start(run)
+    ours = run.model.sample(noise, solver="euler", steps=9, guidance=3.0, guidance_rescale=0.7, y=y)
+    options = {"guidance_scale": 3.0, "guidance_rescale": 0.7, "last_step": "euler", "output_type": "latent"}
+    theirs = pipeline(y, latents=noise, num_inference_steps=9, **options).images
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "target",
     [

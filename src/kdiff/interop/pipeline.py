@@ -73,6 +73,7 @@ class KDiffPipeline(DiffusionPipeline):
         num_samples: int = 1,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
         num_inference_steps: int = 50,
         sigmas: list[float] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -88,6 +89,7 @@ class KDiffPipeline(DiffusionPipeline):
             num_samples: how many, unless class_labels or latents say it.
             guidance_scale: w of classifier-free guidance, which needs class_labels; 1 is none.
             guidance_interval: guide while low < t < high, where t = 1 − σ.
+            guidance_rescale: from 0 to 1, how far guided samples get the spread of unguided ones.
             num_inference_steps: N, unless there are sigmas.
             sigmas: falling from 1, without the last 0; 1 − i/N if left out. A scheduler that takes none has its own.
             generator: of the noise; a list has one for each sample.
@@ -115,9 +117,10 @@ class KDiffPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1, no guidance")
         z = self._start(count if labels is None else len(labels), latents, generator, device)
         timesteps = self._timesteps(num_inference_steps, sigmas, device)
+        guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
         for i, timestep in enumerate(self.progress_bar(timesteps)):
             clamp = last if i == len(timesteps) - 1 else None
-            output = self._output(z, timestep, labels, guidance_scale, guidance_interval, clamp)
+            output = self._output(z, timestep, labels, guidance, clamp)
             z = self.scheduler.step(output, timestep, z, return_dict=False)[0]
         images = self._shown(z, output_type, data)
         self.maybe_free_model_hooks()
@@ -175,13 +178,7 @@ class KDiffPipeline(DiffusionPipeline):
         return scheduler.timesteps
 
     def _output(
-        self,
-        z: Tensor,
-        timestep: Tensor,
-        labels: Tensor | None,
-        scale: float,
-        interval: tuple[float, float],
-        clamp: float | None,
+        self, z: Tensor, timestep: Tensor, labels: Tensor | None, guidance: dict[str, Any], clamp: float | None
     ) -> Tensor:
         """n̂ − x̂, guided."""
 
@@ -189,7 +186,7 @@ class KDiffPipeline(DiffusionPipeline):
             return -self.transformer(z, timestep, y, clamp, return_dict=False)[0]
 
         null = {"y": self.transformer.config.num_classes}
-        guided = guided_velocity(velocity, {} if labels is None else {"y": labels}, null, scale, interval)
+        guided = guided_velocity(velocity, {} if labels is None else {"y": labels}, null, **guidance)
         return -guided(z, KDiffTransformer.time(timestep, z))
 
     def _shown(self, z: Tensor, output_type: str, data: dict[str, Any]) -> Any:
