@@ -3,13 +3,12 @@
 With FlowMatchEulerDiscreteScheduler and sigmas 1 − i/N, the default, its samples are those of `KDiff.sample(solver="euler")`.
 """
 
-from __future__ import annotations
-
+# No annotations from the future here: until 0.35 diffusers reads those of __init__ as objects, and a union as typing.Optional.
 import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import numpy as np
 import torch
@@ -54,8 +53,8 @@ class KDiffPipeline(DiffusionPipeline):
         self,
         transformer: KDiffTransformer,
         scheduler: SchedulerMixin,
-        vae: AutoencoderKL | None = None,
-        data: dict[str, Any] | None = None,
+        vae: Optional[AutoencoderKL] = None,  # noqa: UP045
+        data: Optional[dict[str, Any]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
