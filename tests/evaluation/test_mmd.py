@@ -62,11 +62,19 @@ def test_units_do_not_matter() -> None:
     assert plain > 0.05
 
 
+def test_data_with_few_values_have_a_scale() -> None:
+    """Nine in ten are the same, and so are most pairs."""
+    y = (torch.arange(100) % 10 == 0).float()[:, None].repeat(1, 3)
+    distance = KernelDistance(y)
+    assert distance.median == pytest.approx(math.sqrt(3))
+    assert distance(1 - y) > 10 * abs(distance(y)) > 0
+
+
 def test_what_cannot_be_compared() -> None:
     y = torch.randn(10, 3)
     with pytest.raises(ValueError, match=r"the reference has shape \(1, 3\)"):
         KernelDistance(y[:1])
-    with pytest.raises(ValueError, match="half of the distances within the reference are 0"):
+    with pytest.raises(ValueError, match="all samples of the reference are the same"):
         KernelDistance(torch.ones(10, 3))
     with pytest.raises(ValueError, match="dimension 2; the reference has 3"):
         KernelDistance(y)(y[:, :2])

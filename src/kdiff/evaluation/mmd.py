@@ -3,9 +3,9 @@
     MMD²(P, Q) = E k(x, x') + E k(y, y') − 2 E k(x, y),        x, x' of P, y, y' of Q, all independent
 
 which is 0 for equal laws alone, if k is Gaussian. Here k is the mean of three Gaussians, exp(−|x − y|² / 2σ²), with σ half,
-once and twice the median distance within the reference, so that no unit and no scale has to be chosen. Means over pairs of
-different samples are not biased: the expectation is MMD² for any number of samples, and what comes out for equal laws is as
-often below 0 as above.
+once and twice the median distance of different samples of the reference, so that no unit and no scale has to be chosen. Means
+over pairs of different samples are not biased: the expectation is MMD² for any number of samples, and what comes out for equal
+laws is as often below 0 as above.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ class KernelDistance:
         reference: (M, *shape); trailing dimensions are flattened.
 
     Raises:
-        ValueError: fewer than two samples, values that are not finite, or samples of which half are the same.
+        ValueError: fewer than two samples, values that are not finite, or samples that are all the same.
     """
 
     def __init__(self, reference: Tensor) -> None:
         self.reference = _rows(reference, "the reference")
         some = self.reference[torch.linspace(0, len(reference) - 1, min(PAIRS, len(reference))).long()]
-        self.median = torch.pdist(some).median().item()
-        if not self.median > 0:
-            raise ValueError("half of the distances within the reference are 0; expected samples that differ")
+        distances = torch.pdist(some)
+        apart = distances[distances > 0]  # of data with few values most may be equal
+        if not len(apart):
+            raise ValueError("all samples of the reference are the same; expected some that differ")
+        self.median = apart.median().item()
         self._within = self._mean(self.reference, self.reference, same=True)
 
     def __call__(self, x: Tensor) -> float:
