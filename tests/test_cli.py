@@ -248,7 +248,7 @@ def test_sampling_needs_no_data_and_judging_the_same(run, data, tmp_path, capsys
 # Evaluation
 
 
-MEASURES = ("frechet", "frechet_heldout", "sliced_wasserstein", "copying")
+MEASURES = ("frechet", "frechet_heldout", "sliced_wasserstein", "mmd", "copying")
 
 
 def test_evaluate_judges_with_floors(run, capsys) -> None:
