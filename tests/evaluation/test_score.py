@@ -180,6 +180,7 @@ def test_mistakes_are_refused_before_a_sample_is_drawn(run: Path, folder: Path, 
     monkeypatch.setattr(shards, "generate", never)
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048, dtype=np.float32))
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
+    np.savez(tmp_path / "large.npz", np.zeros((4, 40, 24, 3), np.uint8))
     (tmp_path / "empty").mkdir()
     (tmp_path / "stats.pkl").write_bytes(b"\x80\x04.")
     plain, own = [str(run), "--features", "classifier"], [str(run)]
@@ -187,6 +188,7 @@ def test_mistakes_are_refused_before_a_sample_is_drawn(run: Path, folder: Path, 
         ([*plain, "--reference", str(tmp_path / "inception.npz")], "mu has shape (2048,)"),
         ([*plain, "--reference", str(tmp_path / "cut.npz")], "damaged"),
         ([*plain, "--reference", str(tmp_path / "empty")], "holds no images"),
+        ([*plain, "--reference", str(tmp_path / "large.npz")], "the images of the reference are 40×24, those to be judged 8×8"),
         ([*plain, "--reference", str(tmp_path / "none")], "no folder of images"),
         ([*plain, "--reference", str(tmp_path / "stats.pkl")], "can run code and are not read"),
         ([*plain, "--num-samples", "1"], "num_samples is 1; features are judged by 2 at least"),

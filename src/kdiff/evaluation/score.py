@@ -96,7 +96,7 @@ def evaluate_images(
     extractor = find_extractor(name, config, run)
     shape = image_shape(run) if run else images.shape if images else ()
     extractor(torch.zeros(1, *shape, dtype=torch.uint8))
-    reference = find_reference(config, run, extractor)
+    reference = find_reference(config, run, extractor, shape)
     with locked(folder, "evaluating") if run else nullcontext():
         facts: dict[str, Any] = {"source": source}
         if run:
@@ -138,22 +138,41 @@ def find_extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extrac
 
 
 def find_reference(
-    config: EvaluateConfig, run: Run | None, extractor: Extractor, only: str | None = None
+    config: EvaluateConfig, run: Run | None, extractor: Extractor, shape: Sequence[int], only: str | None = None
 ) -> Callable[[], Reference] | None:
     """What gives the reference, opened and checked, but not judged yet; None if statistics are to be saved alone.
 
-    `only` as for `image_reference`.
+    Args:
+        config: names it.
+        run: whose own data it is if it is not named.
+        extractor: of the features.
+        shape: (C, H, W) of the images that are compared with it.
+        only: as for `image_reference`.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing there, statistics of other features, images of another height or width.
     """
     if config.reference is None and (run is None or config.save_statistics):
         return None
     if config.reference is None or is_run(Path(config.reference)):
         own = run if config.reference is None else load_run(config.reference)
         assert own
-        return partial(image_reference, _own_images(own), extractor, config.batch_size, only)
+        return partial(image_reference, _as_large(_own_images(own), shape), extractor, config.batch_size, only)
     path = Path(config.reference).expanduser()
     if is_statistics(path):
         return file_reference(path, extractor, config.batch_size, only)
-    return partial(image_reference, open_images(config.reference), extractor, config.batch_size, only)
+    return partial(image_reference, _as_large(open_images(config.reference), shape), extractor, config.batch_size, only)
+
+
+def _as_large(images: Images, shape: Sequence[int]) -> Images:
+    """The same images. A network of features scales all to one size: sharper ones would be far from any samples."""
+    if tuple(images.shape[1:]) != tuple(shape[1:]):
+        theirs, ours = (f"{height}×{width}" for height, width in (images.shape[1:], shape[1:]))
+        raise ValueError(
+            f"the images of the reference are {theirs}, those to be judged {ours}; expected one size: a folder is scaled by "
+            f'its option, as in "photos(size={shape[1]})"'
+        )
+    return images
 
 
 def _own_images(run: Run) -> Images:
@@ -216,11 +235,11 @@ class FeatureDistance:
     def __init__(self, run: Run, config: EvaluateConfig) -> None:
         run.autoencoder = config.autoencoder
         self.run, self.batch_size = run, config.batch_size
-        image_shape(run)
+        shape = image_shape(run)
         name = config.features or "inception"
         self.extractor = find_extractor(name, config, run)
         self.features(torch.zeros(1, *run.shape))
-        reference = find_reference(config, run, self.extractor, only="pool")
+        reference = find_reference(config, run, self.extractor, shape, only="pool")
         assert reference
         judged = reference()
         self.reference = judged.statistics["pool"]
