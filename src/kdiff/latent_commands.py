@@ -39,11 +39,15 @@ def encode_command(argv: list[str]) -> None:
     extras = {"out": {"type": str, "default": None, "help": "folder for the latents; latents/DATA if left out"}}
     config, data, further = read_config("encode", EncodeConfig, argv, "DATA", extras)
     check_data_given(data, argv, "kdiff encode DATA --autoencoder FOLDER, for example: kdiff encode fashion --autoencoder …")
+    from accelerate import PartialState
+
     from kdiff.report.latents import draw_reconstructions
     from kdiff.training.encode import decoder, encode
 
     out = Path(further["out"] or Path("latents") / data_name(config.data))
     manifest, dataset = encode(config, out, progress="encoding")
+    if not PartialState().is_main_process:
+        return
     autoencoder = manifest["autoencoder"]
     picture = draw_reconstructions(out, decoder(autoencoder["source"], autoencoder["identity"]), dataset)
     shapes = f"{tuple(manifest['shape'])} of images {tuple(manifest['source']['shape'])}"

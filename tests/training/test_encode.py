@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +168,26 @@ def test_a_damaged_shard_is_made_anew(config, whole, copy, contents, damage) -> 
     assert "shard_00002" in found.pop("warnings.log").decode()
     assert found == contents(whole)
     assert load(copy).fingerprint == load(whole).fingerprint
+
+
+def test_two_processes_make_the_same_bytes_and_go_on_together(config, whole, copy, tmp_path, contents) -> None:
+    """Five shards on two processes; then two that one process left out, the picture by the first alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "kdiff", "encode"]
+    command += [config.data, "--autoencoder", config.autoencoder, "--flip", "true", "--posterior", "true"]
+    command += ["--shard_size", str(SIZE), "--out"]
+    (copy / "shard_00001.safetensors").unlink()
+    (copy / "shard_00004.safetensors").write_bytes(b"cut short")
+    for folder in (tmp_path / "a", copy):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            [*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("70 latents") == 1
+        found = contents(folder)
+        assert found.pop("reconstructions.png")
+        found.pop("warnings.log", None)
+        assert found == contents(whole)
 
 
 # Refused, with nothing changed

@@ -2,17 +2,23 @@
 
 Shards appear whole or not at all, and latents.json lists one as soon as it is there: an encoding that was interrupted goes on
 with the first that is missing, and ends with the same bytes on the same machine. Statistics follow when all are there.
+
+Several processes (torchrun) take the missing shards in turn, one each at a time, and the first lists them: the bytes are the
+same for any number.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,6 +42,7 @@ from kdiff.training.build import load_dataset
 from kdiff.training.checkpoint import save_tensors
 from kdiff.training.folder import locked, warn
 from kdiff.training.latent_config import EncodeConfig
+from kdiff.training.loop import join_processes
 
 BATCH = 256  # images read at a time; the autoencoder takes fewer of large ones
 
@@ -43,7 +50,7 @@ BATCH = 256  # images read at a time; the autoencoder takes fewer of large ones
 def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> tuple[dict[str, Any], Dataset]:
     """Encode images into a folder of latents, or go on where an earlier encoding was interrupted.
 
-    Returns what latents.json says, and the images.
+    Returns what latents.json says, and the images; in every process, when all is there.
 
     Args:
         config: the configuration.
@@ -56,28 +63,56 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
             autoencoder that gives no finite latents.
         OSError: a shard cannot be written; those of before stay.
     """
+    processes = join_processes()
     dataset = load_dataset(config)
     check_images(dataset)
     autoencoder = load_autoencoder(config.autoencoder)
     manifest = _plan(config, dataset, autoencoder)
-    if folder.exists() and not is_latent_folder(folder) and any(file.name != ".lock" for file in folder.iterdir()):
+    main = processes.is_main_process
+    if main and folder.exists() and not is_latent_folder(folder) and any(file.name != ".lock" for file in folder.iterdir()):
         raise ValueError(f"{folder} holds something else than latents; choose another folder by --out")
-    with locked(folder, "encoding"):
-        done = _done(folder, manifest) if is_latent_folder(folder) else {}
-        manifest["shards"] = [done[name] for name in sorted(done)]
-        write_json(folder / MANIFEST, manifest)
-        with tqdm(desc=progress, total=manifest["num_samples"], unit="image", disable=not progress) as bar:
-            for number in range(number_of_shards(manifest)):
-                rows, name = _rows(manifest, number), shard_name(number)
-                if name in done:
-                    bar.update(len(rows))
-                    continue
-                done[name] = _write_shard(folder / name, _encoded(manifest, dataset, autoencoder, rows, bar))
-                manifest["shards"] = [done[name] for name in sorted(done)]
-                write_json(folder / MANIFEST, manifest)
-        manifest["statistics"] = channel_statistics(folder, manifest)
-        write_json(folder / MANIFEST, manifest)
-    return manifest, dataset
+    with locked(folder, "encoding") if main else nullcontext():
+        if main:
+            _list(folder, manifest, _done(folder, manifest) if is_latent_folder(folder) else {})
+        processes.wait_for_everyone()
+        _encode_missing(folder, manifest, dataset, autoencoder, processes, progress if main else None)
+        if main:
+            manifest["statistics"] = channel_statistics(folder, manifest)
+            write_json(folder / MANIFEST, manifest)
+        processes.wait_for_everyone()
+    return read_manifest(folder), dataset
+
+
+def _encode_missing(
+    folder: Path,
+    manifest: dict[str, Any],
+    dataset: Dataset,
+    autoencoder: Autoencoder,
+    processes: PartialState,
+    progress: str | None,
+) -> None:
+    """Make and list the shards that latents.json does not list, one of them in each process at a time."""
+    shards = {facts["file"]: facts for facts in read_manifest(folder)["shards"]}
+    missing = [number for number in range(number_of_shards(manifest)) if shard_name(number) not in shards]
+    size, count = manifest["num_samples"], processes.num_processes
+    done = size - sum(len(_rows(manifest, number)) for number in missing)
+    with tqdm(desc=progress, total=size, initial=done, unit="image", disable=not progress) as bar:
+        for start in range(0, len(missing), count):
+            together, written = missing[start : start + count], []
+            if processes.process_index < len(together):
+                number = together[processes.process_index]
+                tensors = _encoded(manifest, dataset, autoencoder, _rows(manifest, number), bar)
+                written = [_write_shard(folder / shard_name(number), tensors)]
+            shards |= {facts["file"]: facts for facts in gather_object(written)}
+            if processes.is_main_process:
+                _list(folder, manifest, shards)
+            bar.update(sum(len(_rows(manifest, number)) for number in together[1:]))
+
+
+def _list(folder: Path, manifest: dict[str, Any], shards: Mapping[str, dict[str, Any]]) -> None:
+    """Write latents.json with these shards."""
+    manifest["shards"] = [shards[name] for name in sorted(shards)]
+    write_json(folder / MANIFEST, manifest)
 
 
 def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> dict[str, Any]:
