@@ -207,7 +207,9 @@ class _Steps:
         batch = self.order.batch(step)
         for part in range(parts):
             number = self.accelerator.process_index * parts + part
-            torch.manual_seed(mix_seed(self.config.seed, step, number))
+            # torch.manual_seed asks every kind of accelerator, too, which takes as long as a small network's layer.
+            seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+            seed(mix_seed(self.config.seed, step, number))
             rows = batch[number :: self.shares]
             x = self.x[rows].to(device, non_blocking=True)
             y = None if self.y is None else self.y[rows].to(device, non_blocking=True)
