@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,30 @@ def test_stamps_tell_changed_files_apart(tmp_path: Path) -> None:
         path.write_bytes(b"two")
         os.utime(path, ns=(1, 1))
     assert cache.stamp(path) != before
+
+
+def test_of_two_that_want_the_same_one_works_and_the_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ends its work only when the second has said that it waits."""
+    path, begun, waiting = tmp_path / "kind" / "a.json", threading.Event(), threading.Event()
+    monkeypatch.setattr(cache.logger, "info", lambda message, *facts: waiting.set())
+
+    def work() -> str:
+        begun.set()
+        assert waiting.wait(60)
+        return "worked out"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.json_of, path, work)
+        assert begun.wait(60)
+        second = pool.submit(cache.json_of, path, lambda: pytest.fail("worked out twice"))
+        assert first.result(60) == second.result(60) == "worked out"
+
+
+def test_who_waited_for_one_that_failed_does_the_work(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.json_of(tmp_path / "a.json", fail)
+    assert cache.json_of(tmp_path / "a.json", lambda: [1]) == [1]
+    assert cache.json_of(tmp_path / "a.json", fail) == [1]

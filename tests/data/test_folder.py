@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +192,7 @@ class TestUnreadable:
             path.write_bytes(path.read_bytes()[:60] if cut else b"nothing")
         with pytest.raises(ValueError, match=r"none of its 40 images can be read, e\.g\. 000\.png: "):
             load(tmp_path)
-        assert [path for path in cache_folder.rglob("*") if path.is_file()] == []
+        assert [path for path in cache_folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
 class TestCache:
@@ -205,6 +207,21 @@ class TestCache:
         for options in ({"size": 5}, {}, {"size": 4, "channels": "L"}):
             with pytest.raises(ValueError, match="none of its 40 images can be read"):
                 load(root, **options)
+
+    def test_two_at_once_decode_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As the processes of torchrun do; whoever is second finds what the first left, whichever that is."""
+        root, decoded, original = write(tmp_path, COLOUR), [], folder._decode_all
+        monkeypatch.setattr(folder, "_decode_all", lambda *given: decoded.append(given) or original(*given))
+        both = threading.Barrier(2)
+
+        def load_at_once(_: int) -> torch.Tensor:
+            both.wait(60)
+            return load(root).x[:]
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(load_at_once, range(2))
+        assert torch.equal(first, second)
+        assert len(decoded) == 1
 
     @pytest.mark.parametrize("change", ["content", "name", "new", "gone"])
     def test_a_changed_folder_is_read_again(self, tmp_path: Path, change: str) -> None:

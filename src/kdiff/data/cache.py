@@ -3,7 +3,8 @@
     <cache folder>/<kind>/<hash of everything that the content follows from>.<ending>
 
 The cache folder is $KDIFF_CACHE, else $XDG_CACHE_HOME/kdiff, else ~/.cache/kdiff; it may be deleted at any time. Files are
-written aside, flushed and renamed, so that what is there is whole; whatever cannot be read is worked out again.
+written aside, flushed and renamed, so that what is there is whole; whatever cannot be read is worked out again. Of several
+processes that want the same thing one works it out, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 VERSION = 1  # of all that is kept: raised when the same inputs would give other contents
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -94,6 +99,38 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def json_of(path: Path, work: Callable[[], Any]) -> Any:
+    """What `write_json` wrote there; if that is not there or not whole, what `work` returns now, which is then written."""
+    value = read_json(path)
+    if value is None:
+        with alone(path):
+            value = read_json(path)  # another process may have been first
+            if value is None:
+                value = work()
+                write_json(path, value)
+    return value
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Work out what belongs at `path`, without or with an ending, in this process alone; another one waits here, for hours too.
+
+    Look again whether it is there once this is entered. Raises OSError as `replacing`.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("another process is at work on %s; waiting for it", path)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when all went well and is removed when not.
@@ -102,21 +139,29 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An OSError here says that the cache cannot be written to, and how to move it."""
+    try:
+        yield
     except OSError as error:
         raise OSError(
             error.errno,
             f"cannot write to the cache in {path.parent}: {error.strerror or error}; make room there, or set KDIFF_CACHE to "
             "a folder with room",
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:

@@ -178,16 +178,13 @@ def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float]
 def _hashes(name: str, x: ImageSamples, labels: Tensor | None, identity: object) -> tuple[Tensor, str, Mapping[str, float]]:
     """Split, fingerprint and statistics of the training part: from the cache, or worked out now."""
     classes = None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
-    file = cache.entry("hashes", identity, SHARES, classes, x.shape, x.normalisation.describe()).with_suffix(".json")
-    kept = None if identity is None else cache.read_json(file)
-    if kept is None:
+
+    def work() -> dict[str, Any]:
         split, fingerprint = split_and_fingerprint(name, x.raw, labels)
-        kept = {
-            "split": "".join(map(str, split.tolist())),
-            "fingerprint": fingerprint,
-            "statistics": summarise(x.select(split == 0)),
-        }
-        if identity is not None:
-            cache.write_json(file, kept)
+        digits = "".join(map(str, split.tolist()))
+        return {"split": digits, "fingerprint": fingerprint, "statistics": summarise(x.select(split == 0))}
+
+    file = cache.entry("hashes", identity, SHARES, classes, x.shape, x.normalisation.describe()).with_suffix(".json")
+    kept = work() if identity is None else cache.json_of(file, work)
     split = torch.from_numpy(np.frombuffer(kept["split"].encode(), np.int8) - np.int8(ord("0")))
     return split, kept["fingerprint"], kept["statistics"]

@@ -89,10 +89,11 @@ def read_images(
     # Labels do not count: they follow from the names.
     key = ("folder", size, channels, [cache.stamp(path / name) for name in names])
     stem = cache.entry("images", *key)
-    notes = cache.read_json(stem.with_suffix(".json"))
-    pixels = cache.read_images(stem.with_suffix(".npy"))
-    if notes is None or pixels is None or len(pixels) + len(notes["unreadable"]) != len(names):
-        notes, pixels = _decode_all(path, names, size, channels, stem)
+    found = _kept(stem, len(names))
+    if found is None:
+        with cache.alone(stem):
+            found = _kept(stem, len(names)) or _decode_all(path, names, size, channels, stem)
+    notes, pixels = found
     unreadable: dict[str, str] = notes["unreadable"]
     if unreadable:
         _report(path, unreadable, len(names), corrupt)
@@ -154,6 +155,14 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[list[str], list[int] | N
         return [], None
     number = {name: i for i, name in enumerate(classes)}
     return classes, [number[top] for top in tops]
+
+
+def _kept(stem: Path, count: int) -> tuple[dict[str, Any], np.ndarray] | None:
+    """What `_decode_all` returned for this many images, from the cache; None if it is not there or not whole."""
+    notes, pixels = cache.read_json(stem.with_suffix(".json")), cache.read_images(stem.with_suffix(".npy"))
+    if notes is None or pixels is None or len(pixels) + len(notes["unreadable"]) != count:
+        return None
+    return notes, pixels
 
 
 def _decode_all(

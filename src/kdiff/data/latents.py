@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from kdiff.data.shards import LatentSamples, Sharded, map_tensors
 
 MANIFEST = "latents.json"
 FORMAT = 1
+FIXED = ("y", "split")  # tensors of a shard that are the same however it is read
 NORMALISE = ("channels", GIVEN, "none")
 
 logger = logging.getLogger(__name__)
@@ -66,33 +67,42 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
         if problem := shard_problem(folder, facts, digest=False):
             raise ValueError(f"{problem}; {again}")
     normalisation = _normalisation(manifest, normalise, posterior)
-    kept = cache.entry("latents", [cache.stamp(file) for file in paths], manifest["shards"], normalisation.describe())
-    statistics = cache.read_json(kept.with_suffix(".json"))
-    if statistics is None:
+    flip = manifest["flip"] if flip is None else flip
+
+    def check() -> Mapping[str, float]:
         logger.info("checking %d shards in %s, once", len(paths), folder)
         for facts in manifest["shards"]:
             if problem := shard_problem(folder, facts):
                 raise ValueError(f"{problem}; {again}")
-    mapped = [map_tensors(file) for file in paths]
-    tensors = {name: Sharded([shard[name] for shard in mapped]) for name in mapped[0] if name not in ("y", "split")}
-    split = torch.from_numpy(np.concatenate([shard["split"] for shard in mapped]))
-    x = LatentSamples(tensors, normalisation, flip=manifest["flip"] if flip is None else flip, posterior=posterior)
-    if statistics is None:
-        statistics = summarise(x.select(split == 0))
-        cache.write_json(kept.with_suffix(".json"), statistics)
+        x, fixed = _mapped(paths, normalisation, flip, posterior)
+        return summarise(x.select(fixed["split"] == 0))
+
+    kept = cache.entry("latents", [cache.stamp(file) for file in paths], manifest["shards"], normalisation.describe())
+    statistics = cache.json_of(kept.with_suffix(".json"), check)
+    x, fixed = _mapped(paths, normalisation, flip, posterior)
     return Dataset(
         name=folder.resolve().name,
         x=x,
-        y=torch.from_numpy(np.concatenate([shard["y"] for shard in mapped])) if manifest["num_classes"] else None,
+        y=fixed.get("y"),
         num_classes=manifest["num_classes"],
         normalisation=normalisation,
-        split=split,
+        split=fixed["split"],
         manifold=None,
         fingerprint=_fingerprint(manifest),
         flip=x.flip,
         about={**manifest["about"], "latents": {"folder": str(folder.resolve()), **describe_latents(manifest)}},
         statistics=statistics,
     )
+
+
+def _mapped(
+    paths: Sequence[Path], normalisation: Normalisation, flip: bool, posterior: bool
+) -> tuple[LatentSamples, dict[str, torch.Tensor]]:
+    """The samples in these shards, mapped into memory; and what is read now, split and, if there are labels, y."""
+    mapped = [map_tensors(file) for file in paths]
+    tensors = {name: Sharded([shard[name] for shard in mapped]) for name in mapped[0] if name not in FIXED}
+    fixed = {name: torch.from_numpy(np.concatenate([shard[name] for shard in mapped])) for name in FIXED if name in mapped[0]}
+    return LatentSamples(tensors, normalisation, flip=flip, posterior=posterior), fixed
 
 
 def is_latent_folder(path: Path) -> bool:

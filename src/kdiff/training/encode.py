@@ -3,8 +3,8 @@
 Shards appear whole or not at all, and latents.json lists one as soon as it is there: an encoding that was interrupted goes on
 with the first that is missing, and ends with the same bytes on the same machine. Statistics follow when all are there.
 
-Several processes (torchrun) take the missing shards in turn, one each at a time, and the first lists them: the bytes are the
-same for any number.
+Several processes (torchrun) take the missing shards in turn, one each at a time, and the first lists them. On CPUs the bytes
+depend on the number of threads of each, not on that of processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BATCH = 256  # images read at a time; the autoencoder takes fewer of large ones
 def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> tuple[dict[str, Any], Dataset]:
     """Encode images into a folder of latents, or go on where an earlier encoding was interrupted.
 
-    Returns what latents.json says, and the images; in every process, when all is there.
+    Returns what latents.json says, and the images. Of several processes only the first knows what it says in the end.
 
     Args:
         config: the configuration.
@@ -76,11 +76,10 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
             _list(folder, manifest, _done(folder, manifest) if is_latent_folder(folder) else {})
         processes.wait_for_everyone()
         _encode_missing(folder, manifest, dataset, autoencoder, processes, progress if main else None)
-        if main:
+        if main:  # the others leave, as they would be cut off if they waited for as long as a large folder takes
             manifest["statistics"] = channel_statistics(folder, manifest)
             write_json(folder / MANIFEST, manifest)
-        processes.wait_for_everyone()
-    return read_manifest(folder), dataset
+    return manifest, dataset
 
 
 def _encode_missing(
