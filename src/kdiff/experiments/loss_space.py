@@ -286,6 +286,7 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
     costs.set(yscale="log", xlim=(-0.6, len(judged(study)) - 0.4))
     costs.set_xticks(range(len(judged(study))), [*judged(study)], fontsize=7)
     costs.set_title("Fréchet distance, clean last step (a point per seed)", fontsize=9, color=INK)
+    force.set_ylim(top=1.7 * force.get_ylim()[1])  # room for the legend
     for axes in (ends, force, ways, costs):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=6.5)
