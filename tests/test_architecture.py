@@ -55,7 +55,7 @@ MAY_REQUIRE = {
     "sampling": {"torch", "torchdiffeq"},
     "networks": {"torch", "numpy"},
     "weights": {"torch", "safetensors"},
-    "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools", "filelock"},
+    "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools", "filelock", "tqdm"},
     "latent": {"torch", "diffusers"},
     "theory": {"torch", "numpy", "scipy", "sklearn"},
 }

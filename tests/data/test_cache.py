@@ -108,7 +108,8 @@ def test_stamps_tell_changed_files_apart(tmp_path: Path) -> None:
 def test_of_two_that_want_the_same_one_works_and_the_other_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first ends its work only when the second has said that it waits."""
     path, begun, waiting = tmp_path / "kind" / "a.json", threading.Event(), threading.Event()
-    monkeypatch.setattr(cache.logger, "info", lambda message, *facts: waiting.set())
+    monkeypatch.setattr(cache, "PATIENCE", 0)
+    monkeypatch.setattr(cache.logger, "warning", lambda message, *facts: waiting.set())
 
     def work() -> str:
         begun.set()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdiff.data import ImageSamples, checks, folder, load, load_folder, make_dataset
+from kdiff.data import ImageSamples, checks, folder, load, load_folder, make_dataset, progress
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (40, 6, 8, 3)).astype(np.uint8)
@@ -222,6 +223,19 @@ class TestCache:
             first, second = pool.map(load_at_once, range(2))
         assert torch.equal(first, second)
         assert len(decoded) == 1
+
+    def test_what_takes_long_shows_how_far_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(checks, "KEEP_BYTES", 0)
+        monkeypatch.setattr(progress, "DELAY", 3600)
+        load(write(tmp_path / "a", COLOUR))
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(progress, "DELAY", 0)
+        load(write(tmp_path / "b", COLOUR))
+        shown = capsys.readouterr().err
+        for work in (rf"looking through {tmp_path}/b", rf"decoding {tmp_path}/b", "hashing b", "mean and variance"):
+            assert re.search(rf"{work}: 100%.*(40/40|24/24)", shown), work
 
     @pytest.mark.parametrize("change", ["content", "name", "new", "gone"])
     def test_a_changed_folder_is_read_again(self, tmp_path: Path, change: str) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 VERSION = 1  # of all that is kept: raised when the same inputs would give other contents
+PATIENCE = 3.0  # seconds of waiting for another process before that is said
 
 logger = logging.getLogger(__name__)
 
@@ -121,9 +122,9 @@ def alone(path: Path) -> Iterator[None]:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except Timeout:
-            logger.info("another process is at work on %s; waiting for it", path)
+            logger.warning("another process is at work on %s; waiting for it", path)
             lock.acquire()
     try:
         yield

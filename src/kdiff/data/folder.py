@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from kdiff.data import cache
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.progress import shown
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CHANNELS = {"RGB": 3, "L": 1}
@@ -173,7 +174,7 @@ def _decode_all(
     unreadable: dict[str, str] = {}
     file = stem.with_suffix(".npy")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        headers = list(pool.map(_header, (path / name for name in names)))
+        headers = list(shown(pool.map(_header, (path / name for name in names)), len(names), f"looking through {path}"))
         mode, shape = _common_form(path, dict(zip(names, headers)), size, channels)
 
         def images() -> Iterator[np.ndarray]:
@@ -186,7 +187,7 @@ def _decode_all(
                     else:
                         yield image
 
-        cache.write_images(file, shape, images())
+        cache.write_images(file, shape, shown(images(), len(names), f"decoding {path}"))
     if len(unreadable) == len(names):
         file.unlink()
         raise ValueError(f"{path}: none of its {len(names)} images can be read, e.g. {names[0]}: {unreadable[names[0]]}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ import torch
 from kdiff.data import cache
 from kdiff.data.dataset import Dataset
 from kdiff.data.normalisation import GIVEN, Normalisation
+from kdiff.data.progress import shown
 from kdiff.data.samples import summarise
 from kdiff.data.shards import LatentSamples, Sharded, map_tensors
 
@@ -33,8 +33,6 @@ MANIFEST = "latents.json"
 FORMAT = 1
 FIXED = ("y", "split")  # tensors of a shard that are the same however it is read
 NORMALISE = ("channels", GIVEN, "none")
-
-logger = logging.getLogger(__name__)
 
 
 def load_latents(path: str | Path, normalise: str = "channels", posterior: bool = False, flip: bool | None = None) -> Dataset:
@@ -70,8 +68,7 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
     flip = manifest["flip"] if flip is None else flip
 
     def check() -> Mapping[str, float]:
-        logger.info("checking %d shards in %s, once", len(paths), folder)
-        for facts in manifest["shards"]:
+        for facts in shown(manifest["shards"], len(paths), f"checking {folder}", unit="shard"):
             if problem := shard_problem(folder, facts):
                 raise ValueError(f"{problem}; {again}")
         x, fixed = _mapped(paths, normalisation, flip, posterior)

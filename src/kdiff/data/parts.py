@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data.progress import shown
 from kdiff.data.samples import rows_per_chunk
 
 PARTS = ("train", "classifier", "heldout")
@@ -43,7 +44,9 @@ def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
 
 def _split(name: str, values: np.ndarray) -> Tensor:
     hashes = [
-        int.from_bytes(hashlib.blake2b(row.data).digest()[:8], "big") / 2**64 for chunk in _chunks(values) for row in chunk
+        int.from_bytes(hashlib.blake2b(row.data).digest()[:8], "big") / 2**64
+        for chunk in shown(_chunks(values), len(values), f"hashing {name}", len, "sample")
+        for row in chunk
     ]
     split = np.digitize(hashes, [SHARES[0], SHARES[0] + SHARES[1]])
     counts = np.bincount(split, minlength=len(PARTS))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdiff.data.normalisation import Normalisation
+from kdiff.data.progress import shown
 
 CHUNK_BYTES = 2**25  # of float32, where all samples are gone through
 
@@ -127,7 +128,7 @@ def summarise(samples: Samples) -> dict[str, float]:
     else:
         count, means, squares = 0, torch.zeros(()), torch.zeros(())
         extremes = []
-        for chunk in samples.chunks():
+        for chunk in shown(samples.chunks(), len(samples), "mean and variance", len, "sample"):
             flat = chunk.flatten(1).double()
             extremes += [flat.min(), flat.max()]
             variance, mean = torch.var_mean(flat, dim=0, correction=0)
