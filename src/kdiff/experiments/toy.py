@@ -232,7 +232,7 @@ def _draw_quality(axes: Any, study: Study, data: str) -> None:
     axes.set_yscale("log")
     axes.set(xlabel="D")
     axes.set_xticks(dims, [str(D) for D in dims])
-    _plain(axes, f"{data.replace('_', ' ')}: distance to the data")
+    _plain(axes, f"{data.replace('_', ' ')}: distance")
 
 
 def _draw_samples(figure: Any, places: Any, study: Study, data: str, D: int) -> None:
