@@ -120,6 +120,22 @@ def test_a_wrong_autoencoder_is_refused(here: Path, capsys: pytest.CaptureFixtur
     assert not (here / "runs" / "new").exists()
 
 
+def test_a_new_place_that_encode_wrote_down_is_found(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As is advised where the autoencoder is gone; the run itself still names the old place."""
+    data = json.loads((here / "runs" / "latent" / "data.json").read_text())
+    data["latents"]["autoencoder"]["source"] = "/no/such/place"
+    data["latents"]["folder"] = str(here / "latents" / "digits")
+    (here / "runs" / "latent" / "data.json").write_text(json.dumps(data))
+    moved = shutil.move(here / "runs" / "digits_autoencoder", tmp_path / "moved")
+    again = ["encode", "digits", "--posterior", "true", "--flip", "true", "--autoencoder", str(moved)]
+    sample = ["sample", "runs/latent", "--num", "2", "--steps", "2"]
+    assert main(again) == 0
+    assert main(sample) == 0
+    shutil.rmtree(here / "latents")
+    assert main(sample) == 2
+    assert "no autoencoder at /no/such/place" in capsys.readouterr().err
+
+
 def test_an_autoencoder_that_is_gone_is_said_before_training(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((here / "latents" / "digits" / "latents.json").read_text())
     manifest["autoencoder"]["source"] = "/no/such/place"

@@ -12,17 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+LEFTOVER = re.compile(r"\..*\.partial-(\d+)")
+
 
 def partial_name(path: Path) -> Path:
     """Where this process puts what is not whole: hidden, and with its number, so that others tell whose it is."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that `partial_name` gives."""
+    return LEFTOVER.fullmatch(path.name) is not None
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove what processes that were killed have left half-written anywhere below a folder; returns what was removed."""
     removed = []
     for path in sorted(folder.rglob(".*.partial-*")):
-        number = re.fullmatch(r".*\.partial-(\d+)", path.name)
+        number = LEFTOVER.fullmatch(path.name)
         if number and path.exists() and not _is_another_process(int(number[1])):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             removed.append(path)

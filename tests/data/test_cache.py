@@ -123,6 +123,15 @@ def test_of_two_that_want_the_same_one_works_and_the_other_waits(tmp_path: Path,
         assert first.result(60) == second.result(60) == "worked out"
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left, others = tmp_path / ".a.npy.partial-1", tmp_path / ".b.npy.partial-1"
+    for file in (left, others):
+        file.write_bytes(b"half")
+    with cache.alone(tmp_path / "a"):
+        assert not left.exists()
+    assert others.exists()
+
+
 def test_who_waited_for_one_that_failed_does_the_work(tmp_path: Path) -> None:
     def fail() -> None:
         raise KeyboardInterrupt

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,9 +20,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdiff.cli import main
 from kdiff.data import load
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.training import encode as module_under_test
+from kdiff.training import loop
 from kdiff.training.build import load_dataset
 from kdiff.training.encode import decoder, encode
 from kdiff.training.latent_config import EncodeConfig
@@ -190,6 +195,35 @@ def test_two_processes_make_the_same_bytes_and_go_on_together(config, whole, cop
         assert found == contents(whole)
 
 
+def test_killed_before_anything_was_written_it_begins_again(config, whole, tmp_path, contents) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / f".latents.json.partial-{2**22 + 1}").write_text("{")  # no process has such a number
+    encode(config, folder)
+    assert contents(folder) == {**contents(whole), ".lock": b""}
+
+
+def test_the_command_that_goes_on_is_the_one_that_began(config, copy, capsys) -> None:
+    """As advised for a shard that is cut short, with every option that would else be refused."""
+    (copy / "shard_00002.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ValueError, match="goes on where it was") as refused:
+        load(copy)
+    command = re.search(r"kdiff (encode .*) goes on where it was", str(refused.value))
+    with pytest.warns(UserWarning, match="made anew"):
+        assert main(shlex.split(command[1])) == 0
+    assert "70 latents" in capsys.readouterr().out
+    load(copy)
+
+
+def test_several_processes_wait_for_each_other_as_long_as_a_shard_takes(monkeypatch) -> None:
+    """Ten minutes, or thirty, are what torch gives them else."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(loop, "PartialState", lambda **options: given.update(options))
+    loop.join_processes()
+    assert given["timeout"] >= datetime.timedelta(hours=12)
+
+
 # Refused, with nothing changed
 
 
@@ -231,6 +265,15 @@ def test_an_autoencoder_that_has_moved_is_the_same(config, copy, autoencoder_fol
     encode(replace(config, autoencoder=str(moved)), copy)
     assert load(copy).about["latents"]["autoencoder"]["source"] == str(moved)
     assert load(copy).fingerprint == fingerprint
+
+
+def test_what_latents_json_lacks_is_said(config, copy) -> None:
+    manifest = json.loads((copy / "latents.json").read_text())
+    for missing in ("statistics", "autoencoder"):
+        (copy / "latents.json").write_text(json.dumps({name: value for name, value in manifest.items() if name != missing}))
+        for use in (lambda: load(copy), lambda: encode(config, copy)):
+            with pytest.raises(ValueError, match=rf"latents.json lacks {missing}; restore it"):
+                use()
 
 
 def test_a_folder_of_something_else(config, tmp_path) -> None:

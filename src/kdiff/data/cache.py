@@ -127,6 +127,9 @@ def alone(path: Path) -> Iterator[None]:
             logger.warning("another process is at work on %s; waiting for it", path)
             lock.acquire()
     try:
+        # Nobody else writes here now: what is half-written was left by a process that was killed.
+        for leftover in path.parent.glob(f".{path.name}*.partial-*"):
+            leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

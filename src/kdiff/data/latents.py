@@ -32,6 +32,8 @@ from kdiff.data.shards import LatentSamples, Sharded, map_tensors
 MANIFEST = "latents.json"
 FORMAT = 1
 FIXED = ("y", "split")  # tensors of a shard that are the same however it is read
+OPTIONS = ("flip", "posterior", "dtype", "shard_size")  # of kdiff encode, besides places
+FACTS = {"source", "autoencoder", "num_samples", "num_classes", "shape", "about", "shards", "statistics", *OPTIONS}
 NORMALISE = ("channels", GIVEN, "none")
 
 
@@ -122,6 +124,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or encode again into another folder") from None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found}; this version of kdiff reads format {FORMAT}")
+    if missing := sorted(FACTS - manifest.keys()):
+        raise ValueError(f"{path} lacks {', '.join(missing)}; restore it from a copy, or encode again into another folder")
     return manifest
 
 
@@ -145,9 +149,10 @@ def describe_latents(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_command(folder: Path, manifest: Mapping[str, Any]) -> str:
-    """The command that made the folder, but for options."""
+    """The command that made the folder."""
     places = [manifest["source"]["data"], "--autoencoder", manifest["autoencoder"]["source"], "--out", str(folder)]
-    return shlex.join(["kdiff", "encode", *places])
+    options = [word for name in OPTIONS for word in (f"--{name}", str(manifest[name]).lower())]
+    return shlex.join(["kdiff", "encode", *places, *options])
 
 
 def shard_problem(folder: Path, facts: Mapping[str, Any], digest: bool = True) -> str:

@@ -81,8 +81,7 @@ def as_pipeline(run: Run) -> Any:
     )
     transformer.model.load_state_dict({name: value.cpu() for name, value in run.model.state_dict().items()})
     if run.latents:
-        wanted = run.latents["autoencoder"]
-        vae = decoder(run.autoencoder or wanted["source"], wanted["identity"]).module
+        vae = decoder(*run.latents_autoencoder()).module
     data = {"normalisation": run.data["normalisation"], "image": _black_and_white(run)}
     return KDiffPipeline(transformer.eval(), FlowMatchEulerDiscreteScheduler(), vae, data)
 

@@ -35,7 +35,7 @@ from kdiff.data.latents import (
     shard_problem,
 )
 from kdiff.data.shards import map_tensors
-from kdiff.files import new_file, write_json
+from kdiff.files import is_leftover, new_file, write_json
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.training.autoencoder import check_images
 from kdiff.training.build import load_dataset
@@ -69,17 +69,22 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
     autoencoder = load_autoencoder(config.autoencoder)
     manifest = _plan(config, dataset, autoencoder)
     main = processes.is_main_process
-    if main and folder.exists() and not is_latent_folder(folder) and any(file.name != ".lock" for file in folder.iterdir()):
+    if main and folder.exists() and not is_latent_folder(folder) and not all(map(_is_ours, folder.iterdir())):
         raise ValueError(f"{folder} holds something else than latents; choose another folder by --out")
     with locked(folder, "encoding") if main else nullcontext():
         if main:
             _list(folder, manifest, _done(folder, manifest) if is_latent_folder(folder) else {})
         processes.wait_for_everyone()
         _encode_missing(folder, manifest, dataset, autoencoder, processes, progress if main else None)
-        if main:  # the others leave, as they would be cut off if they waited for as long as a large folder takes
+        if main:
             manifest["statistics"] = channel_statistics(folder, manifest)
             write_json(folder / MANIFEST, manifest)
     return manifest, dataset
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file may lie where an encoding was killed before it had written anything."""
+    return file.name == ".lock" or is_leftover(file)
 
 
 def _encode_missing(
@@ -242,5 +247,5 @@ def decoder(source: str, identity: str) -> Autoencoder:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}. That is where the autoencoder of these latents lay when they were encoded; if it has moved, run kdiff "
-            "encode again with its new place, which writes that down, or name it by --autoencoder"
+            "encode again with its new place, which writes that down beside the latents, or name it by --autoencoder"
         ) from None

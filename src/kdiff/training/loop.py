@@ -10,6 +10,7 @@ process are one each on two.
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import sys
@@ -46,6 +47,10 @@ from kdiff.training.objective import Objective
 from kdiff.training.order import DataOrder
 from kdiff.training.signals import Stopped, StopSignals
 
+# How long one process waits for another: the first draws pictures, hashes, judges and writes while the others wait. Torchrun
+# sees to it that all end if one dies.
+PATIENCE = datetime.timedelta(days=1)
+
 
 class TrainingDiverged(RuntimeError):
     """The loss, the gradient or a weight stopped being a finite number."""
@@ -72,7 +77,7 @@ def learning_rate_factor(config: LoopConfig, step: int) -> float:
 def join_processes() -> PartialState:
     """The processes of this run (torchrun, accelerate launch). accelerate joins them on CPUs only where it is told to."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=launched and not (torch.cuda.is_available() or torch.xpu.is_available()))
+    return PartialState(cpu=launched and not (torch.cuda.is_available() or torch.xpu.is_available()), timeout=PATIENCE)
 
 
 def make_accelerator(precision: str) -> Accelerator:

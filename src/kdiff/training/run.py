@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from kdiff.data import Dataset, Normalisation, principal_directions
+from kdiff.data.latents import read_manifest
 from kdiff.files import read_json, write_json
 from kdiff.model import KDiff
 from kdiff.training.build import build_model, describe_environment, load_dataset
@@ -91,8 +92,18 @@ class Run:
         """
         if self.latents is None:
             raise ValueError(f"{self.folder} was not trained on latents: there is nothing to decode")
+        return decoder(*self.latents_autoencoder()).decode(x)
+
+    def latents_autoencoder(self) -> tuple[str, str]:
+        """Of a run on latents: where their autoencoder lies, as far as is known, and its identity."""
+        assert self.latents is not None
         wanted = self.latents["autoencoder"]
-        return decoder(self.autoencoder or wanted["source"], wanted["identity"]).decode(x)
+        try:
+            # kdiff encode may have written down another place since.
+            now = read_manifest(Path(self.latents["folder"]))["autoencoder"]
+        except (OSError, ValueError):  # the latents are elsewhere, or none any more: samples do not need them
+            now = wanted
+        return self.autoencoder or (now if now["identity"] == wanted["identity"] else wanted)["source"], wanted["identity"]
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
