@@ -119,13 +119,21 @@ class TestPlan:
 def test_predictions_are_those_of_kdiff_estimate() -> None:
     case = Case("gaussian(ambient_dim=12, intrinsic_dim=3, num_samples=3000)", 3, "linear")
     found = predictions(case)
-    assert list(found) == ["D/(D + d)", "D/(D + tr Σ)", "v-loss, start", "v-loss, end"]
+    assert list(found) == ["D/(D + d)", "D/(D + E‖x‖²)", "v-loss, start", "v-loss, end"]
     assert found["D/(D + d)"] == 12 / 15
-    assert found["D/(D + tr Σ)"] == pytest.approx(12 / 15, abs=0.01)
+    assert found["D/(D + E‖x‖²)"] == pytest.approx(12 / 15, abs=0.01)
     assert found["v-loss, start"] == pytest.approx(12**0.5 / (12**0.5 + 3**0.5), abs=0.01)
     rules = dimension.estimated(seen(case.data)[0])
     assert rules["energy, global"] == 12 / 15
     assert rules["TwoNN, global"] == pytest.approx(12 / 15, abs=0.03)
+
+
+def test_the_column_of_the_linear_theory_is_what_its_name_says() -> None:
+    """Digits are far from mean 0, so that D/(D + tr Σ) would be another number."""
+    x = load_dataset(TrainConfig(data="digits")).part("train")[0][:].double().flatten(1)
+    found = predictions(Case("digits", None, "real"))["D/(D + E‖x‖²)"]
+    assert found == pytest.approx(64 / (64 + float(x.square().sum(1).mean())), abs=1e-4)
+    assert abs(found - 64 / (64 + float(x.var(0, correction=0).sum()))) > 0.1
 
 
 @pytest.mark.usefixtures("estimates")

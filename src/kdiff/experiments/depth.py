@@ -178,7 +178,7 @@ def _k_table(study: Study, rows: dict[str, list[dict[str, Any]]], of_rule: dict[
         best = [best_of(quality), ", ".join(close) if several else "one seed", best_of(loss)]
         lines.append([name, f"{of_rule[name]:g}", *best, learned, *predicted])
     header = ["network, data", "D/(D + d)", "best fixed k", "not told apart from it", "best by v-loss", "learned k"]
-    return markdown([*header, "D/(D + tr Σ)", "v-loss theory, start", "v-loss theory, end"], lines)
+    return markdown([*header, "D/(D + E‖x‖²)", "v-loss theory, start", "v-loss theory, end"], lines)
 
 
 def _quality_table(rows: dict[str, list[dict[str, Any]]], of_rule: dict[str, float]) -> str:

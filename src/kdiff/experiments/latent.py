@@ -7,9 +7,9 @@ pixels and latents in equally many tokens, each for the same part of the picture
     colour emoji, 32 × 32     16 tokens of 192 numbers (pixels), 64 (half), 16 (a quarter)
     Fashion-MNIST, 28 × 28    49 tokens of 16, 16, 4
 
-The rule says D/(D + d): fewer numbers for the same pictures, a smaller k. The linear theory says D/(D + tr Σ), and normalising
-by channel makes tr Σ equal D: ½, whatever the latents. So normalisation must move k by the theory, in the direction in which it
-moves tr Σ/D, and need not by the rule, as it does not change d.
+The rule says D/(D + d): fewer numbers for the same pictures, a smaller k. The linear theory says D/(D + E‖x‖²), and
+normalising by channel makes E‖x‖² equal D: ½, whatever the latents. So normalisation must move k by the theory, in the
+direction in which it moves E‖x‖²/D, and need not by the rule, as it does not change d.
 
 The autoencoders are trained before the runs, once, and kept with the latents in the cache folder (`kdiff.data.cache`), for any
 number of studies; seeds are of the runs on them. The times that are reported do not hold theirs.
@@ -144,7 +144,7 @@ def falls(study: Study) -> Finding:
 
 
 def shifts(study: Study) -> Finding:
-    """Whether k without normalisation differs from k with it, in the direction of D/(D + tr Σ)."""
+    """Whether k without normalisation differs from k with it, in the direction of D/(D + E‖x‖²)."""
     differences, expected = {}, {}
     for kind, level in made(study.full):
         plain, scaled = (learned_k(study, latents(kind, level, scaling)) for scaling in ("as they are", "by channel"))
@@ -157,7 +157,7 @@ def shifts(study: Study) -> Finding:
     against = [name for name in moved if each[name].mean * expected[name] < 0]
     verdict: Verdict = "refuted" if against and study.full else "confirmed" if len(moved) == len(each) else "inconclusive"
     text = [f"{name} {found} (theory {expected[name]:+.2g})" for name, found in each.items()]
-    statement = "normalising by channel moves k, in the direction in which it moves D/(D + tr Σ)"
+    statement = "normalising by channel moves k, in the direction in which it moves D/(D + E‖x‖²)"
     return Finding(statement, verdict, f"logit of k without it minus logit of k with it: {'; '.join(text)}", decides=False)
 
 

@@ -3,7 +3,7 @@
 The size of a picture grows and the number of tokens stays, 16: a patch holds 49, 192, 768, 3,072 numbers, which pass a network
 96 wide. The paper (arXiv 2601.21419) has k ≈ 1.0 for JiT on the pixels of ImageNet, at once. Its rule says that k grows with
 D/(D + d), so with the size, as the same pictures are not more intricate for being larger; the linear theory, which sees the
-total variance, says that D/(D + tr Σ) hardly changes: tr Σ grows with D.
+total power, says that D/(D + E‖x‖²) hardly changes: E‖x‖² grows with D.
 
 At the paper's pace the logit of k moves by no more than the learning rate per step, so 0.9 cannot be reached in 2,000 steps of
 0.001; what can be asked there is how much of that way k goes.
