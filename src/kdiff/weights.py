@@ -8,6 +8,7 @@ package that reads a pickle at all.
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             torch.serialization.clear_safe_globals()
             torch.serialization.add_safe_globals([kind for kind in after if kind in before or kind not in ALLOWED])
     except Exception as error:  # a damaged file fails in many ways
-        reason = str(error).strip().partition("\n")[0]
+        # torch says first how to read it all the same, by running what is in it.
+        class_name = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
+        reason = f"it holds a {class_name[1]}" if class_name else str(error).strip().partition("\n")[0]
         raise ValueError(
             f"{path.name} cannot be read as weights ({reason}); it is damaged, or holds objects besides tensors, which may run "
             "code. If you trust it, load it yourself and pass its state dict"

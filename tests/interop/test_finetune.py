@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,27 @@ def test_the_ends_start_close_by_and_say_how_close(target: str, init: float) -> 
         assert 0 < fine[t] < 0.15 * rough[t] < 0.15
         # What is left out, (1 − k) of the noise (or k of the data), is the change, over den: of the size of 1 − k.
         assert rough[t] < 0.1
+
+
+def test_a_velocity_of_zero_has_not_changed() -> None:
+    """As a new network's, whose last layer is 0; one that is 0 no more has changed without bound."""
+    model = as_model("sit", VELOCITY["sit"]())
+    x, y = torch.randn(2, 2, 8, 8), torch.tensor([0, 1])
+    tuned = with_learned_k(model)
+    assert set(velocity_change(model, tuned, x, y=y).values()) == {0.0}
+    nn.init.ones_(tuned.network.final_layer.linear.bias)
+    assert set(velocity_change(model, tuned, x, y=y).values()) == {math.inf}
+
+
+def test_the_change_is_seen_under_the_noise_of_the_model() -> None:
+    network = MLP((5,), width=8, depth=1)
+    nn.init.normal_(network.output.weight)
+    x = torch.randn(50, 5)
+    narrow, wide = (
+        velocity_change(model, with_learned_k(model, 0.99), x)
+        for model in (KDiff(network, "data"), KDiff(network, "data", noise_scale=3.0))
+    )
+    assert all(narrow[t] != wide[t] for t in narrow)
 
 
 def test_all_but_the_target_goes_along() -> None:

@@ -95,6 +95,36 @@ def test_data_models_mean_data() -> None:
     assert model.null == {"y": 3}
 
 
+def test_the_noise_that_it_was_trained_with() -> None:
+    """JiT's at 512 pixels is of scale 2."""
+    assert as_model("jit", JiT(**SIZES, num_heads=2, bottleneck=4, context_tokens=0), noise_scale=2.0).noise_scale == 2
+    with pytest.raises(ValueError, match="dit was trained with noise of scale 1"):
+        as_model("dit", DiT(**SIZES, num_heads=2), noise_scale=2.0)
+
+
+def test_without_a_null_class_there_is_none() -> None:
+    assert as_model("sit", DiT(**SIZES, num_heads=2, null_class=False)).null == {}
+
+
+def test_a_network_of_another_architecture_is_refused() -> None:
+    networks = {
+        "jit": JiT(**SIZES, num_heads=2, bottleneck=4, context_tokens=0),
+        "lightningdit": LightningDiT(**SIZES, num_heads=2),
+        "uvit": UViT(**SIZES, num_heads=2),
+    }
+    for name in ("jit", "dit", "sit", "lightningdit", "uvit"):
+        for other, network in networks.items():
+            if other != name:
+                with pytest.raises(ValueError, match=f"is not of the architecture '{name}'"):
+                    as_model(name, network, clock="vp" if name in ("dit", "uvit") else None)
+
+
+def test_a_network_that_scales_its_time_itself_is_refused() -> None:
+    """It would do so twice."""
+    with pytest.raises(ValueError, match="multiplies its time by 999"):
+        as_model("uvit", UViT(**SIZES, num_heads=2, time_scale=999.0), clock="vp")
+
+
 def test_every_architecture_samples_with_guidance(stirred: Any) -> None:
     networks = {
         "jit": JiT(**SIZES, num_heads=2, bottleneck=4, context_tokens=1, context_start=1),

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -156,6 +157,14 @@ def test_a_file_that_would_run_code_is_refused_before_it_does(pair, tmp_path):
     torch.load(path, weights_only=False)  # the trap works
     assert mark.exists()
     assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_what_is_beside_the_weights_is_named_where_it_is_refused(pair, tmp_path):
+    """And not how to read it all the same, which is what torch says first."""
+    torch.save({"ema": pair("dit")[1], "best_loss": np.float64(0.5)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"cannot be read as weights \(it holds a numpy\.[a-z_.]*scalar\)") as refused:
+        from_official("dit", tmp_path / "weights.pt", **DIT)
+    assert "\x1b" not in str(refused.value)
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):

@@ -81,11 +81,15 @@ def velocity_change(
     seed: int = 0,
     **conditions: Any,
 ) -> dict[float, float]:
-    """√(E‖v′ − v‖²/E‖v‖²), how far the velocity has changed, by time: on noisy samples of x (batch, ...), without a clamp."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    """√(E‖v′ − v‖²/E‖v‖²), how far the velocity has changed, by time: on noisy samples of x (batch, ...), without a clamp.
+
+    Noise is of the first model's scale. No change of a velocity of 0, as of a network that begins with 0, is 0.
+    """
+    noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
     found = {}
     for t in times:
         z = before.path.mix(x, noise, t)
         old, new = (model.velocity(z, t, min_denominator=0.0, **conditions) for model in (before, after))
-        found[t] = float(((new - old).square().mean() / old.square().mean()).sqrt())
+        change = (new - old).square().mean()
+        found[t] = float((change / old.square().mean()).sqrt()) if change else 0.0
     return found

@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdiff.model import KDiff
+from kdiff.networks.backbone import ModulatedTransformer
+from kdiff.networks.official import is_official
+from kdiff.networks.uvit import UViT
 from kdiff.path import GaussianPath, LinearPath, VariancePreservingPath
 from kdiff.precision import full_precision
 from kdiff.target import FixedK, GeneralTarget, Target
@@ -95,7 +98,7 @@ NOISIEST = {  # log ᾱ
 }
 
 
-def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None = None) -> KDiff:
+def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None = None, noise_scale: float = 1.0) -> KDiff:
     """A published network (`kdiff.networks.from_official`) as a model: it samples, and can be trained on.
 
     Noise predictors (DiT, U-ViT) mean nothing at t = 0, where z is all noise: sample from `noisiest_time` on and with
@@ -106,9 +109,12 @@ def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None
         network: with that architecture's weights, in its own times.
         clock: of a noise predictor: "ddpm" (DiT's), "latent" (U-ViT on latents), "vp" (U-ViT on pixels), or a function from
             log-SNR to the network's time. DiT has "ddpm" if left out; U-ViT needs one.
+        noise_scale: of the noise that it was trained with: 2 for JiT at 512 pixels.
 
     Raises:
-        ValueError: an unknown architecture or clock; a clock for a network that needs none, or none for U-ViT.
+        ValueError: an unknown architecture or clock; a clock for a network that needs none, or none for U-ViT; a noise scale
+            for a noise predictor; one of `kdiff.networks` that is of another architecture, or does to its time what the clock
+            does.
     """
     meaning: dict[str, Target] = {
         "jit": FixedK("data"),
@@ -119,12 +125,16 @@ def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None
     }
     if architecture not in meaning:
         raise ValueError(f"no architecture is called {architecture!r}; expected one of {', '.join(meaning)}")
-    null = {"y": network.num_classes} if getattr(network, "num_classes", 0) else None
+    _check(architecture, network)
+    classes, labels = getattr(network, "num_classes", 0), getattr(network, "y_embedder", None)
+    null = {"y": classes} if classes and getattr(labels, "null_class", True) else None
     predicts_noise = architecture in ("dit", "uvit")
+    if predicts_noise and noise_scale != 1:
+        raise ValueError(f"noise_scale is {noise_scale}; {architecture} was trained with noise of scale 1")
     if not predicts_noise:
         if clock is not None:
             raise ValueError(f"{architecture} counts time from 0 to 1 as kdiff does; clock is for dit and uvit")
-        return KDiff(network, meaning[architecture], LinearPath(), null=null)
+        return KDiff(network, meaning[architecture], LinearPath(), null=null, noise_scale=noise_scale)
     if clock is None and architecture == "dit":
         clock = "ddpm"
     if clock is None or (isinstance(clock, str) and clock not in CLOCKS):
@@ -132,6 +142,17 @@ def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None
     path = VariancePreservingPath()
     made = CLOCKS[clock] if isinstance(clock, str) else clock
     return KDiff(ByItsClock(network, path, made), meaning[architecture], path, null=null)
+
+
+def _check(architecture: str, network: nn.Module) -> None:
+    """Refuses a network of this package that is not of this architecture; one from elsewhere must be known to its owner."""
+    if isinstance(network, ModulatedTransformer | UViT) and not is_official(architecture, network):
+        raise ValueError(f"this {type(network).__name__} is not of the architecture {architecture!r}; name its own")
+    if getattr(network, "time_scale", 1.0) != 1.0:
+        raise ValueError(
+            f"this network multiplies its time by {network.time_scale:g}, and is handed times from 0 to 1000 here; make it "
+            "with time_scale=1, as `from_official` does"
+        )
 
 
 def noisiest_time(clock: str = "ddpm") -> float:

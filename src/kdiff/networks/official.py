@@ -178,7 +178,8 @@ def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
     """The state dict of a network by official keys, fixed tables included: what `from_official` reads, and the originals.
 
     Weights come back exactly as `from_official` read them, tables as they are computed here. As with `state_dict`, the tensors
-    are the network's own: save or copy them before it is trained on.
+    are the network's own: save or copy them before it is trained on. U-ViT's own scale of time is not among them: the official
+    network of these weights is handed time_scale · t.
 
     Args:
         architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
@@ -188,7 +189,7 @@ def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
         ValueError: an unknown architecture, a network of another, or one whose conditions the original does not know.
     """
     official = _architecture(architecture)
-    if not official.kind(network):
+    if not is_official(architecture, network):
         raise ValueError(
             f"{architecture!r} does not describe this {type(network).__name__}; expected the name of its own architecture"
         )
@@ -199,6 +200,11 @@ def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
             f"the network has {found}; expected a table of labels, which is all that official {architecture} knows"
         )
     return {key: value.detach().contiguous() for key, value in _expected(network, official).items()}
+
+
+def is_official(architecture: str, network: nn.Module) -> bool:
+    """Whether a network is of an official architecture, by its name there."""
+    return _architecture(architecture).kind(network)
 
 
 def _architecture(name: str) -> _Architecture:
