@@ -8,8 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from kdiff.files import finite, new_folder, read_json, write_json, write_text
+from kdiff.files import finite, new_file, new_folder, read_json, write_json, write_text
 
 
 class Broken(Exception):
@@ -123,6 +125,17 @@ def test_a_folder_whose_files_cannot_be_flushed_does_not_appear(tmp_path, monkey
     with pytest.raises(Broken):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_have_the_permissions_of_the_user_s_other_files(tmp_path):
+    """Also those of safetensors, which nobody else may read as that library writes them."""
+    (tmp_path / "other").touch()
+    with new_file(tmp_path / "a.safetensors") as aside:
+        save_file({"x": torch.ones(1)}, aside)
+    with new_folder(tmp_path / "b") as folder:
+        save_file({"x": torch.ones(1)}, folder / "b.safetensors")
+    expected = (tmp_path / "other").stat().st_mode
+    assert [(tmp_path / name).stat().st_mode for name in ("a.safetensors", "b/b.safetensors")] == [expected] * 2
 
 
 def test_leftovers_of_a_killed_process_are_not_mixed_in(tmp_path):

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Once, as asking for it sets it: what the user takes away from the permissions of new files.
+UMASK = os.umask(0)
+os.umask(UMASK)
 LEFTOVER = re.compile(r"\..*\.partial-(\d+)")
 
 
@@ -63,6 +66,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
+    """Onto the disk; and with a new file's usual permissions, which safetensors keeps from all but the owner."""
+    path.chmod(0o666 & ~UMASK)
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
 
