@@ -120,18 +120,24 @@ def test_the_table_of_one_seed_and_of_a_target_without_k() -> None:
     assert cells(table(rows))[2] == ["general(a=1, b=1)", "", "1.5", "5", "4", "6"]
 
 
-def test_the_verdict_tells_apart_by_differences_seed_by_seed() -> None:
+def test_the_verdict_tells_apart_by_ratios_seed_by_seed() -> None:
     """Seeds that move all targets alike do not hide a difference; t(2) at 5 %, two-sided, over two others is 6.2."""
     best = [1.0, 2.0, 3.0]
-    steady = [value + 0.5 + wobble for value, wobble in zip(best, (0.0, 0.01, 0.02))]
-    loose = [value + 0.5 + wobble for value, wobble in zip(best, (0.0, 0.2, 0.4))]
+    steady = [value * math.exp(0.5 + wobble) for value, wobble in zip(best, (0.0, 0.01, 0.02))]
+    loose = [value * math.exp(0.5 + wobble) for value, wobble in zip(best, (0.0, 0.2, 0.4))]
     rows = rows_of({"data": best, "noise": steady, "learned": loose})
     assert verdict(rows) == (
         "Lowest Fréchet distance (clean last step): data, 2 ± 1. Told apart from it by 3 seeds: noise. Not told apart: learned."
     )
-    # The mean difference of `loose` is 0.7 with a standard error of 0.115: 6.06 of them.
+    # The mean logarithm of `loose` is 0.7 with a standard error of 0.115: 6.06 of them.
     error = 0.2 / math.sqrt(3)
     assert 0.7 / error < 6.2
+
+
+def test_what_is_far_beyond_is_told_apart_by_two_seeds() -> None:
+    """Seeds that differ by 6 % do not bring a hundred thousand near to one: t(1) over two others is 25.5."""
+    text = verdict(rows_of({"data": [0.48, 0.5], "noise": [146000.0, 155000.0], "velocity": [0.49, 0.52]}))
+    assert "Told apart from it by 2 seeds: noise. Not told apart: velocity." in text
 
 
 def test_equal_targets_are_rarely_told_apart() -> None:

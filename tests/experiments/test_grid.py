@@ -89,13 +89,13 @@ def test_a_finer_grid_continues_a_comparison_and_a_coarser_one_does_not(tmp_path
 def test_the_verdict_says_where_learned_k_lands_on_the_curve() -> None:
     """Told apart in both directions, by the test of the rest of the verdict: t(2), two-sided, over five others is 9.9."""
     values = {"noise": [9.0, 9.2, 9.1], "0.8": [1.0, 2.0, 3.0], "data": [4.0, 4.5, 4.2]}
-    far, near = [1.5, 2.51, 3.49], [1.5, 2.7, 3.3]
-    better = [0.5, 1.51, 2.49]
+    far, near = [1.5, 3.02, 4.47], [1.5, 3.3, 4.2]
+    better = [0.5, 1.01, 1.49]
     rows = rows_of({**values, "learned": far, "learned(rate=1)": near, "learned(init=0.1)": better})
     assert (
-        "Best of 3 fixed k: 0.8 (2 ± 1); learned ends at k = 0.91 ± 0.01 with 2.5 ± 1, told apart from it; "
-        "learned(rate=1) ends at k = 0.91 ± 0.01 with 2.5 ± 0.9, not told apart from it; "
-        "learned(init=0.1) ends at k = 0.91 ± 0.01 with 1.5 ± 1, told apart from it."
+        "Best of 3 fixed k: 0.8 (2 ± 1); learned ends at k = 0.91 ± 0.01 with 3 ± 1, told apart from it; "
+        "learned(rate=1) ends at k = 0.91 ± 0.01 with 3 ± 1, not told apart from it; "
+        "learned(init=0.1) ends at k = 0.91 ± 0.01 with 1 ± 0.5, told apart from it."
     ) in verdict(rows)
     assert (best_target(rows), best_target(rows, ["noise", "data"])) == ("learned(init=0.1)", "data")
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from kdiff.components import parse
 from kdiff.data import Dataset
 from kdiff.evaluation.judge import Judge
 from kdiff.experiments.config import CompareConfig, fixed_k, with_grid
+from kdiff.experiments.paired import Interval, interval, log_ratios
 from kdiff.experiments.runner import Job, collect, make_jobs, run_jobs
 from kdiff.files import read_json, write_text
 from kdiff.training.config import TrainConfig, as_dict, from_dict
@@ -181,8 +180,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """Which target has the lowest main measure under the clean sampler, which others can be told from it, and what to hold
     against it.
 
-    Others are told apart by a t-test on the differences seed by seed, 5 % over all comparisons (Bonferroni). With few seeds
-    only large differences are: with three, and three others, 7.6 standard errors.
+    Others are told apart by a t-test on the logarithms of ratios seed by seed, 5 % over all comparisons (Bonferroni;
+    `kdiff.experiments.paired`). With few seeds only large differences are: with three, and three others, 7.6 standard errors.
     """
     measure, summaries, best = main_measure(rows), _clean_summaries(rows), best_target(rows)
     summary = summaries[best]
@@ -191,7 +190,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> str:
     if summary.seeds < 2:
         parts.append("One seed says nothing of the spread: repeat with --seeds 3 before believing small differences.")
     elif others:
-        apart = [target for target in others if _told_apart(rows, measure, best, target, len(others))]
+        apart = [target for target in others if _against(rows, measure, best, target, len(others)).low > 0]
         close = [target for target in others if target not in apart]
         parts.append(f"Told apart from it by {summary.seeds} seeds: {', '.join(apart) or 'none'}.")
         parts.append(f"Not told apart: {', '.join(close) or 'none'}.")
@@ -225,8 +224,8 @@ def _along_k(rows: Sequence[dict[str, Any]], measure: str, summaries: dict[str, 
             continue
         text = f"{target} ends at k = {with_spread(statistics.mean(ks), deviation(ks))} with {_figure(summary)}"
         if summary.seeds > 1:
-            pairs = ((best, target), (target, best))
-            apart = any(_told_apart(rows, measure, *pair, comparisons=len(summaries) - 1) for pair in pairs)
+            found = _against(rows, measure, best, target, len(summaries) - 1)
+            apart = found.low > 0 or found.high < 0
             text += f", {'' if apart else 'not '}told apart from it"
         parts.append(text)
     return "; ".join(parts) + "."
@@ -236,13 +235,9 @@ def _figure(summary: Summary) -> str:
     return with_spread(summary.mean, summary.std)
 
 
-def _told_apart(rows: Sequence[dict[str, Any]], measure: str, best: str, other: str, comparisons: int) -> bool:
-    """Whether the other is worse by a paired t-test over seeds."""
+def _against(rows: Sequence[dict[str, Any]], measure: str, best: str, other: str, comparisons: int) -> Interval:
+    """Log of the other's measure over the best's, paired over the seeds of both."""
     chosen = [row for row in rows if row["measure"] == measure and row["sampler"] == "clean"]
-    values = {target: {row["seed"]: row["value"] for row in chosen if row["target"] == target} for target in (best, other)}
-    differences = [values[other][seed] - values[best][seed] for seed in values[best] if seed in values[other]]
-    if len(differences) < 2:
-        return False
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    quantile = float(student_t.ppf(1 - 0.025 / comparisons, len(differences) - 1))
-    return statistics.mean(differences) > quantile * error
+    ours, theirs = ({row["seed"]: row["value"] for row in chosen if row["target"] == target} for target in (best, other))
+    seeds = [seed for seed in ours if seed in theirs]
+    return interval(log_ratios([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds]), comparisons)

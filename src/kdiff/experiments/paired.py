@@ -50,14 +50,19 @@ def intervals(differences: Mapping[str, Sequence[float]]) -> tuple[Interval, dic
         endless = {cell: Interval(mean, -math.inf, math.inf) for cell, mean in means.items()}
         return Interval(statistics.mean(means.values()), -math.inf, math.inf), endless
     squared = {cell: statistics.variance(values) / len(values) for cell, values in differences.items()}
-    each = {
-        cell: _interval(mean, math.sqrt(squared[cell]), len(differences[cell]) - 1, len(differences))
-        for cell, mean in means.items()
-    }
+    each = {cell: interval(values, len(differences)) for cell, values in differences.items()}
     total = sum(squared.values())
     spread = sum(squared[cell] ** 2 / (len(values) - 1) for cell, values in differences.items())
     freedom = total**2 / spread if spread else math.inf
     return _interval(statistics.mean(means.values()), math.sqrt(total) / len(means), freedom, 1), each
+
+
+def interval(differences: Sequence[float], comparisons: int = 1) -> Interval:
+    """The interval of a mean, of 95 % over that many comparisons."""
+    mean, count = statistics.mean(differences), len(differences)
+    if count < 2:
+        return Interval(mean, -math.inf, math.inf)
+    return _interval(mean, math.sqrt(statistics.variance(differences) / count), count - 1, comparisons)
 
 
 def _interval(mean: float, error: float, freedom: float, comparisons: int) -> Interval:
