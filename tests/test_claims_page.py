@@ -26,6 +26,7 @@ def test_every_claim_has_its_line_and_its_verdict(name: str) -> None:
     assert len(verdict["seeds"]) >= 3
     assert f"**{verdict['verdict']}**" in line
     assert f"claims/{name}/report.md" in line
+    assert re.search(rf"!\[[^]]+\]\(claims/{name}/{name}\.png\)", PAGE)
     report = (folder / "report.md").read_text(encoding="utf-8").replace(r"\|", "|")  # a bar, within a table
     assert f"**Verdict: {verdict['verdict']}**" in report
     assert all(finding["evidence"] in report for finding in verdict["findings"])
