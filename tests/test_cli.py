@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -569,3 +570,12 @@ def test_a_defect_of_kdiff_itself_is_no_mistake_of_the_user(monkeypatch) -> None
     monkeypatch.setattr("kdiff.training.run.train_run", defective)
     with pytest.raises(KeyError):
         main(["train"])
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """As in kdiff … | head: nothing is said, and the exit code is a pipe's."""
+    command = [sys.executable, "-m", "kdiff", "reproduce", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")

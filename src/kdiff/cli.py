@@ -52,7 +52,10 @@ photo_patches, spiral, moons, gaussian, gaussian_mixture, sphere; with options i
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, 2 the user's mistake, 1 a run that failed, 130 Ctrl-C, 143 SIGTERM."""
+    """Run a command; returns its exit code.
+
+    0, 2 the user's mistake, 1 a run that failed, 130 Ctrl-C, 143 SIGTERM, 141 nobody reads what is printed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(OVERVIEW, end="")
@@ -87,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with sigterm_raises(), _short_warnings(name):
             commands[name](list(arguments))
+            sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # "| head" has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        return 141  # as of a process that SIGPIPE ends
     except (ValueError, TypeError, OSError) as error:
         return _report(name, error, 2)
     except RuntimeError as error:
@@ -318,7 +325,8 @@ def _reproduce(argv: list[str]) -> None:
     if len(verdicts) > 1:
         print("\n".join(f"{name:12}  {verdict}" for name, verdict in verdicts.items()))
     if not full:
-        print("This was the quick form. For the real answer: kdiff reproduce CLAIM --full")
+        only = next(iter(verdicts)) if len(verdicts) == 1 else "CLAIM"
+        print(f"This was the quick form. For the real answer: kdiff reproduce {only} --full")
 
 
 def _needed(folder: str | None, command: str) -> str:

@@ -74,7 +74,7 @@ class TestWithin:
         finding = within("close", {"a": seeds(0.5), "b": seeds(0.99)}, {"a": 0.5, "b": 0.9}, may_refute=False)
         assert finding.verdict == "inconclusive"
         # (1 − 0.99)/0.99 is 1/99 where 1/9 is predicted.
-        assert "1 of 2 cells; (1 − k)/k farthest at 0.0909 times (b); mean difference of k 0.045; 1 seeds" in finding.evidence
+        assert "1 of 2 cells; (1 − k)/k farthest at 0.0909 times (b); mean difference of k 0.045; 1 seed" in finding.evidence
 
     def test_near_one_it_is_the_dimension_meant_that_counts(self) -> None:
         """D/(D + d) at D = 512 is 0.9961 for d = 2 and 0.9942 for d = 3: alike as numbers, and not as dimensions."""

@@ -129,6 +129,11 @@ class Claim:
         return sorted(jobs, key=lambda job: job.config.seed)
 
 
+def counted_seeds(count: int) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar in a cell is escaped."""
     body = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in [header, *lines]]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, markdown
+from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, counted_seeds, markdown
 from kdiff.experiments.curves import NOTHING, SIDES, Array, Cell, interval, noise_of, rates, read
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.training.config import TrainConfig
@@ -124,7 +124,7 @@ def examine(study: Study) -> Outcome:
         ],
         markdown(header, lines),
         [
-            f"predictions in brackets; ± is half a 95 % interval over {seeds} seeds",
+            f"predictions in brackets; ± is half a 95 % interval over {counted_seeds(seeds)}",
             "sampling error is taken by quarters of a curve since a first quick run, where it varied (farthest best k: 3.6 "
             "standard errors, bound 3.6)",
             f"a step passes {step_of_time(study.full)} of τ; losses are parabolas in k to {max(c.bend for c in cells):.0e}",
@@ -242,7 +242,7 @@ CLAIM = Claim(
     measured="the loss along and across the data over τ, the rates fitted to it, and the k with the lowest loss at each τ, "
     "beside kdiff.theory.modes and k_over_training of the samples' own spectrum.",
     refuted_if="a fitted rate is off the predicted by more than 2 % and half its 95 % interval, or the two are not apart; or "
-    " a point of a curve or of the best k is farther from the closed form than sampling error explains (5 %, Bonferroni, "
+    "a point of a curve or of the best k is farther from the closed form than sampling error explains (5 %, Bonferroni, "
     "error from neighbouring points); or the best k is not above D/(D + tr Σ) in between.",
     core_hours=(0.03, 0.3),
     plan=plan,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kdiff.experiments.claim import Finding, Study, Verdict
+from kdiff.experiments.claim import Finding, Study, Verdict, counted_seeds
 from kdiff.experiments.paired import intervals
 from kdiff.training.metrics import read_metrics
 
@@ -86,7 +86,7 @@ def within(
     mean = statistics.mean(abs(k - predicted[cell]) for cell in predicted for k in ks[cell].values())
     evidence = (
         f"{fine} of {len(off)} cells; (1 − k)/k farthest at {math.exp(max(off[worst], key=abs)):.3g} times ({worst}); "
-        f"mean difference of k {mean:.3f}; {len(off[worst])} seeds"
+        f"mean difference of k {mean:.3f}; {counted_seeds(len(off[worst]))}"
     )
     verdict: Verdict = "confirmed" if fine == len(off) else "refuted" if outside and may_refute else "inconclusive"
     return Finding(statement, verdict, evidence)
@@ -116,7 +116,7 @@ def nearest(
     listed = ", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in errors.items())
     verdict: Verdict = "confirmed" if best else "refuted" if beaten and may_refute else "inconclusive"
     return Finding(
-        statement, verdict, f"mean difference of learned k from {listed}; {len(predicted)} cells, {len(seeds)} seeds"
+        statement, verdict, f"mean difference of learned k from {listed}; {len(predicted)} cells, {counted_seeds(len(seeds))}"
     )
 
 

@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 
 from kdiff.components import build
-from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, markdown
+from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, counted_seeds, markdown
 from kdiff.experiments.predictions import second_moments
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.theory import optimal_k
@@ -117,7 +117,7 @@ def ambient_dimension(name: str) -> int:
 def _within(statement: str, off: dict[str, float | None], study: Study) -> Finding:
     """Confirmed if every run is within the tolerance. A quick run may not have come to rest, and refutes nothing."""
     worst = max(off, key=lambda name: off[name] or 0.0)
-    evidence = f"largest difference {off[worst]:.4f} ({worst}), {len(off)} cells, {len(study.runs(cell=worst))} seeds"
+    evidence = f"largest difference {off[worst]:.4f} ({worst}), {len(off)} cells, {counted_seeds(len(study.runs(cell=worst)))}"
     if (off[worst] or 0.0) <= TOLERANCE:
         return Finding(statement, "confirmed", evidence)
     return Finding(statement, "refuted" if study.full else "inconclusive", evidence)

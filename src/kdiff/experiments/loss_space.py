@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kdiff.evaluation.exact import ExactDenoiser
-from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, markdown
+from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, counted_seeds, markdown
 from kdiff.experiments.compare import deviation, table, with_spread
 from kdiff.experiments.paired import as_good, log_ratios
 from kdiff.experiments.predictions import second_moments
@@ -161,7 +161,7 @@ def linear_ends(study: Study) -> Finding:
     worst = max(off, key=lambda cell: off[cell])
     verdict: Verdict = "confirmed" if off[worst] <= TOLERANCE else "refuted" if study.full else "inconclusive"
     apart = min(abs(float(predicted(data, "u")) - float(predicted(data, "v"))) for data in LINEAR.values())
-    text = f"largest difference {off[worst]:.3f} ({worst}), {len(off)} cells, {len(study.runs(cell=worst))} seeds; "
+    text = f"largest difference {off[worst]:.3f} ({worst}), {len(off)} cells, {counted_seeds(len(study.runs(cell=worst)))}; "
     statement = f"linear networks learn D/(D + tr Σ) under the u-loss and the v-loss's own best k under it, within {TOLERANCE}"
     return Finding(statement, verdict, "; ".join([f"{text}the two theories are at least {apart:.2f} apart", *second]))
 

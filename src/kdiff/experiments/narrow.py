@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdiff.experiments.arrangements import Ended, read_end
-from kdiff.experiments.claim import Finding, Study, Verdict
+from kdiff.experiments.claim import Finding, Study, Verdict, counted_seeds
 from kdiff.experiments.compare import MEASURES, deviation, main_measure, with_spread
 from kdiff.experiments.curves import interval
 from kdiff.training.config import TrainConfig
@@ -157,7 +157,7 @@ def findings(cells: Sequence[Narrow], full: bool) -> list[Finding]:
     """Is it found in real networks, does it cost quality, and is room what it takes?"""
     narrow, wide = ([cell for cell in cells if NETWORKS[cell.name][2] is kind] for kind in (True, False))
     failing = [cell for cell in narrow if cell.fails]
-    seeds = len(next(iter(cells[0].ends.values())))
+    seeds = counted_seeds(len(next(iter(cells[0].ends.values()))))
     texts = [
         f"{cell.name}: k = {spread([one.k for one in cell.ends[target(*PAPER)]])}, else up to "
         f"{max(statistics.mean(one.k for one in ends) for ends in cell.ends.values()):.3g}, "
@@ -168,7 +168,7 @@ def findings(cells: Sequence[Narrow], full: bool) -> list[Finding]:
         Finding(
             "in some real network with a bottleneck k stays near ½ although another start or pace ends at a lower loss",
             "confirmed" if failing else "refuted" if full else "inconclusive",
-            f"{'found' if failing else 'not found'} in {len(failing)} of {len(narrow)}, {seeds} seeds. " + "; ".join(texts),
+            f"{'found' if failing else 'not found'} in {len(failing)} of {len(narrow)}, {seeds}. " + "; ".join(texts),
         )
     ]
     if failing:

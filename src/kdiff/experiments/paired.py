@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student_t
 
-from kdiff.experiments.claim import Verdict
+from kdiff.experiments.claim import Verdict, counted_seeds
 
 LEVEL = 0.95
 MARGIN = 0.1  # "as good" means no more than this much worse
@@ -86,7 +86,7 @@ def as_good(differences: Mapping[str, Sequence[float]]) -> tuple[Verdict, str]:
     least = math.log1p(WORSE)
     worse = [cell for cell, interval in each.items() if interval.low > least]
     seeds = min(map(len, differences.values()))
-    text = f"log ratio {overall}, {len(differences)} cells, {seeds} seeds; by cell: "
+    text = f"log ratio {overall}, {len(differences)} cells, {counted_seeds(seeds)}; by cell: "
     text += "; ".join(f"{cell} {interval}" for cell, interval in each.items())
     if overall.low > least or worse:
         return "refuted", text
