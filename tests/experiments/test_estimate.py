@@ -166,3 +166,6 @@ def test_labels_keep_their_order_and_a_line_between_them() -> None:
     assert (np.diff(np.array(places)[order]) >= LINE - 1e-12).all()
     assert max(abs(a - b) for a, b in zip(heights, places)) < 3 * LINE
     assert _apart([]) == []
+    # Labels far from the others stand at their own lines, whatever those do.
+    assert _apart([0.9, 0.5, 0.5, 0.2])[0::3] == [0.9, 0.2]
+    assert np.mean(_apart([0.9, 0.5, 0.5, 0.2])[1:3]) == pytest.approx(0.5)

@@ -16,7 +16,7 @@ from kdiff.theory import optimal_k, whitened
 
 LINE = 0.042
 RATIOS = np.geomspace(1e-3, 1, 31)
-COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860")
+COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860", "#da8bc3", "#64b5cd")
 
 
 def draw_estimate(path: Path, views: Sequence[View]) -> None:
@@ -32,13 +32,21 @@ def draw_estimate(path: Path, views: Sequence[View]) -> None:
 def _spectrum(axes: Any, view: View) -> None:
     shown = view.eigenvalues[view.eigenvalues > view.eigenvalues[0] * 1e-12]
     index = np.arange(1, len(shown) + 1)
-    axes.loglog(index, shown, ".-", color="#4c72b0", markersize=3, linewidth=1)
+    axes.plot(index, shown, ".-", color="#4c72b0", markersize=3, linewidth=1)
+    if shown[0] > 10 * shown[-1]:
+        axes.set_yscale("log")
+    else:  # less than a decade, which has no ticks
+        axes.set_ylim(0, 1.1 * max(shown[0], 1))
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle=":")
     axes.text(1, 1, " the noise's variance", fontsize=7, color="#777777", va="bottom")
     axes.set(xlabel="direction", ylabel="variance")
     axes.set_title(f"{view.name}: spectrum, D = {view.D}, total {view.total_variance:.3g}", fontsize=9, color=INK)
     held = axes.twinx()
-    held.semilogx(index, np.cumsum(shown) / shown.sum(), color="#dd8452", linewidth=1)
+    held.plot(index, np.cumsum(shown) / shown.sum(), color="#dd8452", linewidth=1)
+    if len(index) > 10:
+        axes.set_xscale("log")
+    else:
+        axes.set_xticks(index)
     held.set_ylim(0, 1.02)
     held.set_ylabel("share of the variance", color="#dd8452", fontsize=8)
     for each in (axes, held):
@@ -55,14 +63,20 @@ def _predictions(axes: Any, view: View) -> None:
         ratio, colour = estimated.value / view.D, COLOURS[i % len(COLOURS)]
         marker = "o" if estimated.scope == "global" else "D"
         label = f"{estimated.method} ({estimated.scope}): d = {estimated.value:.3g}"
-        axes.plot(ratio, 1 / (1 + ratio), marker, color=colour, markersize=6, label=label, zorder=3)
+        axes.plot(ratio, 1 / (1 + ratio), marker, color=colour, markersize=6, label=label, zorder=3, alpha=0.8)
+        likely = np.array([estimated.low, estimated.high]) / view.D
+        axes.plot(likely, 1 / (1 + likely), color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt", zorder=2)
+    # An estimate above D is one not to trust, and to be seen.
+    right = max([1.0, *(1.3 * each.value / view.D for each in view.dimensions if each.value > view.D)])
     spectral = [one for one in view.predictions if not one.theory.startswith("D/(D + d)")]
     places = _apart([one.k for one in spectral])
     for i, (one, place) in enumerate(zip(spectral, places)):
         colour = COLOURS[i % len(COLOURS)]
         axes.axhline(one.k, color=colour, linewidth=1, alpha=0.7)
-        axes.text(1.05, place, f"{one.k:.2f}  {one.theory}", fontsize=6.5, color=colour, va="center", clip_on=False)
-    axes.set(xlim=(RATIOS[0], 1), ylim=(0, 1.03), xlabel="d/D", ylabel="k")
+        beside = axes.get_yaxis_transform()  # from the right edge on
+        text = f"{one.k:.3f}  {one.theory}"
+        axes.text(1.01, place, text, transform=beside, fontsize=6.5, color=colour, va="center", clip_on=False)
+    axes.set(xlim=(RATIOS[0], right), ylim=(0, 1.03), xlabel="d/D", ylabel="k")
     axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
     axes.set_title("curves: data whitened on d of D directions; lines: these data", fontsize=9, color=INK)
     axes.legend(fontsize=6.5, frameon=False, loc="lower left")
@@ -71,13 +85,25 @@ def _predictions(axes: Any, view: View) -> None:
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
-    """Heights for labels, near the given ones and no nearer to each other than a line of text."""
-    places, lowest = [0.0] * len(heights), -np.inf
+    """Heights for labels, no nearer to each other than a line of text, and off the given ones only where those are close."""
+    groups: list[list[int]] = []  # labels that stand line by line, about the mean of their heights
     for i in sorted(range(len(heights)), key=lambda i: heights[i]):
-        places[i] = lowest = max(heights[i], lowest + LINE)
-    # Pushed up one after the other: back down by as much as the highest was.
-    shift = max((place - height for place, height in zip(places, heights)), default=0.0) / 2
-    return [place - shift for place in places]
+        groups.append([i])
+        while len(groups) > 1 and _top(groups[-2], heights) + LINE > _bottom(groups[-1], heights):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    places = [0.0] * len(heights)
+    for group in groups:
+        for line, i in enumerate(group):
+            places[i] = _bottom(group, heights) + line * LINE
+    return places
+
+
+def _bottom(group: Sequence[int], heights: Sequence[float]) -> float:
+    return float(np.mean([heights[i] for i in group])) - (len(group) - 1) * LINE / 2
+
+
+def _top(group: Sequence[int], heights: Sequence[float]) -> float:
+    return _bottom(group, heights) + (len(group) - 1) * LINE
 
 
 @lru_cache
