@@ -234,7 +234,7 @@ def test_a_subspace_that_may_turn_with_time_is_another_theory():
 
 @pytest.mark.parametrize("rank", [0, -1, 7, 8])
 def test_impossible_ranks(rank):
-    with pytest.raises(ValueError, match=f"rank is {rank}; expected 1 to 6"):
+    with pytest.raises(ValueError, match=f"rank is {rank}; expected a whole number from 1 to 6"):
         rank_limited(SPECTRA[0], rank)
 
 

@@ -7,6 +7,7 @@ t^j/den² have elementary antiderivatives) and with SciPy's adaptive rule for ot
 from __future__ import annotations
 
 from decimal import Decimal, getcontext
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -403,6 +404,24 @@ def test_k_outside_its_range(k):
 def test_a_rank_limit_goes_with_nothing_else(arguments):
     with pytest.raises(ValueError, match="with a rank limit"):
         optimal_k(whitened(8, 4), rank=2, **{"space": "v", **arguments})
+
+
+@pytest.mark.parametrize("rank", [2.5, True, 0, 8])
+def test_a_rank_is_a_whole_number_that_leaves_something_out(rank):
+    with pytest.raises(ValueError, match=rf"rank is {rank}; expected a whole number from 1 to 7"):
+        optimal_k(whitened(8, 4), space="v", rank=rank)
+
+
+@pytest.mark.parametrize("at", [None, True, "now", -1.0, float("nan")])
+def test_a_moment_is_named_or_a_time(at):
+    with pytest.raises(ValueError, match=r"at is .*; expected 'initialisation', 'convergence' or a training time"):
+        optimal_k(whitened(8, 4), at=at)
+
+
+def test_a_law_of_t_is_no_name():
+    for of_k in (optimal_k, partial(expected_loss, 0.5)):
+        with pytest.raises(TypeError, match=r"times is 'uniform'; expected a law of t"):
+            of_k(whitened(8, 4), times="uniform")
 
 
 def test_a_rank_limit_asks_the_theory_of_capacity():

@@ -60,8 +60,12 @@ def rank_limited(spectrum: ArrayLike, rank: int, noise_scale: float = 1.0) -> li
     values, counts = check_spectrum(spectrum, noise_scale)
     x = np.sqrt(np.repeat(values, counts.astype(int)))  # descending
     D = len(x)
-    if not 1 <= rank < D:
-        raise ValueError(f"rank is {rank}; expected 1 to {D - 1}: a network of full rank that sees t serves every k alike")
+    if isinstance(rank, bool) or rank != int(rank) or not 1 <= rank < D:
+        raise ValueError(
+            f"rank is {rank}; expected a whole number from 1 to {D - 1}: a network of full rank that sees t serves every k "
+            "alike"
+        )
+    rank = int(rank)
     # What is left out is a window of D − R neighbours; sums over it are differences of sums from the start.
     squares, strengths = (np.concatenate([[0.0], np.cumsum(each)]) for each in (x**2, x))
     found: list[Arrangement] = []

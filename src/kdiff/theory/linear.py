@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from kdiff.theory.times import Array, Nodes, is_uniform, quadrature
+from kdiff.theory.times import Array, Nodes, check_times, is_uniform, quadrature
 from kdiff.timesteps import Timesteps
 
 Space = Literal["u", "v"]
@@ -113,7 +113,7 @@ def optimal_k(
     `optimal_k(whitened(D, d))` is the paper's D/(D + d).
 
     Args:
-        spectrum: (D,) eigenvalues of the data's covariance, in the units that are trained on.
+        spectrum: (D,) eigenvalues of E x xᵀ, the covariance of data of mean 0, in the units that are trained on.
         space: "u", loss on the network's output (closed form), or "v", on the velocity, which k-Diff trains with.
         at: "initialisation" (û = 0), "convergence", or a training time τ ≥ 0 of gradient flow with k held fixed, on the
             loss in the units of data and noise as given.
@@ -125,8 +125,10 @@ def optimal_k(
 
     Raises:
         ValueError: bad values, or a combination that nobody has a theory of.
+        TypeError: times that are no law of t, such as its name.
     """
     check_space(space, clamp)
+    check_times(times)
     if rank is not None:
         if space != "v" or at != "convergence" or not is_uniform(times) or clamp:
             raise ValueError("with a rank limit there is a theory for space='v', at='convergence', uniform times and no clamp")
@@ -159,6 +161,7 @@ def expected_loss(
     Arguments as for `optimal_k`, with the same errors, and one for a k outside [0, 1].
     """
     check_space(space, clamp)
+    check_times(times)
     values, counts = check_spectrum(spectrum, noise_scale)
     tau, ks = training_time(at) * noise_scale**2, np.asarray(k, dtype=np.float64)
     if not ((ks >= 0) & (ks <= 1)).all():
@@ -180,7 +183,7 @@ def check_space(space: Space, clamp: float) -> None:
 def training_time(at: Moment) -> float:
     """τ of a moment: 0 for "initialisation", infinity for "convergence"."""
     tau = {"initialisation": 0.0, "convergence": np.inf}.get(at, at) if isinstance(at, str) else at
-    if isinstance(tau, str) or not tau >= 0:
+    if isinstance(tau, bool) or not isinstance(tau, int | float | np.number) or not tau >= 0:
         raise ValueError(f"at is {at!r}; expected 'initialisation', 'convergence' or a training time ≥ 0")
     return float(tau)
 

@@ -38,6 +38,12 @@ class Nodes:
         return np.asarray(values @ self.weight)
 
 
+def check_times(times: Timesteps | None) -> None:
+    """Refuses what is no law of t."""
+    if times is not None and not isinstance(times, Timesteps):
+        raise TypeError(f"times is {times!r}; expected a law of t such as kdiff.timesteps.LogitNormal(-0.8, 0.8), or None")
+
+
 def is_uniform(times: Timesteps | None) -> bool:
     """Whether t is uniform; not so for a subclass of `Uniform`, which may have another quantile function."""
     return times is None or type(times) is Uniform
