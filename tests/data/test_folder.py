@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdiff.data import ImageSamples, checks, folder, load, load_folder, make_dataset, progress
+from kdiff.data import ImageSamples, cache, checks, folder, load, load_folder, make_dataset, progress
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (40, 6, 8, 3)).astype(np.uint8)
@@ -210,17 +210,21 @@ class TestCache:
                 load(root, **options)
 
     def test_two_at_once_decode_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As the processes of torchrun do; whoever is second finds what the first left, whichever that is."""
-        root, decoded, original = write(tmp_path, COLOUR), [], folder._decode_all
-        monkeypatch.setattr(folder, "_decode_all", lambda *given: decoded.append(given) or original(*given))
-        both = threading.Barrier(2)
+        """As the processes of torchrun do: who is first ends only when the other has said that it waits, or decodes as well."""
+        root, decoded, original, other = write(tmp_path, COLOUR), [], folder._decode_all, threading.Event()
+        monkeypatch.setattr(cache, "PATIENCE", 0)
+        monkeypatch.setattr(cache.logger, "warning", lambda *facts: other.set())
 
-        def load_at_once(_: int) -> torch.Tensor:
-            both.wait(60)
-            return load(root).x[:]
+        def decode(*given: object) -> object:
+            decoded.append(given)
+            if len(decoded) > 1:
+                other.set()
+            assert other.wait(60)
+            return original(*given)
 
+        monkeypatch.setattr(folder, "_decode_all", decode)
         with ThreadPoolExecutor(2) as pool:
-            first, second = pool.map(load_at_once, range(2))
+            first, second = pool.map(lambda _: load(root).x[:], range(2))
         assert torch.equal(first, second)
         assert len(decoded) == 1
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,21 @@ def test_two_processes_make_the_same_bytes_and_go_on_together(config, whole, cop
         assert found.pop("reconstructions.png")
         found.pop("warnings.log", None)
         assert found == contents(whole)
+
+
+def test_every_process_makes_its_share(config, whole, copy, monkeypatch) -> None:
+    """The second of two makes the second and fourth of five shards, and lists none."""
+    manifest = json.loads((copy / "latents.json").read_text())
+    for shard in copy.glob("shard_*"):
+        shard.unlink()
+    (copy / "latents.json").write_text(json.dumps({**manifest, "shards": []}))
+    monkeypatch.setattr(module_under_test, "gather_object", lambda own: own)
+    second = SimpleNamespace(num_processes=2, process_index=1, is_main_process=False)
+    autoencoder = load_autoencoder(config.autoencoder)
+    module_under_test._encode_missing(copy, manifest, load_dataset(config), autoencoder, second, None)
+    assert sorted(file.name for file in copy.glob("shard_*")) == ["shard_00001.safetensors", "shard_00003.safetensors"]
+    assert (copy / "shard_00003.safetensors").read_bytes() == (whole / "shard_00003.safetensors").read_bytes()
+    assert json.loads((copy / "latents.json").read_text())["shards"] == []
 
 
 def test_killed_before_anything_was_written_it_begins_again(config, whole, tmp_path, contents) -> None:
