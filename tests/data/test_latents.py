@@ -247,9 +247,9 @@ def test_no_latents(tmp_path: Path) -> None:
 def test_an_unfinished_encoding(folder: Path) -> None:
     manifest = json.loads((folder / "latents.json").read_text())
     change(folder, statistics=None, shards=manifest["shards"][:2])
-    with pytest.raises(
-        ValueError, match=r"only 2 of 5 shards are there; kdiff encode photos --autoencoder here --out .*mine goes on"
-    ):
+    options = "--flip true --posterior true --dtype float32 --shard_size 32"
+    again = rf"kdiff encode photos --autoencoder here --out .*mine {options} goes on"
+    with pytest.raises(ValueError, match=f"only 2 of 5 shards are there; {again}"):
         load(folder)
 
 
