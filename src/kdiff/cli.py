@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with sigterm_raises(), _short_warnings(name):
             commands[name](list(arguments))
             sys.stdout.flush()
+            _part()
         return 0
     except BrokenPipeError:  # "| head" has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
@@ -327,6 +328,13 @@ def _reproduce(argv: list[str]) -> None:
     if not full:
         only = next(iter(verdicts)) if len(verdicts) == 1 else "CLAIM"
         print(f"This was the quick form. For the real answer: kdiff reproduce {only} --full")
+
+
+def _part() -> None:
+    """Close the connections of torchrun's processes: left open, they can abort Python as it ends, and torchrun the others."""
+    distributed = sys.modules.get("torch.distributed")  # imported only where there was work
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _needed(folder: str | None, command: str) -> str:

@@ -50,7 +50,7 @@ BATCH = 256  # images read at a time; the autoencoder takes fewer of large ones
 def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> tuple[dict[str, Any], Dataset]:
     """Encode images into a folder of latents, or go on where an earlier encoding was interrupted.
 
-    Returns what latents.json says, and the images. Of several processes only the first knows what it says in the end.
+    Returns what latents.json says, and the images; in every process, when all is there.
 
     Args:
         config: the configuration.
@@ -79,7 +79,8 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
         if main:
             manifest["statistics"] = channel_statistics(folder, manifest)
             write_json(folder / MANIFEST, manifest)
-    return manifest, dataset
+        processes.wait_for_everyone()
+    return read_manifest(folder), dataset
 
 
 def _is_ours(file: Path) -> bool:
