@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "model": CORE,
     "networks": {"weights"},
     "weights": set(),
-    "data": set(),
+    "data": {"weights"},
     "latent": {"weights"},
     "theory": {"timesteps"},
 }
@@ -56,7 +56,7 @@ MAY_REQUIRE = {
     "networks": {"torch", "numpy"},
     "weights": {"torch", "safetensors"},
     "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools", "filelock", "tqdm"},
-    "latent": {"torch", "diffusers"},
+    "latent": {"torch", "diffusers", "huggingface_hub"},
     "theory": {"torch", "numpy", "scipy", "sklearn"},
 }
 PICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

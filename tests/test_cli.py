@@ -203,6 +203,7 @@ def test_samples_do_not_depend_on_how_many_there_are(run) -> None:
         (["--guidance", "3"], {}),
         (["--guidance", "3", "--guidance-interval", "0.2", "0.9"], {}),
         (["--guidance", "3", "--guidance-rescale", "0.5"], {}),
+        (["--guidance", "3", "--guidance-channels", "0", "2"], {}),
         (["--guidance", "3", "--guidance-checkpoint", "20"], {"guided_away_from": {"step": 20, "weights": "ema 0.9"}}),
         (["--solver", "euler"], {}),
         (["--solver", "sde(diffusion=constant)"], {}),
@@ -222,6 +223,21 @@ def test_each_option_changes_the_samples(argv, stamp, run) -> None:
         assert weaker["run"] == str(run)
     else:
         assert {key: changed[key] for key in stamp} == stamp
+
+
+def test_a_run_is_sampled_from_as_its_configuration_says(data, tmp_path) -> None:
+    """Its own pictures, and what kdiff sample does unless told otherwise."""
+    folder = tmp_path / "run"
+    argv = ["--sampling.solver", "euler", "--sampling.steps", "5", "--sampling.guidance", "2", "--sampling.guidance_interval"]
+    assert main(["train", *TINY, "--data", str(data), "--steps", "4", *argv, "[0.1, 0.9]", "--out", str(folder)]) == 0
+    said = {"solver": "euler", "steps": 5, "guidance": 2.0, "guidance_interval": [0.1, 0.9]}
+    own = json.loads((folder / "samples" / "step_00000004_seed_0.json").read_text())
+    assert {name: own["options"][name] for name in said} == said
+    tensors, stamp = drawn(folder, "--num", str(own["num"]))
+    assert stamp["options"] == own["options"]
+    assert torch.equal(tensors["x"], load_tensors(folder / "samples" / "step_00000004_seed_0.safetensors")["x"])
+    _, changed = drawn(folder, "--num", "5", "--steps", "7", "--guidance-interval", "0", "1")
+    assert changed["options"] == {**own["options"], "steps": 7, "guidance_interval": [0.0, 1.0]}
 
 
 def test_the_picture_is_one(run) -> None:
@@ -366,6 +382,10 @@ REFUSED = [
     (["--data", "good.npz", "--network", "MPL"], "no network is called 'MPL' .did you mean 'MLP'"),
     (["--data", "good.npz", "--network.widht", "8"], "no option 'widht'.*width, depth"),
     (["--data", "good.npz", "--network.width", "0"], "width is 0"),
+    (["--data", "good.npz", "--network.num_classes", "7"], "is to have 7 classes, and the data have 3"),
+    (["--data", "good.npz", "--sampling.solver", "eul"], "eul"),
+    (["--data", "good.npz", "--start_from", "runs/none"], "start_from is runs/none: no such run folder"),
+    (["--data", "good.npz", "--start_from.name", "sit", "--start_from.weights", "x.pt"], "no weights at x.pt"),
     (["--data", "good.npz", "--network", "nowhere.Net"], "nowhere"),
     (["--data", "good.npz", "--target", "learnt"], "no target is called 'learnt' .did you mean 'learned'"),
     (["--data", "good.npz", "--target", "1.5"], r"k is 1.5; expected a number in \[0, 1\]"),

@@ -48,11 +48,27 @@ def test_the_true_size_network(name: str) -> None:
     assert millions == pytest.approx(next(size for part, size in PUBLISHED.items() if part in name), rel=0.005)
     assert model.null == {"y": 1000}
     assert model.noise_scale == (2.0 if "512" in name else 1.0)
+    epochs = next((int(part.removesuffix("ep")) for part in name.split("_") if part.endswith("ep")), 600)
+    assert config.steps * config.batch_size / config.expects.num_samples == pytest.approx(epochs, rel=0.002)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("imagenet")])
+def test_the_recipes_way_of_sampling(name: str) -> None:
+    config = config_of(name)
+    sampling = config.sampling
+    assert sampling.guidance_interval == (0.1, 1.0)
+    scales = {"jit_b": 2.9, "256_jit_l": 2.4, "512_jit_l": 2.5, "jit_h": 2.2, "lightningdit": 2.0}
+    assert sampling.guidance == next(scale for part, scale in scales.items() if part in name)
+    way = ("heun", 50, "uniform") if "jit" in name else ("euler", 250, "shifted(0.3)")
+    assert (sampling.solver, sampling.steps, sampling.times) == way
+    assert ("dropout" in str(config.network)) == ("jit_h" in name)
 
 
 def test_a_plan_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "imagenet256_jit_b16"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "data as the configuration expects them; they are not read: " in err
+    assert "imagenet/train" in err
     assert "131.1 M parameters, 256 tokens per sample" in out
     assert "8 devices" in out
 

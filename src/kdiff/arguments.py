@@ -59,13 +59,18 @@ EPILOGS = {
     "Examples: kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception --num-samples 50000; kdiff evaluate "
     "samples.npz --reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/ --save-statistics photos.npz.",
 }
-COMPONENTS = ("data", "network", "target", "path", "timesteps")
+COMPONENTS = ("data", "network", "target", "path", "timesteps", "start_from")
 
 
 def read_config(
-    command: str, kind: type, argv: list[str], positional: str, extras: dict[str, dict[str, Any]] | None = None
+    command: str,
+    kind: type,
+    argv: list[str],
+    positional: str,
+    extras: dict[str, dict[str, Any]] | None = None,
+    defaults: dict[str, Any] | None = None,
 ) -> tuple[Any, str | None, dict[str, Any]]:
-    """The configuration of a command, its positional argument, and its further options.
+    """The configuration of a command, its positional argument, and its further options; `defaults` in place of kind's own.
 
     Raises:
         ValueError: an unknown option or field, or a value of another type.
@@ -86,6 +91,7 @@ def read_config(
     for name, how in (extras or {}).items():
         parser.add_argument(f"--{name}", **how)
     parser.add_class_arguments(kind)
+    parser.set_defaults(defaults or {})
     if positional == "[CONFIG]" and place is not None:
         argv = ["--config", str(find_config(place)), *argv]
     if positional == "DATA" and place is not None:
@@ -95,8 +101,9 @@ def read_config(
             # Read once to learn whose options these are, and again with them, so that --print_config has them too.
             values = parser.parse_args([item for item in argv if not item.startswith("--print_config")]).as_dict()
             for field, options in overrides.items():
-                component = parse(values[field])
-                argv += [f"--{field}", json.dumps({"name": component.name, **component.options, **options})]
+                given = values[field]
+                own = {} if given is None else {"name": parse(given).name, **parse(given).options}
+                argv += [f"--{field}", json.dumps({**own, **options})]
         values = parser.parse_args(argv).as_dict()
     except ArgumentError as error:
         raise ValueError(f"{_explain(error, [*fields, *(extras or {})])} (kdiff {command} --help lists the options)") from None

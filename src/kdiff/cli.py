@@ -243,7 +243,10 @@ def _plan(argv: list[str]) -> None:
 def _sample(argv: list[str]) -> None:
     from kdiff.evaluation.config import SampleConfig, sampler_options
 
-    config, folder, _ = read_config("sample", SampleConfig, argv, "RUN")
+    _, folder, _ = read_config("sample", SampleConfig, argv, "RUN")
+    from kdiff.training.folder import sampling_of
+
+    config, _, _ = read_config("sample", SampleConfig, argv, "RUN", defaults=sampling_of(folder))
     from kdiff.report.run import sample_to_files
     from kdiff.training.run import load_run
 
@@ -301,7 +304,7 @@ def _reproduce(argv: list[str]) -> None:
             print(describe(claims[0], full))
             return
         for claim in claims:
-            print(f"{claim.name:12}  {claim.title} (core-hours: quick {claim.core_hours[0]:g}, full {claim.core_hours[1]:g})")
+            print(f"{claim.name:13}  {claim.title} (core-hours: quick {claim.core_hours[0]:g}, full {claim.core_hours[1]:g})")
         quick, whole = (sum(claim.core_hours[form] for claim in claims) for form in (False, True))
         print(f"All together: {quick:.1f} core-hours in the quick form, {whole:.0f} in full. More on one: --list CLAIM")
         return
@@ -324,7 +327,7 @@ def _reproduce(argv: list[str]) -> None:
         print(f"\n{report(outcome)}\npicture    {out / claim.name}.png")
         print(f"figures    {out / 'verdict.json'}, {out / 'results.csv'}\n")
     if len(verdicts) > 1:
-        print("\n".join(f"{name:12}  {verdict}" for name, verdict in verdicts.items()))
+        print("\n".join(f"{name:13}  {verdict}" for name, verdict in verdicts.items()))
     if not full:
         only = next(iter(verdicts)) if len(verdicts) == 1 else "CLAIM"
         print(f"This was the quick form. For the real answer: kdiff reproduce {only} --full")

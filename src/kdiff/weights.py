@@ -69,8 +69,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             torch.serialization.add_safe_globals([kind for kind in after if kind in before or kind not in ALLOWED])
     except Exception as error:  # a damaged file fails in many ways
         # torch says first how to read it all the same, by running what is in it.
-        class_name = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
-        reason = f"it holds a {class_name[1]}" if class_name else str(error).strip().partition("\n")[0]
+        class_name = re.search(r"[Uu]nsupported (?:\w+: )?GLOBAL (\S+)", str(error))
+        first = next((line for line in str(error).strip().splitlines() if "weights_only" not in line), "no tensors alone")
+        reason = f"it holds a {class_name[1]}" if class_name else first
         raise ValueError(
             f"{path.name} cannot be read as weights ({reason}); it is damaged, or holds objects besides tensors, which may run "
             "code. If you trust it, load it yourself and pass its state dict"
@@ -103,4 +104,6 @@ def _choose(found: Any, entry: str | None) -> dict[str, Tensor]:
 
 
 def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(item, Tensor) for item in value.values())
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())

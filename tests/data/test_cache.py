@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match=r"cannot write to the cache in .*No space left.*KDIFF_CACHE") as caught:
         cache.write_json(tmp_path / "kept" / "a.json", {})
     assert caught.value.errno == errno.ENOSPC
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_an_image_that_cannot_be_read_is_no_fault_of_the_cache(tmp_path: Path) -> None:
+    def images() -> Iterator[np.ndarray]:
+        yield np.zeros((2, 2), np.uint8)
+        raise OSError(errno.EIO, "the disk of the images", "cat.png")
+
+    with pytest.raises(OSError, match=r"the disk of the images: 'cat.png'"):
+        cache.write_images(tmp_path / "kept" / "a.npy", (2, 2), images())
     assert list((tmp_path / "kept").iterdir()) == []
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 import kdiff
 from kdiff.cli import main
 from kdiff.evaluation import shards
-from kdiff.evaluation.config import EvaluateConfig
+from kdiff.evaluation.config import EvaluateConfig, Sampling
 from kdiff.evaluation.score import evaluate_images
 from kdiff.training.config import TrainConfig
 from kdiff.training.run import load_run, train_run
@@ -217,6 +217,18 @@ def test_mistakes_are_refused_before_a_sample_is_drawn(run: Path, folder: Path, 
         )
         assert message in capsys.readouterr().err, argv
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_judged_as_its_configuration_says_it_is_sampled_from(tmp_path: Path) -> None:
+    """Unless told otherwise; without a word of it heun and 50 steps, as above."""
+    said = Sampling(solver="euler", steps=3, times="shifted(0.5)")
+    config = TrainConfig(data="digits", network="MLP(width=8, depth=1)", steps=2, batch_size=8, sampling=said)
+    run = train_run(config, tmp_path / "run").folder
+    options = ["--features", "classifier", "--num-samples", "20", "--batch-size", "10"]
+    found = judged(tmp_path / "a", str(run), *options)["samples"]["sampler"]
+    assert (found["solver"], found["steps"], found["times"]) == ("euler", 3, "shifted(0.5)")
+    told = judged(tmp_path / "b", str(run), *options, "--steps", "2")["samples"]["sampler"]
+    assert told == {**found, "steps": 2}
 
 
 def test_images_of_another_shape_and_runs_on_vectors(run: Path, tmp_path: Path, capsys) -> None:

@@ -111,6 +111,16 @@ def test_points_that_repeat_leave_the_spectrum(plane) -> None:
     assert "no estimates of d" in as_text(one)
 
 
+def test_a_short_table_is_looked_at_with_fewer_neighbours(plane) -> None:
+    from kdiff.experiments.estimate import view
+
+    rows = np.asarray(plane.x[:38])
+    assert "fewer neighbours" in (view("samples", rows, CONFIG).problem or "")
+    one = view("samples", rows, replace(CONFIG, neighbours=5))
+    assert one.problem is None
+    assert {each.method for each in one.dimensions} == {"TwoNN", "MLE", "participation ratio", "energy"}
+
+
 def test_what_it_means_names_the_normalisation(plane, views) -> None:
     text = meaning(plane, views)
     assert "(none)" in text

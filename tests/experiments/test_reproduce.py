@@ -169,8 +169,8 @@ def test_missing_data_are_told_before_any_run_and_stop_no_other_claim(capsys, tm
     assert not (tmp_path / "alone" / "runs").exists()
     assert main(["reproduce", "all", "--out", str(tmp_path / "all"), "--workers", "1"]) == 0
     last = capsys.readouterr().out
-    assert "one           not decided: " in last
-    assert "two           confirmed" in last
+    assert "one            not decided: " in last
+    assert "two            confirmed" in last
 
 
 # The linear theorem

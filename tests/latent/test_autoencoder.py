@@ -165,6 +165,22 @@ def test_names_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sourc
     assert asked == [(place, options)]
 
 
+def test_a_hub_that_is_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        try:
+            raise LocalEntryNotFoundError("no connection")
+        except LocalEntryNotFoundError as error:
+            raise OSError("owner/name does not appear to have a file named config.json") from error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoencoderKL, "load_config", unreachable)
+    with pytest.raises(ValueError, match=r"the hub cannot be reached: .*hf download owner/name --local-dir FOLDER"):
+        load_autoencoder("owner/name")
+
+
 def test_without_diffusers_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for call in (lambda: load_autoencoder(tmp_path), lambda: small_autoencoder(3, [8], 2)):

@@ -38,6 +38,47 @@ def test_at_the_start_gradients_reach_the_last_layer_only_and_then_the_gates():
     assert reached == {"final_layer.linear.weight", "final_layer.linear.bias"}
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_is_of_the_middle_blocks_in_training(checkpointing, stirred):
+    """Of 9 blocks the third to the sixth: depth // 4 up to three times that. Checkpointing draws the same again."""
+    network = stirred(small(depth=9, dropout=0.5, checkpointing=checkpointing))
+    rates = [(block.attn.dropout, block.mlp.dropout) for block in network.blocks]
+    assert rates == [(0.5, 0.5) if 2 <= i < 6 else (0, 0) for i in range(9)]
+    z, t, y = inputs()
+    plain = small(depth=9)
+    plain.load_state_dict(network.state_dict())
+    torch.testing.assert_close(network.eval()(z, t, y), plain(z, t, y), rtol=0, atol=0)
+    network.train()
+    drawn = [network(z, t, y) for _ in range(2)]
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    direction = torch.randn_like(z)
+
+    def along(step):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return (network(z + step, t, y) * direction).sum()
+
+    z = z.double().requires_grad_()
+    network.double()
+    t = t.double()
+    (gradient,) = torch.autograd.grad(along(0.0), z)
+    small_step = 1e-6 * torch.randn_like(z)
+    expected = (along(small_step) - along(-small_step)) / 2
+    assert_close((gradient * small_step).sum(), expected, rtol=1e-5, atol=1e-12)
+    for rate in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="expected a rate"):
+            small(dropout=rate)
+
+
+@pytest.mark.parametrize("part", ["attn", "mlp"])
+def test_dropout_acts_behind_attention_and_within_the_perceptron(part, stirred):
+    network = stirred(small(depth=4, dropout=0.5)).train()
+    for block in network.blocks:
+        getattr(block, {"attn": "mlp", "mlp": "attn"}[part]).dropout = 0.0
+    z, t, y = inputs()
+    assert (network(z, t, y) - network(z, t, y)).abs().max() > 1e-3
+
+
 def test_the_label_reaches_the_blocks_beside_the_context_tokens(stirred):
     network = stirred(small(context_tokens=0))
     z, t, y = inputs()

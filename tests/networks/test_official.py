@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
@@ -78,6 +79,30 @@ def test_out_and_in_again_gives_the_same_network(pair, architecture, table):
     assert list(again) == list(weights)
     assert all(torch.equal(again[key], weights[key]) for key in weights)
     assert all(p.data_ptr() != q.data_ptr() for p, q in zip(loaded.parameters(), network.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        ("jit", {"attn_drop": 0.0, "proj_drop": 0.0}),
+        ("uvit", {"qk_scale": None, "norm_layer": nn.LayerNorm}),
+        ("uvit", {"qk_scale": 16**-0.5}),
+        ("uvit", {"depth": 3}),
+    ],
+)
+def test_official_arguments_that_change_nothing_here_are_taken(pair, architecture, more):
+    """An official configuration can be handed over whole. Half of U-ViT's depth, rounded down, lies on either side."""
+    network, weights, config = pair(architecture)
+    z, t, y = inputs()
+    assert_close(from_official(architecture, weights, **{**config, **more})(z, t, y), network(z, t, y), rtol=0, atol=0)
+
+
+def test_dropout_comes_along(pair):
+    network, weights, config = pair("jit")
+    loaded = from_official("jit", weights, **{**config, "depth": 2, "proj_drop": 0.2})
+    assert loaded.random
+    z, t, y = inputs()
+    assert_close(loaded.eval()(z, t, y), network(z, t, y), rtol=0, atol=0)
 
 
 def test_fixed_tables_go_out_with_the_weights_under_official_names(pair):
@@ -159,6 +184,18 @@ def test_a_file_that_would_run_code_is_refused_before_it_does(pair, tmp_path):
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
+class Command:
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+def test_nobody_is_told_how_to_run_what_is_in_a_file(pair, tmp_path):
+    torch.save({"ema": pair("dit")[1], "extra": Command()}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"cannot be read as weights \(it holds a posix\.system\)") as refused:
+        from_official("dit", tmp_path / "weights.pt", **DIT)
+    assert "weights_only" not in str(refused.value)
+
+
 def test_what_is_beside_the_weights_is_named_where_it_is_refused(pair, tmp_path):
     """And not how to read it all the same, which is what torch says first."""
     torch.save({"ema": pair("dit")[1], "best_loss": np.float64(0.5)}, tmp_path / "weights.pt")
@@ -194,6 +231,15 @@ def test_keys_that_do_not_fit_are_all_listed(pair):
         "  left over: blocks.7.norm1.weight (32,)",
         "  misshapen: blocks.0.attn.proj.bias is (3,), expected (32,)",
     ]
+
+
+def test_tensors_that_hold_no_weights_are_named(pair):
+    _, weights, config = pair("dit")
+    quantised = {**weights, "x_embedder.proj.bias": torch.zeros(32, dtype=torch.int8)}
+    with pytest.raises(ValueError, match=r"no weights: x_embedder.proj.bias is of torch.int8, expected floating-point"):
+        from_official("dit", quantised, **config)
+    with pytest.raises(ValueError, match=r"without values: pos_embed is on the meta device"):
+        from_official("dit", {key: value.to("meta") for key, value in weights.items()}, **config)
 
 
 def test_keys_are_named_as_the_original_names_them(pair):
@@ -233,7 +279,11 @@ def test_halves_are_widened(pair):
         ("jit", {"model": {}, "epoch": 3}, JIT, TypeError, "no tensors under model, epoch"),
         ("jit", {}, JIT, TypeError, "no tensors under any key"),
         ("jit", 3, JIT, TypeError, "the weights are int"),
+        ("jit", {0: torch.zeros(1)}, JIT, TypeError, "no tensors under any key; expected a state dict"),
         ("uvit", {"a": torch.zeros(1)}, {**UVIT, "skip": False}, ValueError, "skip is False"),
+        ("jit", {"a": torch.zeros(1)}, {**JIT, "attn_drop": 0.1}, ValueError, "attn_drop is 0.1; expected 0"),
+        ("uvit", {"a": torch.zeros(1)}, {**UVIT, "qk_scale": 0.1}, ValueError, "qk_scale is 0.1; expected None, or .* 0.25"),
+        ("uvit", {"a": torch.zeros(1)}, {**UVIT, "norm_layer": nn.BatchNorm1d}, ValueError, "norm_layer is .*BatchNorm1d"),
     ],
 )
 def test_arguments_are_checked(architecture, weights, config, error, message):

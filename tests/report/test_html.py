@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kdiff.cli import main
 from kdiff.files import read_json, write_json
 from kdiff.report.markup import VOID, Markup, document, element
 from kdiff.report.page import duration, spaced, write_page
 from kdiff.report.record import names, read_record
-from kdiff.report.run import SampleGrids, draw_run
+from kdiff.report.run import SampleGrids, draw_run, settings
 from kdiff.training.config import TrainConfig
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import train_run
@@ -134,6 +135,21 @@ def test_settings_that_differ_are_named_and_no_others(pages) -> None:
         r'<th scope="row">(.*?)</th><td><code>(.*?)</code></td><td><code>(.*?)</code>', box[: box.index("</table>")]
     )
     assert rows == [("steps", "8", "6"), ("target", "learned(rate=50)", "velocity")]
+
+
+def test_settings_are_read_part_by_part(runs, tmp_path) -> None:
+    """One that says what data it expects, and how it is sampled from, beside one that does not."""
+    run = Path(shutil.copytree(runs / "learned", tmp_path / "run"))
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["sampling"]["steps"], values["expects"] = 7, {"shape": [1, 8, 8], "num_classes": 10, "num_samples": 0}
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    write_page(run, runs / "learned")
+    text = (run / "report.html").read_text(encoding="utf-8")
+    rows = re.findall(r'<th scope="row">([a-z._]+)</th><td><code>(.*?)</code></td><td><code>(.*?)</code>', text)
+    assert ("sampling.steps", "7", "18") in rows
+    assert ("expects.num_classes", "10", "None") in rows
+    assert settings(replace(CONFIG, start_from={"name": "sit", "weights": "a.pt"}))["start_from"] == "sit(weights='a.pt')"
+    assert settings(CONFIG)["start_from"] == "None"
 
 
 def test_figures_by_features_have_their_intervals(runs, tmp_path) -> None:

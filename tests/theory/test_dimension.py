@@ -327,6 +327,21 @@ def test_intervals_cover_sampling_noise() -> None:
     assert np.mean([each.low <= 2 <= each.high for each in two]) >= 0.86
 
 
+def test_the_interval_of_a_whole_number_covers_its_noise() -> None:
+    """Draws whose energy dimension is now one number and now the next: most intervals hold the commoner one, some hold both."""
+    deviations = np.arange(1.0, 25.0) ** -0.44
+    draws = [
+        by_name(estimate_dimensions(deviations * subspace(400, 24, 24, seed), neighbours=5))["energy", "global"]
+        for seed in range(30)
+    ]
+    values, counts = np.unique([each.value for each in draws], return_counts=True)
+    assert len(values) == 2
+    assert counts.min() > 4
+    truth = values[counts.argmax()]
+    assert np.mean([each.low <= truth <= each.high for each in draws]) >= 0.86
+    assert all(each.low <= each.value <= each.high and each.low.is_integer() and each.high.is_integer() for each in draws)
+
+
 def test_intervals_shrink_as_one_over_the_root_of_the_number() -> None:
     def width(count: int) -> float:
         found = [by_name(estimate_dimensions(torus(count, 2, seed), neighbours=5)) for seed in range(8)]

@@ -283,6 +283,12 @@ def test_an_autoencoder_that_has_moved_is_the_same(config, copy, autoencoder_fol
     assert load(copy).fingerprint == fingerprint
 
 
+def test_images_are_named_so_that_they_are_found_from_anywhere(config, images, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(images.parent)
+    manifest, _ = encode(replace(config, data=f"{images.name}(flip=true)"), tmp_path / "latents")
+    assert manifest["source"]["data"] == f"{images.absolute()}(flip=True)"
+
+
 def test_what_latents_json_lacks_is_said(config, copy) -> None:
     manifest = json.loads((copy / "latents.json").read_text())
     for missing in ("statistics", "autoencoder"):

@@ -21,6 +21,7 @@ from kdiff.sampling import draw_noise
 from kdiff.training.checkpoint import load_tensors
 from kdiff.training.config import TrainConfig
 from kdiff.training.generate import balanced_labels, generate
+from kdiff.training.metrics import read_metrics
 from kdiff.training.run import build_model, load_dataset, load_run, train_run
 
 NETWORKS = """
@@ -134,6 +135,14 @@ def test_two_runs_of_a_configuration_are_the_same_bytes(config, trained, tmp_pat
     assert mine.keys() == theirs.keys()
     differing = {name for name in mine if mine[name] != theirs[name]}
     assert differing <= {"environment.json", "finished.json"}
+
+
+def test_without_the_split_loss_all_else_is_the_same(config, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdiff.training.run.principal_directions", None)
+    train_run(replace(config, split_loss=False), tmp_path / "whole")
+    rows, split = read_metrics(tmp_path / "whole" / "metrics.jsonl"), read_metrics(trained / "metrics.jsonl")
+    assert rows[0].keys() == split[0].keys() - {"loss_along", "loss_across"}
+    assert [(row["loss"], row["k"]) for row in rows] == [(row["loss"], row["k"]) for row in split]
 
 
 @pytest.mark.parametrize(

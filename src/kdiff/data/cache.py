@@ -18,7 +18,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -65,16 +65,15 @@ def write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray
     Errors as `replacing`.
     """
     header, count = _npy_header(0, shape), 0
-    with replacing(path) as file:
-        file.write(header)
+    with replacing(path) as write:
+        write(header)
         for image in images:
             if image.shape != shape or image.dtype != np.uint8:
                 raise RuntimeError(f"expected a uint8 image of shape {shape}, found {image.dtype} {image.shape}")
-            file.write(np.ascontiguousarray(image).data)
+            write(np.ascontiguousarray(image).data)
             count += 1
         # How many there are is known only now: some could not be read.
-        file.seek(0)
-        file.write(_npy_header(count, shape))
+        write(_npy_header(count, shape), 0)
     return count
 
 
@@ -88,8 +87,8 @@ def read_images(path: Path) -> np.ndarray | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON; errors as `replacing`."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=True).encode())
+    with replacing(path) as write:
+        write(json.dumps(value, ensure_ascii=True).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -136,19 +135,30 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when all went well and is removed when not.
+def replacing(path: Path) -> Iterator[Callable[..., None]]:
+    """write(bytes, at=None) to a file, which takes the place of `path` when all went well and is removed when not.
 
-    Raises OSError, saying how to move the cache, if the folder cannot be written to or the disk is full.
+    Raises OSError, saying how to move the cache, if the folder cannot be written to or the disk is full. Whatever else goes
+    wrong between the writing, an image that cannot be read, is raised as it is.
     """
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                yield file
+            file = aside.open("wb")
+
+        def write(content: bytes | memoryview, at: int | None = None) -> None:
+            with _explained(path):
+                if at is not None:
+                    file.seek(at)
+                file.write(content)
+
+        with file:
+            yield write
+            with _explained(path):
                 file.flush()
                 os.fsync(file.fileno())
+        with _explained(path):
             aside.replace(path)
     finally:
         with contextlib.suppress(OSError):

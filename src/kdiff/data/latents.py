@@ -28,6 +28,7 @@ from kdiff.data.normalisation import GIVEN, Normalisation
 from kdiff.data.progress import shown
 from kdiff.data.samples import summarise
 from kdiff.data.shards import LatentSamples, Sharded, map_tensors
+from kdiff.weights import read_weights
 
 MANIFEST = "latents.json"
 FORMAT = 1
@@ -41,22 +42,28 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
     """The latents in a folder that kdiff encode made, (C, h, w).
 
     `normalise` channels brings every channel to mean 0 and variance 1 over the training part, scaling applies the autoencoder's
-    own factor and shift, none leaves latents as they are. With `posterior`, training draws a latent from its posterior anew
+    own factor and shift, none leaves latents as they are. To go on from weights that were trained on other latents of the same
+    autoencoder, `normalise` is the folder of those, or a file with their `mean` and `std` by channel (.safetensors or .pt, as
+    VA-VAE comes with): theirs are then used. With `posterior`, training draws a latent from its posterior anew
     whenever it reads it, mean + std · noise, instead of the mean; with `flip` (the default where mirrored images were encoded
     too) it reads that of the mirrored image with probability ½. Everything but training reads the means.
 
     The checksums of the shards are compared when they are read for the first time, and their sizes always.
 
     Raises FileNotFoundError for a folder that is none or without latents; ValueError for one whose encoding is not finished, a
-    shard that is missing, cut short or changed, another `normalise`, and `posterior` or `flip` where that was not encoded.
+    shard that is missing, cut short or changed, another `normalise` or one of other channels, and `posterior` or `flip` where
+    that was not encoded.
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder)
     again = f"{encode_command(folder, manifest)} goes on where it was"
     if manifest["statistics"] is None:
         raise ValueError(f"{folder}: only {len(manifest['shards'])} of {number_of_shards(manifest)} shards are there; {again}")
-    if normalise not in NORMALISE:
-        raise ValueError(f"normalise must be one of {', '.join(NORMALISE)} for latents, found {normalise!r}")
+    if normalise not in NORMALISE and not Path(normalise).exists():
+        raise ValueError(
+            f"normalise must be one of {', '.join(NORMALISE)} for latents, or a folder or file with the statistics of others; "
+            f"found {normalise!r}"
+        )
     for option, wanted, there in (("posterior", posterior, manifest["posterior"]), ("flip", flip, manifest["flip"])):
         if wanted and not there:
             raise ValueError(
@@ -174,12 +181,33 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
     if normalise == GIVEN:
         autoencoder = manifest["autoencoder"]
         return Normalisation(GIVEN, torch.tensor(autoencoder["shift"]), torch.tensor(1 / autoencoder["scaling"]))
+    if normalise != "channels":
+        return _of_others(Path(normalise), manifest, posterior)
     statistics = manifest["statistics"]
     mean, variance = (torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "variance"))
     if posterior:
         variance = variance + torch.tensor(statistics["posterior_variance"], dtype=torch.float64)
     scale = torch.where(variance > 0, variance.sqrt(), 1.0)
     return Normalisation("channels", mean.float()[:, None, None], scale.float()[:, None, None])
+
+
+def _of_others(path: Path, manifest: Mapping[str, Any], posterior: bool) -> Normalisation:
+    """By the statistics of other latents: their folder, or a file with mean and std."""
+    channels = manifest["shape"][0]
+    if path.is_dir():
+        other = read_manifest(path)
+        if other["statistics"] is None or other["autoencoder"]["identity"] != manifest["autoencoder"]["identity"]:
+            raise ValueError(f"normalise is {path}: latents of another autoencoder, or not all encoded; expected this one's")
+        found = _normalisation(other, "channels", posterior and other["posterior"])
+        return Normalisation(GIVEN, found.shift, found.scale)
+    tensors = read_weights(path)
+    shift, scale = (tensors[name].float().flatten() if name in tensors else torch.empty(0) for name in ("mean", "std"))
+    if len(shift) != channels or len(scale) != channels:
+        raise ValueError(
+            f"normalise is {path}: it holds {', '.join(f'{name} {tuple(value.shape)}' for name, value in tensors.items())}; "
+            f"expected mean and std of {channels} channels"
+        )
+    return Normalisation(GIVEN, shift[:, None, None], scale[:, None, None])
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:

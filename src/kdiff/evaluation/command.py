@@ -15,6 +15,9 @@ def evaluate_command(argv: list[str]) -> None:
     if source is None:
         raise ValueError("which run? kdiff evaluate RUN, with the folder that kdiff train made (runs/…), or images to compare")
     if config.by_features:
+        from kdiff.training.folder import sampling_of
+
+        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, sampling_of(source))
         _by_features(source, config, further["out"])
     else:
         config.check_without_features()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from kdiff.files import read_json, write_text
 from kdiff.training.config import TrainConfig, as_dict, from_dict
 from kdiff.training.folder import locked
 from kdiff.training.run import build_model, load_dataset
+from kdiff.training.start import start_from
 
 MEASURES = {
     "frechet": "Fréchet distance",
@@ -72,10 +73,12 @@ def compare(
 def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     """The data and the runs of a comparison, once data, network and targets have been found sound."""
     dataset, targets = load_dataset(config), with_grid(config.targets, config.grid)
-    for target in targets:
-        build_model(config, target, dataset.shape, dataset.num_classes)
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
     base = from_dict(TrainConfig, shared)
+    for target in targets:
+        model = build_model(config, target, dataset.shape, dataset.num_classes)
+        if config.start_from is not None:
+            start_from(model, replace(base, target=target), dataset)
     seeds = range(config.seed, config.seed + config.seeds)
     return dataset, make_jobs({str(parse(config.data)): base}, targets, seeds, out, config.num_samples, config.exact)
 

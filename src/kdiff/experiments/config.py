@@ -94,6 +94,7 @@ class EstimateConfig:
         timesteps: the law of t that you train with.
         rank: also what a network with an output of so many dimensions would do; 0 for none.
         max_points: samples, and patches, that are looked at.
+        neighbours: of each point, in the estimates of d that go by distances; fewer need fewer points, and scatter more.
         seed: of what is drawn.
     """
 
@@ -102,10 +103,11 @@ class EstimateConfig:
     timesteps: Spec = "uniform"
     rank: int = 0
     max_points: int = 10000
+    neighbours: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in {"patch_size": 0, "rank": 0, "max_points": 100, "seed": 0}.items():
+        for name, low in {"patch_size": 0, "rank": 0, "max_points": 100, "neighbours": 3, "seed": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
 

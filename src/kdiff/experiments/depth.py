@@ -29,7 +29,7 @@ from kdiff.training.config import TrainConfig
 D = 32
 GRID = [k / 10 for k in range(11)]
 COARSE = [0.25, 0.5, 0.75, 1.0]  # and the rule's own, for the transformers
-# Ambient dimension, and TwoNN's estimate of d from up to 5,000 training samples (`kdiff estimate`).
+# Ambient dimension, and TwoNN's estimate of d from up to 5,000 training samples (those that `estimate_dimensions` draws).
 IMAGES = {"digits": (64, 9.2), "fashion": (784, 15.2), "glyphs(size=16)": (768, 4.5)}
 # Data, patch size, samples to judge by: at least as many as are held out.
 TRANSFORMERS = {
@@ -207,13 +207,17 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
     lines = [mlps[i : i + columns] for i in range(0, len(mlps), columns)]
     others = [name for name in of_rule if name not in mlps]
     lines = [*lines, others] if len(lines[-1]) == columns and len(mlps) > 2 else [[*mlps, *others]]
-    figure = new_figure(3.1 * columns, 2.9 * len(lines))
+    figure = new_figure(3.1 * columns, 2.9 * len(lines) + 0.4)
     panels = figure.subplots(len(lines), columns, squeeze=False)
     for line, names in zip(panels, lines):
         for axes, name in zip(line, names):
             _panel(axes, quality_rows(study, name), name, of_rule[name])
         for axes in line[len(names) :]:
             axes.set_axis_off()
+    # One for all panels: in each it would lie over the lines. What differs between them stands in their titles.
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    plain = [label.partition(":")[0] if label.startswith("learned") else label.partition(" =")[0] for label in labels]
+    figure.legend(handles, plain, loc="outside lower center", ncols=len(plain), fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
@@ -227,8 +231,9 @@ def _panel(axes: Any, rows: list[dict[str, Any]], name: str, k: float) -> None:
         axes.axhline(rows[0]["heldout"], color="#999999", linewidth=1, linestyle="--", label="floor: held-out data", zorder=0)
         axes.autoscale(axis="y")
         logarithmic(axes)
-    axes.set_title(name, fontsize=9, color=INK)
-    axes.legend(fontsize=6.5, frameon=False)
+    (learned,) = (label for label in axes.get_legend_handles_labels()[1] if label.startswith("learned"))
+    axes.set_title(f"{name}\n{learned.replace(': k =', '')}, rule {k:g}", fontsize=8, color=INK)
+    axes.get_legend().remove()
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -244,7 +244,7 @@ CLAIM = Claim(
     refuted_if="a fitted rate is off the predicted by more than 2 % and half its 95 % interval, or the two are not apart; or "
     "a point of a curve or of the best k is farther from the closed form than sampling error explains (5 %, Bonferroni, "
     "error from neighbouring points); or the best k is not above D/(D + tr Σ) in between.",
-    core_hours=(0.03, 0.3),
+    core_hours=(0.03, 0.4),
     plan=plan,
     examine=examine,
     draw=draw,

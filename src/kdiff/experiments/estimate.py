@@ -106,7 +106,7 @@ def view(name: str, x: Rows, config: EstimateConfig) -> View:
     eigenvalues, moments = spectrum(points).clip(min=0.0), moments_of(points)
     problem, dimensions = None, list[DimensionEstimate]()
     try:
-        dimensions = estimate_dimensions(x, max_points=config.max_points, seed=config.seed)
+        dimensions = estimate_dimensions(x, neighbours=config.neighbours, max_points=config.max_points, seed=config.seed)
     except ValueError as error:
         # The spectrum and all that follows from it is worth having even where neighbours say nothing.
         problem = str(error)

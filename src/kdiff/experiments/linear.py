@@ -163,7 +163,7 @@ CLAIM = Claim(
     "other laws of t. Three seeds.",
     measured="k after training by Adam on samples, beside D/(D + d) and kdiff.theory.optimal_k of the samples' own spectrum.",
     refuted_if="any run of the full form ends more than 0.01 from D/(D + d) (whitened data), or from the theory (all data).",
-    core_hours=(0.04, 0.8),
+    core_hours=(0.04, 1.0),
     plan=plan,
     examine=examine,
     draw=draw,

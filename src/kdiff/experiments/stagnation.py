@@ -281,7 +281,7 @@ CLAIM = Claim(
     "more than 2 %, or k off by more than 0.015 and not moving there), or in another than the rule of the cell names. Real: in "
     "no narrow network do all seeds end below k = 0.6 and at rest while another start or pace ends 0.1 higher with a loss 2 % "
     "lower; or where they do samples are better (95 % interval over seeds); or the wide network fails as well.",
-    core_hours=(0.03, 0.9),
+    core_hours=(0.03, 1.5),
     plan=plan,
     examine=examine,
     draw=draw,

@@ -192,7 +192,7 @@ def _distance(config: SweepConfig, run: Run) -> Distance:
         return JudgedDistance(run.dataset())
     names = ("features", "feature_weights", "reference", "autoencoder")
     given = {name: getattr(config, name) for name in names}
-    return FeatureDistance(run, EvaluateConfig(config.num_samples // GROUPS * GROUPS, **given))
+    return FeatureDistance(run, EvaluateConfig(num_samples=config.num_samples // GROUPS * GROUPS, **given))
 
 
 def summarise(settings: list[Setting], measure: str) -> Sweep:

@@ -203,6 +203,17 @@ def _from_hub(source: str) -> nn.Module:
     return _pretrained(f"{owner}/{name}", **({"subfolder": folder[0]} if folder else {}))
 
 
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether what went wrong at first was the way to the hub: diffusers then says that there is no such file."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error:
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _pretrained(place: str, **options: Any) -> nn.Module:
     """From diffusers' format; the weights as safetensors only, so that nothing is unpickled."""
     from diffusers import AutoencoderKL
@@ -219,6 +230,11 @@ def _pretrained(place: str, **options: Any) -> nn.Module:
             place, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
         )
     except (OSError, RuntimeError) as error:
+        if _unreachable(error):
+            raise ValueError(
+                f"{place} is not on this machine, and the hub cannot be reached: fetch it where there is a connection (hf "
+                f"download {place} --local-dir FOLDER), and give that folder"
+            ) from None
         raise ValueError(f"no autoencoder could be read from {place}: {' '.join(str(error).split())}") from None
     finally:
         logging.set_verbosity(level)

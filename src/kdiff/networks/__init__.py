@@ -15,7 +15,7 @@ from kdiff.networks.dit import DiT, LightningDiT
 from kdiff.networks.jit import JiT
 from kdiff.networks.linear import Linear, LowRankLinear
 from kdiff.networks.mlp import MLP
-from kdiff.networks.official import from_official, to_official
+from kdiff.networks.official import from_official, load_official, to_official
 from kdiff.networks.sizes import published
 from kdiff.networks.uvit import UViT
 
@@ -28,6 +28,7 @@ __all__ = [
     "LowRankLinear",
     "UViT",
     "from_official",
+    "load_official",
     "published",
     "to_official",
 ]

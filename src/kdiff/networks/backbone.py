@@ -49,6 +49,7 @@ class ImageNetwork(nn.Module):
     """
 
     takes_other_sizes = True  # whether an image may have another height and width than the network was built for
+    random = False  # whether something is drawn in the forward pass of training: dropout
 
     def __init__(
         self,
@@ -103,8 +104,8 @@ class ImageNetwork(nn.Module):
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         """block(*inputs), under `checkpointing` without keeping what happens inside."""
         if self.checkpointing and torch.is_grad_enabled():
-            # Nothing in a block is random: no state to bring back, and none to fetch from a device.
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            # Where nothing in a block is random there is no state to bring back, and none to fetch from a device.
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=self.random)
         return block(*inputs)
 
 

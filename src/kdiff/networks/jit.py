@@ -38,6 +38,8 @@ class JiT(ModulatedTransformer):
         condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
             returns (batch, D); y is None where there is none. The context tokens are copies of what it returns.
         checkpointing: compute the blocks again in the backward pass, for less memory.
+        dropout: rate, in training, of what attention returns and of the perceptron's units, in the middle half of the blocks;
+            the published JiT-H was trained with 0.2, the others with none.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -58,9 +60,12 @@ class JiT(ModulatedTransformer):
         context_start: int = 4,
         condition: nn.Module | None = None,
         checkpointing: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         if bottleneck < 1:
             raise ValueError(f"bottleneck is {bottleneck}; expected at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; expected a rate in [0, 1)")
         super().__init__(
             image_size,
             patch_size,
@@ -82,9 +87,15 @@ class JiT(ModulatedTransformer):
             )
         if self.context_tokens:
             self.in_context_posemb = nn.Parameter(EMBEDDING_STD * torch.randn(1, context_tokens, hidden_size))
+        self.random = dropout > 0
+        rates = [dropout if depth // 4 <= i < depth // 4 * 3 else 0.0 for i in range(depth)]
         self.blocks = nn.ModuleList(
-            ModulatedBlock(hidden_size, Attention(hidden_size, num_heads, RMSNorm), SwiGLU(hidden_size, mlp_ratio))
-            for _ in range(depth)
+            ModulatedBlock(
+                hidden_size,
+                Attention(hidden_size, num_heads, RMSNorm, dropout=rate),
+                SwiGLU(hidden_size, mlp_ratio, rate),
+            )
+            for rate in rates
         )
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * channels)
         self.set_tables(hidden_size // num_heads, prefix=self.context_tokens)

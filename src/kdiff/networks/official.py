@@ -28,8 +28,8 @@ TABLE_TOLERANCE = 0.01
 class _Architecture:
     """What is official about a network: the constructor's arguments, fixed tables, and keys that we call otherwise.
 
-    Only such arguments have a default as leave a trace in the weights: of others (num_heads, in_context_start) a default would
-    be silently wrong.
+    Only such arguments have a default as leave a trace in the weights, or have but one value here: of others (num_heads,
+    in_context_start) a default would be silently wrong.
     """
 
     network: Callable[..., nn.Module]
@@ -53,13 +53,26 @@ def _positions_and_rotations(network: LightningDiT) -> dict[str, Tensor]:
     return tables
 
 
-def _uvit(num_classes: int, null_class: bool, skip: bool, **settings: Any) -> UViT:
-    """Official U-ViT counts "no class" as a class, and has −1 classes for none."""
+def _uvit(
+    num_classes: int, null_class: bool, skip: bool, depth: int, qk_scale: float | None, norm_layer: Any, **settings: Any
+) -> UViT:
+    """Official U-ViT counts "no class" as a class, has −1 classes for none, and depth // 2 blocks on either side of one."""
     if not skip:
         raise ValueError("skip is False; expected True: U-ViT without its skips is not among the networks here")
+    usual = (settings["hidden_size"] // settings["num_heads"]) ** -0.5
+    if qk_scale and abs(qk_scale / usual - 1) > 1e-6:
+        raise ValueError(f"qk_scale is {qk_scale}; expected None, or the usual {usual:.6g}: no other is known here")
+    if norm_layer not in (None, nn.LayerNorm):
+        raise ValueError(f"norm_layer is {norm_layer}; expected torch.nn.LayerNorm: no other is among the networks here")
     rows = max(num_classes, 0)
     null_class = null_class and rows > 0
-    return UViT(num_classes=rows - null_class, null_class=null_class, **settings)
+    return UViT(num_classes=rows - null_class, null_class=null_class, depth=depth - depth % 2, **settings)
+
+
+def _no_attention_dropout(rate: float) -> Mapping[str, Any]:
+    if rate:
+        raise ValueError(f"attn_drop is {rate}; expected 0, as the published models have it: no other is known here")
+    return {}
 
 
 _JIT: dict[str, Any] = {
@@ -79,8 +92,10 @@ ARCHITECTURES = {
         network=JiT,
         kind=lambda network: isinstance(network, JiT),
         arguments=_JIT
-        | {"bottleneck_dim": "bottleneck", "in_context_len": "context_tokens", "in_context_start": "context_start"},
+        | {"bottleneck_dim": "bottleneck", "in_context_len": "context_tokens", "in_context_start": "context_start"}
+        | {"attn_drop": _no_attention_dropout, "proj_drop": "dropout"},
         tables=_positions,
+        defaults={"attn_drop": 0.0, "proj_drop": 0.0},
     ),
     "dit": _Architecture(
         network=DiT,
@@ -122,6 +137,8 @@ ARCHITECTURES = {
             "num_heads": "num_heads",
             "mlp_ratio": "mlp_ratio",
             "qkv_bias": "qkv_bias",
+            "qk_scale": "qk_scale",
+            "norm_layer": "norm_layer",
             "mlp_time_embed": "time_mlp",
             "conv": "final_conv",
             "skip": "skip",
@@ -129,7 +146,15 @@ ARCHITECTURES = {
             "null_class": "null_class",
         },
         tables=lambda network: {},
-        defaults={"in_chans": 3, "conv": True, "skip": True, "use_checkpoint": False, "null_class": True},
+        defaults={
+            "in_chans": 3,
+            "conv": True,
+            "skip": True,
+            "use_checkpoint": False,
+            "null_class": True,
+            "qk_scale": None,
+            "norm_layer": None,
+        },
         renamed={"y_embedder.embedding_table.weight": "label_emb.weight"},
     ),
 }
@@ -151,7 +176,7 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
             "model_ema1"), else "model" or "state_dict".
         config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). U-ViT,
             which counts "no class" among its classes, also takes `null_class`: False where the last is a class as any other
-            (the ImageNet-64 models).
+            (the ImageNet-64 models). JiT's dropout (`proj_drop`) acts in training alone.
 
     Raises:
         FileNotFoundError: no such file.
@@ -174,6 +199,22 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
     return network
 
 
+def load_official(architecture: str, network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Put the weights of an official implementation into a network that is there already; `from_official` makes one.
+
+    Args:
+        architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
+        network: of that architecture; it gets copies.
+        state_dict: by official keys, fixed tables included.
+
+    Raises:
+        ValueError: an unknown architecture, a network of another, or a state dict that does not fit, as for `from_official`.
+    """
+    official = _architecture(architecture)
+    _check_architecture(architecture, network)
+    _load(network, state_dict, official)
+
+
 def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
     """The state dict of a network by official keys, fixed tables included: what `from_official` reads, and the originals.
 
@@ -189,10 +230,7 @@ def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
         ValueError: an unknown architecture, a network of another, or one whose conditions the original does not know.
     """
     official = _architecture(architecture)
-    if not is_official(architecture, network):
-        raise ValueError(
-            f"{architecture!r} does not describe this {type(network).__name__}; expected the name of its own architecture"
-        )
+    _check_architecture(architecture, network)
     labels: Any = network.y_embedder
     if not isinstance(labels, LabelEmbedding) and not (labels is None and architecture == "uvit"):
         found = "no classes" if labels is None else f"a {type(labels).__name__} for its condition"
@@ -205,6 +243,13 @@ def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
 def is_official(architecture: str, network: nn.Module) -> bool:
     """Whether a network is of an official architecture, by its name there."""
     return _architecture(architecture).kind(network)
+
+
+def _check_architecture(architecture: str, network: nn.Module) -> None:
+    if not is_official(architecture, network):
+        raise ValueError(
+            f"{architecture!r} does not describe this {type(network).__name__}; expected the name of its own architecture"
+        )
 
 
 def _architecture(name: str) -> _Architecture:
@@ -228,6 +273,12 @@ def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: _Archi
         f"misshapen: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
         for key, value in state_dict.items()
         if key in expected and value.shape != expected[key].shape
+    ]
+    problems += [f"without values: {key} is on the meta device" for key, value in state_dict.items() if value.is_meta]
+    problems += [
+        f"no weights: {key} is of {value.dtype}, expected floating-point numbers"
+        for key, value in state_dict.items()
+        if key in expected and not value.is_floating_point()
     ]
     if problems:
         raise ValueError("the state dict does not fit this configuration:\n  " + "\n  ".join(problems))

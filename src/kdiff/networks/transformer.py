@@ -75,9 +75,12 @@ class Attention(nn.Module):
         num_heads: heads of h = D / num_heads channels.
         qk_norm: a norm of queries and keys over h; none if left out.
         qkv_bias: whether the layer to queries, keys and values has a bias.
+        dropout: rate of what is returned, in training.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, qk_norm: Norm | None = None, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, hidden_size: int, num_heads: int, qk_norm: Norm | None = None, qkv_bias: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"hidden_size is {hidden_size} with num_heads {num_heads}; expected heads of one whole size")
@@ -87,6 +90,7 @@ class Attention(nn.Module):
         self.q_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
         self.k_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
         self.proj = linear(hidden_size, hidden_size)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """x: (batch, tokens, D); rotary: the `rotary_table` of these tokens, applied after the norms."""
@@ -95,7 +99,13 @@ class Attention(nn.Module):
         if rotary is not None:
             # The table is float32: half-precision q and k are turned in float32 and rounded once.
             q, k = rotate(q, rotary).to(v.dtype), rotate(k, rotary).to(v.dtype)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return dropped(x, self.dropout, self.training)
+
+
+def dropped(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Dropout (Srivastava et al., 2014), which a rate of 0 spares."""
+    return F.dropout(x, rate) if rate and training else x
 
 
 class SwiGLU(nn.Module):
@@ -104,16 +114,17 @@ class SwiGLU(nn.Module):
     Two thirds, because three matrices of that size have as many parameters as the usual two.
     """
 
-    def __init__(self, hidden_size: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, hidden_size: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
         inner = int(hidden_size * mlp_ratio) * 2 // 3
         self.w12 = linear(hidden_size, 2 * inner)
         self.w3 = linear(inner, hidden_size)
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shaped like x."""
+        """Shaped like x; in training units inside are dropped."""
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return self.w3(dropped(F.silu(gate) * value, self.dropout, self.training))
 
 
 class FeedForward(nn.Module):

@@ -18,7 +18,8 @@ from kdiff.report.curve import LOSSES, NEGLIGIBLE
 from kdiff.report.judged import FEATURES, evaluation_section, features_of, floors_of, sweep_section
 from kdiff.report.markup import Markup, code, definitions, document, element, join, note, number, picture, section, table
 from kdiff.report.record import Picture, Record, read_record
-from kdiff.report.versus import comparison_section, settings
+from kdiff.report.run import settings
+from kdiff.report.versus import comparison_section
 from kdiff.training.build import describe_environment
 from kdiff.training.config import TrainConfig
 
@@ -160,9 +161,9 @@ def _environment(made: dict[str, Any]) -> dict[str, object]:
 
 
 def _settings(record: Record) -> Markup:
-    plain = TrainConfig()
-    chosen = {name for name, value in vars(record.config).items() if value != getattr(plain, name)}
-    rows = [[name, code(value), "" if name in chosen else "default"] for name, value in settings(record).items()]
+    plain, own = settings(TrainConfig()), settings(record.config)
+    chosen = {name for name, value in own.items() if value != plain.get(name)}
+    rows = [[name, code(value), "" if name in chosen else "default"] for name, value in own.items()]
     said = element("summary", f"All {len(rows)} settings, {len(chosen)} of them not the default")
     return element("details", said, table(["setting", "value", ""], rows, "As in config.yaml.", "All settings"))
 

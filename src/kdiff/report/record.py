@@ -12,7 +12,7 @@ from typing import Any
 
 from kdiff.components import build, parse
 from kdiff.files import read_json
-from kdiff.report.run import AS_COMMAND, draw_denoising, sample_to_files, shown_samples
+from kdiff.report.run import draw_denoising, draw_samples
 from kdiff.training.config import TrainConfig
 from kdiff.training.folder import read_run_config
 from kdiff.training.metrics import read_metrics
@@ -124,7 +124,7 @@ def _complete(run: Run) -> None:
     if not (run.folder / "denoising.png").exists():
         draw_denoising(run)
     if not (run.folder / "samples" / f"step_{run.step:08d}_seed_0.png").exists():
-        sample_to_files(run, shown_samples(run), 0, None, **AS_COMMAND)
+        draw_samples(run)
 
 
 def names(first: Record, second: Record) -> tuple[str, str]:

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdiff.arguments import COMPONENTS
 from kdiff.components import parse
 from kdiff.data import Normalisation
-from kdiff.evaluation.config import SampleConfig, sampler_options
+from kdiff.evaluation.config import sampler_options
 from kdiff.files import write_json
 from kdiff.report.samples import INK, Images, Points, View, is_image, new_figure, save_figure, save_samples, view_of
 from kdiff.training.checkpoint import list_checkpoints, save_tensors
-from kdiff.training.config import as_dict
+from kdiff.training.config import TrainConfig, as_dict
 from kdiff.training.folder import warn
 from kdiff.training.generate import generate
 from kdiff.training.run import Run, describe_environment
 
+SAID = ("data", "network")  # of the settings, elsewhere in what describes a run
 ENDINGS = (".png", ".safetensors", ".json")
-AS_COMMAND = sampler_options(SampleConfig())  # pictures of a run are those that kdiff sample draws
 
 
 def _image_shape(run: Run) -> tuple[int, ...] | None:
@@ -77,7 +78,13 @@ def draw_run(run: Run) -> list[Path]:
         axes.tick_params(which="both", labelsize=8)
         axes.xaxis.label.set_size(8)
     save_figure(figure, curves)
-    return [curves, sample_to_files(run, shown_samples(run), 0, None, **AS_COMMAND)[0], draw_denoising(run)]
+    return [curves, draw_samples(run), draw_denoising(run)]
+
+
+def draw_samples(run: Run) -> Path:
+    """samples/step_….png and its files, drawn as the run's configuration says: those that kdiff sample draws."""
+    stem = run.folder / "samples" / f"step_{run.step:08d}_seed_0"
+    return sample_to_files(run, shown_samples(run), 0, stem, **sampler_options(run.config.sampling))[0]
 
 
 def shown_samples(run: Run) -> int:
@@ -94,7 +101,8 @@ class SampleGrids:
     def __call__(self, run: Run) -> None:
         """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
         path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
-        x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **AS_COMMAND)
+        options = sampler_options(run.config.sampling)
+        x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **options)
         pictures, self._view = seen(run, x, self._view)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -168,6 +176,19 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     return files
 
 
+def settings(config: TrainConfig) -> dict[str, str]:
+    """Every setting as text: components in their short form, parts of a setting by their own names, "sampling.steps"."""
+    found: dict[str, str] = {}
+    for name, value in as_dict(config).items():
+        if name in COMPONENTS:
+            found[name] = "None" if value is None else str(parse(value))
+        elif isinstance(value, dict):
+            found |= {f"{name}.{part}": str(one) for part, one in value.items()}
+        else:
+            found[name] = str(value)
+    return found
+
+
 def describe_run(run: Run) -> str:
     """What a run folder holds, in words for a person."""
     data, rows = run.data, run.metrics()
@@ -187,8 +208,6 @@ def describe_run(run: Run) -> str:
         "progress": f"step {last.get('step', 0)} of {run.config.steps}",
         "loss": f"{last.get('loss', float('nan')):.4g}{split}",
         "checkpoints": checkpoints,
-        "settings": ", ".join(
-            f"{name} {value}" for name, value in as_dict(run.config).items() if name not in ("data", "network")
-        ),
+        "settings": ", ".join(f"{name} {value}" for name, value in settings(run.config).items() if name not in SAID),
     }
     return "\n".join(f"{name:12}{value}" for name, value in lines.items())

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdiff.components import parse
 from kdiff.experiments.compare import MEASURES
 from kdiff.report.chart import K_TICKS, Line, chart
 from kdiff.report.judged import floors_of
 from kdiff.report.markup import Markup, code, element, join, note, number, picture, section, table
 from kdiff.report.record import Record, names
-from kdiff.training.config import as_dict
-
-COMPONENTS = ("data", "network", "path", "timesteps", "target")
-
-
-def settings(record: Record) -> dict[str, str]:
-    """Every setting as text, components in their short form."""
-    values = as_dict(record.config)
-    return {name: str(parse(value)) if name in COMPONENTS else str(value) for name, value in values.items()}
+from kdiff.report.run import settings
 
 
 def comparison_section(record: Record, other: Record) -> Markup:
@@ -35,12 +26,13 @@ def comparison_section(record: Record, other: Record) -> Markup:
 
 
 def _differing(record: Record, other: Record, called: Sequence[str]) -> Markup:
-    one, two = settings(record), settings(other)
+    one, two = settings(record.config), settings(other.config)
     one["content of the data"], two["content of the data"] = record.data["fingerprint"], other.data["fingerprint"]
     for package in ("kdiff", "torch"):
         for run, values in ((record, one), (other, two)):
             values[package] = str(run.environment.get("packages", {}).get(package))
-    rows = [[name, code(value), code(two[name])] for name, value in one.items() if value != two[name]]
+    both = {name: (one.get(name, "None"), two.get(name, "None")) for name in one | two}
+    rows = [[name, code(mine), code(theirs)] for name, (mine, theirs) in both.items() if mine != theirs]
     if not rows:
         return note("The two runs have the same settings, data and versions of kdiff and torch.")
     return table(["setting", *called], rows, "What differs; everything else is the same.", "Settings that differ")

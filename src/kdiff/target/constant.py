@@ -141,15 +141,7 @@ def learned_from(target: Target, init: float | None = None, rate: float = 10.0) 
         ValueError: a target that depends on t, differs between channels or is learned; an init that is missing at an end, or
             given inside.
     """
-    early, late = (
-        [torch.as_tensor(value) for value in target.coefficients(torch.tensor([t], device=_device(target)))]
-        for t in (0.25, 0.75)
-    )
-    one = all(value.numel() == 1 for value in early) and all(torch.equal(*pair) for pair in zip(early, late))
-    if isinstance(target, Learned) or not one:
-        raise ValueError(f"the target is {target}; expected a fixed one, the same at every t and for every channel")
-    a, b = (float(value) for value in early)
-    k, total = a / (a + b), a + b
+    k, total = _position_and_scale(target)
     if 0 < k < 1:
         if init is not None:
             raise ValueError(f"init is {init}, but the model is at k = {k:g}, and starts there exactly: leave init out")
@@ -158,10 +150,40 @@ def learned_from(target: Target, init: float | None = None, rate: float = 10.0) 
         if init is None:
             raise ValueError(
                 f"the model predicts the {'data' if k else 'noise'}, k = {k:g}, which a sigmoid never reaches: "
-                f"give a k close by, init={0.99 if k else 0.01}"
+                f"give a k close by, init={0.99 if k else 0.01}, in a configuration learned(init={0.99 if k else 0.01})"
             )
         start, factor = init, (init if k else 1 - init) / total
     return LearnedK(start, rate, target.min_denominator, target.clamp_target), factor
+
+
+def rescaled(before: Target, after: Target) -> float:
+    """What the output of a network for one constant target is to be multiplied by to be one for another of the same k.
+
+    (a′ + b′)/(a + b), for u = a x − b n and u′ = a′ x − b′ n with a′/b′ = a/b.
+
+    Raises:
+        ValueError: targets that depend on t, differ between channels or are learned; or of different k.
+    """
+    (k, total), (other, wanted) = _position_and_scale(before), _position_and_scale(after)
+    if not math.isclose(k, other, abs_tol=1e-6):
+        raise ValueError(
+            f"the network predicts k = {k:g}, and the target is k = {other:g}: what it says of the one is not what it would "
+            "say of the other. Keep its k, or let it be learned"
+        )
+    return wanted / total
+
+
+def _position_and_scale(target: Target) -> tuple[float, float]:
+    """a/(a + b) and a + b of a constant target; ValueError for any other."""
+    early, late = (
+        [torch.as_tensor(value) for value in target.coefficients(torch.tensor([t], device=_device(target)))]
+        for t in (0.25, 0.75)
+    )
+    one = all(value.numel() == 1 for value in early) and all(torch.equal(*pair) for pair in zip(early, late))
+    if isinstance(target, Learned) or not one:
+        raise ValueError(f"the target is {target}; expected a fixed one, the same at every t and for every channel")
+    a, b = (float(value) for value in early)
+    return a / (a + b) + 0.0, a + b  # noise prediction's 0/−1 is −0
 
 
 def _device(target: Target) -> torch.device:

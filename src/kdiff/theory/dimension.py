@@ -156,8 +156,9 @@ def estimate_dimensions(
     a Hadamard matrix) the groups into two halves A, B; neighbours are those within the half. The halves share no points, so
     (θ_A − θ_B)/2 has the standard error of θ from all points if that falls as 1/√N; s is its root mean square, t Student's
     quantile for G − 1 degrees of freedom. The interval covers sampling noise alone, for independent points; it is too wide
-    where the error falls faster (a participation ratio with all eigenvalues equal). It does not cover the method's bias: too
-    few points for the dimension, a curved or noisy manifold, an uneven density.
+    where the error falls faster (a participation ratio with all eigenvalues equal). That of the global energy belongs to the
+    real number at which the running sum crosses 95 %; its ends are rounded up, as the value is. It does not cover the method's
+    bias: too few points for the dimension, a curved or noisy manifold, an uneven density.
 
     Args:
         x: only `len(x)` and slices are used.
@@ -180,7 +181,7 @@ def estimate_dimensions(
     if max_points < needed or len(x) < needed:
         raise ValueError(
             f"{neighbours} neighbours and {subsamples} subsamples need at least {needed} points, found {len(x)} and "
-            f"max_points={max_points}; give more points or ask for fewer neighbours"
+            f"max_points={max_points}; give more points, or fewer neighbours (from 3)"
         )
     rng = np.random.default_rng(seed)
     count = min(len(x), max_points, max(needed, MAX_BYTES // take_rows(x[0:1]).nbytes))
@@ -209,12 +210,15 @@ def _global_spectra(
 
     def evaluate(groups: np.ndarray) -> np.ndarray:
         values = _checked_spectrum(source(groups))
-        return np.array([_participation(values), _energy(values, ENERGY)])
+        return np.array([_participation(values), _crossing(values, ENERGY)])
 
+    ratio, crossing = ((value, value - width, value + width) for value, width in _intervals(evaluate, halves, confidence))
+    # A whole number does not tell how near the next one was: the interval is found for the crossing, and rounded then.
+    energy, low, high = (float(np.ceil(each - 1e-9)) for each in crossing)
     limit = min(len(points) - 1, points.shape[1])
     return [
-        DimensionEstimate(method, "global", value, value - width, value + width, confidence, len(points), limit)
-        for method, (value, width) in zip(("participation ratio", "energy"), _intervals(evaluate, halves, confidence))
+        DimensionEstimate("participation ratio", "global", *ratio, confidence, len(points), limit),
+        DimensionEstimate("energy", "global", energy, low, high, confidence, len(points), limit),
     ]
 
 
@@ -282,6 +286,13 @@ def _participation(eigenvalues: np.ndarray) -> np.ndarray:
 def _energy(eigenvalues: np.ndarray, share: float) -> np.ndarray:
     held = eigenvalues.cumsum(axis=-1)
     return 1 + (held < (share - 1e-9) * held[..., -1:]).sum(axis=-1)
+
+
+def _crossing(eigenvalues: np.ndarray, share: float) -> float:
+    """Where along eigenvalues (D,) their sum reaches the share, as a real number: `_energy` is the next whole one."""
+    last = int(_energy(eigenvalues, share)) - 1
+    before = eigenvalues[:last].sum()
+    return last + min(1.0, float((share * eigenvalues.sum() - before) / eigenvalues[last]))
 
 
 def _checked_spectrum(eigenvalues: np.ndarray) -> np.ndarray:

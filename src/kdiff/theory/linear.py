@@ -203,13 +203,18 @@ def _modes(
 ) -> tuple[Array, Array]:
     """Loss (2) and gain w_i(τ) of every direction, for noise of variance 1; `rest` is 1 − k. (λ,) each."""
     nodes, weight = weighted(k, rest, space, times, clamp)
-    along, across = nodes.mean(weight * nodes.t), nodes.mean(weight * nodes.rest)
+    total, along, across = nodes.mean(weight), nodes.mean(weight * nodes.t), nodes.mean(weight * nodes.rest)
     V = values * nodes.mean(weight * nodes.t**2) + nodes.mean(weight * nodes.rest**2)
     gain = (k * values * along - rest * across) / V * -np.expm1(-2 * V * tau)
-    # (1) rather than (2): a sum of squares keeps its digits where k → 1 makes the terms of (2) large and nearly equal.
-    signal = k - gain[:, None] * nodes.t
-    noise = rest + gain[:, None] * nodes.rest
-    return nodes.mean(weight * (values[:, None] * signal**2 + noise**2)), gain
+    # (1) rather than (2): a sum of squares keeps its digits where k → 1 makes the terms of (2) large and nearly equal. Each
+    # square is that of its mean under ω and a variance, E ω (a − w t)² = E ω · (a − w μ)² + w² E ω (t − μ)², so that no
+    # direction needs the nodes again; t − μ is taken where it has more digits.
+    mean, mean_rest = along / total, across / total
+    deviation = np.where(nodes.t < 0.5, nodes.t - mean, mean_rest - nodes.rest)
+    variance = nodes.mean(weight * deviation**2)
+    signal = total * (k - gain * mean) ** 2 + gain**2 * variance
+    noise = total * (rest + gain * mean_rest) ** 2 + gain**2 * variance
+    return values * signal + noise, gain
 
 
 def _closed_form(values: Array, counts: Array, tau: float, times: Timesteps | None, noise_scale: float) -> Optimum:

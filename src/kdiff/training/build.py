@@ -64,6 +64,12 @@ def build_model(config: ModelConfig, target: Any, shape: tuple[int, ...], num_cl
 
     A network of the user's own is called as Network(shape=…, num_classes=…, **options), as far as its signature has these.
     """
+    own = parse(config.network).options.get("num_classes", num_classes)
+    if own != num_classes:
+        raise ValueError(
+            f"the network {config.network!r} is to have {own} classes, and the data have {num_classes}: leave num_classes out "
+            "of the network's options; how many there are is said of the data, as in --data.num_classes"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed(seed))
         network = build("network", config.network, num_classes=num_classes, **_size(shape))

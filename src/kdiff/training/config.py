@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdiff.components import Spec
+from kdiff.evaluation.config import Sampling
 
 CHOICES = {"schedule": ("constant", "cosine"), "precision": ("no", "bf16"), "optimizer": ("adamw", "sgd")}
 
@@ -87,6 +88,11 @@ class ModelConfig:
         loss_space: v, the loss on the velocity; u, on the network's output, for experiments with the linear theory.
         noise_scale: standard deviation of the noise, in training and where sampling starts.
         cosine_weight: of 1 − cos(v̂, v) along channels, beside the mean square.
+        split_loss: log the loss along the data's leading principal directions and across them too, of data of up to 4096
+            dimensions; finding the directions takes some 20 s of one core for 20,000 samples of 3072, at the start.
+        start_from: weights to begin with: a run folder, "runs/velocity" or "runs/velocity(ema=none, checkpoint=5000)", or
+            published ones of jit, sit or lightningdit, "sit(weights='FILE')"; drawn by the seed if left out. With labels=new
+            among the options the table of labels is drawn, for other classes.
     """
 
     data: Spec = "digits"
@@ -97,6 +103,8 @@ class ModelConfig:
     loss_space: Literal["v", "u"] = "v"
     noise_scale: float = 1.0
     cosine_weight: float = 0.0
+    split_loss: bool = True
+    start_from: Spec | None = None
 
 
 @dataclass
@@ -127,12 +135,14 @@ class TrainConfig(LoopConfig, ModelConfig):
         sample_every: steps between pictures of samples, from the first averaged weights; 0 for one at the end.
         train_on: train, the part of the data that is for training; all, held-out samples too, which then tell nothing.
         expects: what the data must be: others are refused, and `kdiff plan` and --dry-run need no data.
+        sampling: how the pictures of samples are drawn, and what `kdiff sample` does unless told otherwise.
     """
 
     target: Spec = "learned"
     sample_every: int = 0
     train_on: Literal["train", "all"] = "train"
     expects: Expected | None = None
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +150,8 @@ class TrainConfig(LoopConfig, ModelConfig):
             raise ValueError(f"train_on is {self.train_on!r}; expected train or all")
         if isinstance(self.expects, dict):  # as read from a file
             self.expects = Expected(**self.expects)
+        if isinstance(self.sampling, dict):
+            self.sampling = Sampling(**self.sampling)
         if self.sample_every < 0:
             raise ValueError(f"sample_every is {self.sample_every}; expected at least 0")
 
@@ -169,7 +181,7 @@ class PlanConfig(TrainConfig):
 
 # What may differ when a run is resumed: none of it has a part in the weights of a step. (A cosine schedule depends on the
 # number of steps; whoever raises that number means it.)
-CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard", "expects")
+CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard", "expects", "sampling")
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from kdiff.components import parse
+from kdiff.components import Component, parse
 from kdiff.data import Dataset
 from kdiff.data.cache import file_digest
 from kdiff.data.latents import (
@@ -34,6 +34,7 @@ from kdiff.data.latents import (
     shard_name,
     shard_problem,
 )
+from kdiff.data.progress import shown
 from kdiff.data.shards import map_tensors
 from kdiff.files import is_leftover, new_file, write_json
 from kdiff.latent import Autoencoder, load_autoencoder
@@ -122,10 +123,13 @@ def _list(folder: Path, manifest: dict[str, Any], shards: Mapping[str, dict[str,
 
 def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> dict[str, Any]:
     """What latents.json says before there are any."""
+    data = parse(config.data)
+    if Path(data.name).exists():  # from wherever it is gone on with
+        data = Component(str(Path(data.name).absolute()), data.options)
     return {
         "format": FORMAT,
         "source": {
-            "data": str(parse(config.data)),
+            "data": str(data),
             "fingerprint": dataset.fingerprint,
             "shape": list(dataset.shape),
             "normalisation": dataset.normalisation.describe(),
@@ -166,7 +170,7 @@ def _done(folder: Path, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         found = ", ".join(f"{key} {there[key]}" for key in differing)
         raise ValueError(f"{folder} was begun with {found}; go on with that, or choose another folder by --out")
     done = {}
-    for facts in there["shards"]:
+    for facts in shown(there["shards"], len(there["shards"]), f"checking {folder}", unit="shard"):
         if problem := shard_problem(folder, facts):
             warn(folder, f"{problem}; it is made anew")
         else:
@@ -215,7 +219,7 @@ def channel_statistics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, l
     count, sums, squares = 0, np.zeros(manifest["shape"][0]), np.zeros(manifest["shape"][0])
     noise = np.zeros_like(sums)
     origin: np.ndarray | None = None
-    for facts in manifest["shards"]:
+    for facts in shown(manifest["shards"], len(manifest["shards"]), "statistics of channels", unit="shard"):
         shard = map_tensors(folder / facts["file"])
         train = shard["split"] == 0
         mean = shard["mean"][train].astype(np.float64)

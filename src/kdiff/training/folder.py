@@ -12,6 +12,7 @@ The lock is the kernel's and goes with the process, however that ends; the file 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import warnings
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from kdiff.data import Dataset
+from kdiff.evaluation.config import Sampling
 from kdiff.files import read_json, remove_leftovers, write_json, write_text
 from kdiff.training.build import describe_environment
 from kdiff.training.checkpoint import list_checkpoints, set_damaged_aside
-from kdiff.training.config import CHANGEABLE, LoopConfig, as_dict, from_dict
+from kdiff.training.config import CHANGEABLE, LoopConfig, TrainConfig, as_dict, from_dict
 
 
 @contextlib.contextmanager
@@ -130,3 +132,11 @@ def read_run_config(folder: Path, kind: type) -> Any:
         return from_dict(kind, values)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
+
+
+def sampling_of(folder: str | None) -> dict[str, Any]:
+    """How a run is sampled from, where its configuration says so: the fields of `Sampling`. Empty otherwise, and of no run."""
+    if folder is None or not (Path(folder) / "config.yaml").exists():
+        return {}
+    sampling = read_run_config(Path(folder), TrainConfig).sampling
+    return {} if sampling == Sampling() else dataclasses.asdict(sampling)

@@ -58,6 +58,8 @@ class Cost:
 def expected_data(config: TrainConfig) -> Expected:
     """Shape, classes and number of the samples: of the data themselves where they are, else as the configuration expects them.
 
+    Says on stderr why the data are not read where only the expectation is there.
+
     Raises:
         ValueError: neither is there.
     """
@@ -69,6 +71,7 @@ def expected_data(config: TrainConfig) -> Expected:
                 f"{error}. To plan without the data, say what they are: --expects.shape '[3, 256, 256]' "
                 "--expects.num_classes 1000 --expects.num_samples 1281167"
             ) from None
+        print(f"data as the configuration expects them; they are not read: {error}", file=sys.stderr)
         return config.expects
     return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part(config.train_on)[0]))
 

@@ -4,6 +4,7 @@
     environment.json    versions, machine, precision, threads
     data.json           what the data was: shape, classes, normalisation, fingerprint
     metrics.jsonl       a line per logging interval
+    start.json          of a run that begins with other weights (start_from): which, and how far their velocity was changed
     finished.json       the seconds that training took, and the last line of metrics; there once it is done
     checkpoints/        see `kdiff.training.checkpoint`
     samples/            what was sampled from it
@@ -14,6 +15,7 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from kdiff.data import Dataset, Normalisation, principal_directions
 from kdiff.data.latents import read_manifest
+from kdiff.evaluation.config import Sampling, sampler_options
 from kdiff.files import read_json, write_json
 from kdiff.model import KDiff
 from kdiff.training.build import build_model, describe_environment, load_dataset
@@ -44,6 +47,8 @@ from kdiff.training.generate import generate
 from kdiff.training.loop import fit, join_processes
 from kdiff.training.metrics import check_tensorboard, read_metrics
 from kdiff.training.objective import DiffusionObjective
+from kdiff.training.start import as_text as describe_start
+from kdiff.training.start import start_from
 
 MAX_DIRECTIONS_DIMENSION = 4096
 __all__ = ["Run", "build_model", "describe_environment", "load_dataset", "load_run", "train_run"]
@@ -164,9 +169,14 @@ def train_run(
         autoencoder = dataset.about["latents"]["autoencoder"]
         decoder(autoencoder["source"], autoencoder["identity"])
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed)
-    _try_out(model, dataset)
+    _try_out(model, dataset, config.sampling)
+    start = None
+    if config.start_from is not None and not (resume and list_checkpoints(folder / "checkpoints")):
+        start = start_from(model, config, dataset)
+        if progress and main:
+            print(describe_start(start), file=sys.stderr)
     with locked(folder) if main else nullcontext():
-        return _train(config, dataset, model, folder, resume, progress, on_sample)
+        return _train(config, dataset, model, folder, resume, progress, on_sample, start)
 
 
 def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
@@ -177,14 +187,19 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
     if found != (wanted.shape, wanted.num_classes, wanted.num_samples):
         raise ValueError(
             f"the data {config.data!r} have samples of shape {list(dataset.shape)}, {dataset.num_classes} classes and {number} "
-            f"samples to train on; the configuration expects {wanted}. Prepare them as it says, or change `expects`"
+            f"samples to train on; the configuration expects {wanted}. Prepare them as it says, or change `expects`, where a "
+            "num_samples of 0 is any number"
         )
 
 
-def _try_out(model: KDiff, dataset: Dataset) -> None:
+def _try_out(model: KDiff, dataset: Dataset, sampling: Sampling) -> None:
     x, y = dataset.part("train")
+    conditions: dict[str, Any] = {} if y is None else {"y": y[:2]}
     with torch.no_grad():
-        model.eval().predict(x[:2], torch.rand(2), **({} if y is None else {"y": y[:2]}))
+        model.eval().predict(x[:2], torch.rand(2), **conditions)
+        if sampling != Sampling():
+            # What cannot be sampled so is refused now, and not at the first picture.
+            model.sample(torch.randn(x[:2].shape), **{**sampler_options(sampling), "steps": 2}, **conditions)
 
 
 def _train(
@@ -195,10 +210,13 @@ def _train(
     resume: bool,
     progress: str | None,
     on_sample: Callable[[Run], None] | None,
+    start: dict[str, Any] | None,
 ) -> Run:
     processes = join_processes()
     if processes.is_main_process:
         prepare_folder(config, dataset, folder, resume)
+        if start:
+            write_json(folder / "start.json", start)
     processes.wait_for_everyone()
     if resume and (folder / "finished.json").exists():
         return load_run(folder)
@@ -211,7 +229,7 @@ def _train(
             on_sample(Run(folder, config, data, averaged.eval(), step, f"ema {config.ema[0]:g}"))
 
     directions = None
-    if dataset.dimension <= MAX_DIRECTIONS_DIMENSION:
+    if config.split_loss and dataset.dimension <= MAX_DIRECTIONS_DIMENSION:
         directions = principal_directions(dataset.part("train")[0])
     objective = DiffusionObjective(model, directions)
     x, y = dataset.part(config.train_on, augment=True)

@@ -1,0 +1,215 @@
+"""Training that starts from other weights: what a published model or a run says is said by the run that goes on from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from kdiff.experiments.compare import plan
+from kdiff.experiments.config import CompareConfig
+from kdiff.experiments.runner import execute
+from kdiff.interop import as_model
+from kdiff.networks import to_official
+from kdiff.training.build import build_model, load_dataset
+from kdiff.training.config import TrainConfig
+from kdiff.training.metrics import read_metrics
+from kdiff.training.run import load_run, train_run
+from kdiff.training.start import start_from
+
+SIZES = "patch_size=2, hidden_size=16, depth=2, num_heads=2"
+NETWORKS = {
+    "sit": f"DiT({SIZES}, learn_sigma=true, drop_sigma=true)",
+    "lightningdit": f"LightningDiT({SIZES})",
+    "jit": f"JiT({SIZES}, bottleneck=4, context_tokens=2, context_start=1)",
+}
+BASE = TrainConfig(data="digits", steps=3, batch_size=8, warmup=0, log_every=1, checkpoint_every=2, ema=[0.5])
+
+
+def config_of(name: str, **changes) -> TrainConfig:
+    return replace(BASE, network=NETWORKS[name], **changes)
+
+
+def drawn(config: TrainConfig, stirred):
+    """A model of these settings whose weights all count."""
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes, seed=7)
+    stirred(model.network)
+    return model, dataset
+
+
+@pytest.fixture
+def published(stirred, tmp_path):
+    """A published model of each kind, its file, and data to show it."""
+
+    def make(name):
+        model, dataset = drawn(config_of(name), stirred)
+        path = tmp_path / f"{name}.safetensors"
+        save_file(to_official(name, model.network), path)
+        return as_model(name, model.network), path, dataset
+
+    return make
+
+
+def shown(dataset):
+    x, y = dataset.part("train")
+    return torch.randn(4, *x.shape[1:], generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.5, 0.8, 0.95]), y[:4]
+
+
+def velocity(model, dataset):
+    z, t, y = shown(dataset)
+    return model.eval().velocity(z, t, y=y, min_denominator=0.0)
+
+
+@pytest.mark.parametrize("name", ["sit", "lightningdit"])
+@pytest.mark.parametrize("target", ["learned(rate=1)", "velocity"])
+def test_a_velocity_model_says_exactly_what_it_said(published, name, target):
+    before, path, dataset = published(name)
+    config = config_of(name, target=target, start_from={"name": name, "weights": str(path)})
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    told = start_from(model, config, dataset)
+    assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-5)
+    assert model.target.k == pytest.approx(0.5)
+    assert (told["factor"], told["architecture"], told["k"]) == (0.5, name, 0.5)
+    assert max(told["velocity_change"].values()) < 1e-5
+
+
+def test_a_data_model_goes_on_as_one_or_begins_close_by(published):
+    before, path, dataset = published("jit")
+    source = f"jit(weights='{path}')"
+    config = config_of("jit", target="data", start_from=source)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    assert max(start_from(model, config, dataset)["velocity_change"].values()) == 0
+    assert_close(velocity(model, dataset), velocity(before, dataset), rtol=0, atol=0)
+    config = replace(config, target="learned(init=0.98)")
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    told = start_from(model, config, dataset)
+    z, t, y = shown(dataset)
+    assert_close(model.eval().predict(z, t, y=y), 0.98 * before.eval().predict(z, t, y=y))
+    assert model.target.k == pytest.approx(0.98)
+    assert told["velocity_change"][0.1] < 0.1 < told["velocity_change"][0.99]
+
+
+def test_a_run_says_what_it_started_from_and_resumes_without_it(published, tmp_path):
+    _, path, _ = published("sit")
+    config = config_of("sit", start_from=f"sit(weights='{path}')")
+    train_run(config, tmp_path / "whole")
+    train_run(replace(config, steps=2), tmp_path / "parts")
+    path.unlink()
+    train_run(config, tmp_path / "parts", resume=True)
+    told = json.loads((tmp_path / "whole" / "start.json").read_text())
+    assert told["source"] == f"sit(weights='{path}')"
+    assert json.loads((tmp_path / "parts" / "start.json").read_text()) == told
+    whole, parts = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert [row["loss"] for row in whole] == [row["loss"] for row in parts]
+    again = replace(config, steps=4, start_from=None)
+    with pytest.raises(ValueError, match="other settings: start_from"):
+        train_run(again, tmp_path / "whole", resume=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Three runs on digits: a velocity, a learned k, a k of time."""
+    folder = tmp_path_factory.mktemp("runs")
+    for target in ("velocity", "learned(rate=300)", "learned_of_time"):
+        train_run(config_of("sit", target=target), folder / target.partition("(")[0])
+    return folder
+
+
+@pytest.mark.parametrize(("source", "target"), [("velocity", "learned"), ("learned", "learned"), ("learned_of_time",) * 2])
+def test_a_run_goes_on_from_another(runs, source, target):
+    config = config_of("sit", target=target, start_from=str(runs / source))
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    told = start_from(model, config, dataset)
+    before = load_run(runs / source).model.cpu()
+    assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-6)
+    assert told["k"] == pytest.approx(before.target.state()["k"])
+    assert (told["step"], told["weights"]) == (3, "ema 0.5")
+    raw = replace(config, start_from=f"{runs / source}(ema=none, checkpoint=2)")
+    assert start_from(model, raw, dataset)["weights"] == "raw"
+    before = load_run(runs / source, 2, "none").model.cpu()
+    assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-6)
+
+
+def test_labels_of_ones_own(runs, tmp_path, stirred):
+    """Images of two classes from a model of ten: new rows for the classes, all else and "no class" as they were."""
+    data = str(tmp_path / "two.npz")
+    digits = load_dataset(BASE)
+    chosen = digits.y < 2
+    np.savez(data, x=digits.x[chosen].numpy(), y=digits.y[chosen].numpy())
+    config = config_of("sit", start_from=str(runs / "velocity"))
+    config = replace(config, data={"name": data, "value_range": [-1, 1]})
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    with pytest.raises(ValueError, match=r"table of 11 rows .* this network one of 3: other classes\? Then add labels=new"):
+        start_from(model, config, dataset)
+    own = model.network.y_embedder.embedding_table.weight.detach().clone()
+    start_from(model, replace(config, start_from=f"{runs / 'velocity'}(labels=new)"), dataset)
+    table = model.network.y_embedder.embedding_table.weight
+    before = load_run(runs / "velocity").model.cpu()
+    assert torch.equal(table[:2], own[:2])
+    assert torch.equal(table[2], before.network.y_embedder.embedding_table.weight[10])
+    z, t, _ = shown(dataset)
+    none = {"y": torch.full((4,), 2)}
+    said = before.eval().velocity(z, t, y=torch.full((4,), 10))
+    assert_close(model.eval().velocity(z, t, **none), said, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"start_from": "nowhere"}, FileNotFoundError, "no such run folder, and none of jit, sit, lightningdit"),
+        ({"start_from": "sit(weights='none.pt')"}, FileNotFoundError, "no weights at none.pt"),
+        ({"start_from": "sit"}, ValueError, r"no weights in start_from; expected sit\(weights='FILE'\)"),
+        ({"start_from": "sit(weights='a.pt', size=3)"}, ValueError, "unknown size in start_from"),
+        ({"start_from": "{velocity}(step=3)"}, ValueError, "unknown step in start_from; expected checkpoint, ema and labels"),
+        ({"start_from": "{velocity}(labels=old)"}, ValueError, "labels is 'old' in start_from; expected same, or new"),
+        ({"start_from": "{velocity}", "target": "data"}, ValueError, "predicts k = 0.5, and the target is k = 1"),
+        ({"start_from": "{velocity}", "target": "learned(init=0.7)"}, ValueError, "leave init out"),
+        ({"start_from": "{velocity}", "target": "learned_pair"}, ValueError, "the same, or learned, found LearnedPair"),
+        ({"start_from": "{learned_of_time}", "target": "velocity"}, ValueError, "belong to the target LearnedKOfTime"),
+        ({"start_from": "{velocity}", "noise_scale": 2.0}, ValueError, "noise_scale 1.0; found 2.0"),
+        ({"start_from": "{velocity}", "path": "variance_preserving"}, ValueError, "trained with path linear"),
+        ({"start_from": "{velocity}", "network": NETWORKS["jit"]}, ValueError, "holds the weights of another network"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(runs, tmp_path, changes, error, message):
+    changes["start_from"] = changes["start_from"].replace("{", f"{runs}/").replace("}", "")
+    with pytest.raises(error, match=message):
+        train_run(replace(config_of("sit"), **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_goes_on_from_one_run(runs, tmp_path):
+    """What one of its targets cannot go on from is refused before any of them is trained."""
+    kind = {"network": NETWORKS["sit"], "start_from": str(runs / "velocity"), "steps": 1, "batch_size": 8, "ema": [0.5]}
+    config = CompareConfig(**kind, targets=["velocity", "learned"], seeds=1, num_samples=1)
+    _, jobs = plan(config, tmp_path / "sound")
+    for job in jobs:
+        execute(replace(job, num_samples=0))
+        assert json.loads((job.folder / "start.json").read_text())["source"] == str(runs / "velocity")
+    one, other = (read_metrics(job.folder / "metrics.jsonl")[0]["loss"] for job in jobs)
+    assert one == pytest.approx(other)  # of the same step on the same weights: what both say is the same
+    with pytest.raises(ValueError, match=r"predicts k = 0\.5, and the target is k = 1"):
+        plan(replace(config, targets=["velocity", "data"]), tmp_path / "unsound")
+    assert not (tmp_path / "unsound").exists()
+
+
+def test_published_weights_of_another_architecture_or_path_are_refused(published):
+    _, path, dataset = published("jit")
+    for changes, message in [
+        ({"start_from": f"sit(weights='{path}')"}, "'sit' does not describe this JiT"),
+        ({"start_from": f"jit(weights='{path}')"}, "give a k close by, init=0.99"),
+        ({"start_from": f"jit(weights='{path}')", "path": "variance_preserving"}, "jit was trained on the linear path"),
+    ]:
+        config = config_of("jit", **changes)
+        model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+        with pytest.raises(ValueError, match=message):
+            start_from(model, config, dataset)
