@@ -119,7 +119,7 @@ def _train(network: Classifier, dataset: Dataset) -> float:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.reset_parameters()
     x, y = dataset.part("classifier")
-    fitted = fit(ClassificationObjective(network), x, y, RECIPE)
+    fitted = fit(ClassificationObjective(network), x, y, RECIPE, progress=f"classifier to judge {dataset.name} by")
     load_weights(network.cpu(), fitted.ema.averages[RECIPE.ema[0]], Path("averages"))
     x, y = dataset.part("heldout")
     assert y is not None

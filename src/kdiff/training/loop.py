@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdiff.data import Samples
+from kdiff.data.progress import DELAY
 from kdiff.sampling.noise import mix_seed
 from kdiff.training.checkpoint import (
     ema_file,
@@ -138,8 +139,9 @@ def fit(
     log = MetricsFile(folder / "metrics.jsonl", start, board) if folder and main else None
     row: dict[str, float] = log.last if log else {}
     began = time.perf_counter()
-    # A log file wants fewer lines than a screen.
+    # A log file wants fewer lines than a screen; what leaves no folder behind may be over in a second.
     shown: dict[str, Any] = {"unit": "step", "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
+    shown["delay"] = 0 if folder else DELAY
     bar = tqdm(desc=progress, total=config.steps, initial=start, disable=not (progress and main), **shown)
     signals = StopSignals(active=folder is not None, launched=accelerator.num_processes > 1)
     with _random_states_kept(accelerator.device), bar, closing(log) if log else nullcontext(), signals:
