@@ -19,7 +19,7 @@ class Group:
     """Runs: every cell with every target and seed.
 
     Args:
-        cells: configurations by name; a name that occurs in two groups has one configuration, and other targets or seeds in each.
+        cells: configurations by name; a name in two groups has one configuration, and other targets or seeds.
         targets: what is compared.
         seeds: of each.
         num_samples: drawn from each run to judge it; 0 for runs that are not judged.
