@@ -238,6 +238,8 @@ def test_a_run_is_sampled_from_as_its_configuration_says(data, tmp_path) -> None
     assert torch.equal(tensors["x"], load_tensors(folder / "samples" / "step_00000004_seed_0.safetensors")["x"])
     _, changed = drawn(folder, "--num", "5", "--steps", "7", "--guidance-interval", "0", "1")
     assert changed["options"] == {**own["options"], "steps": 7, "guidance_interval": [0.0, 1.0]}
+    _, away = drawn(folder, "--num", "5", "--guidance-run", str(folder), "--ema", "none")
+    assert away["options"]["guidance"] == 2  # from the configuration, so that a weaker model may be named without a scale
 
 
 def test_the_picture_is_one(run) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,11 @@ def read_config(
     argv: list[str],
     positional: str,
     extras: dict[str, dict[str, Any]] | None = None,
-    defaults: dict[str, Any] | None = None,
+    defaults: Callable[[str], dict[str, Any]] | None = None,
 ) -> tuple[Any, str | None, dict[str, Any]]:
-    """The configuration of a command, its positional argument, and its further options; `defaults` in place of kind's own.
+    """The configuration of a command, its positional argument, and its further options.
+
+    `defaults(positional argument)`, if there is one, takes the place of kind's own.
 
     Raises:
         ValueError: an unknown option or field, or a value of another type.
@@ -91,7 +94,8 @@ def read_config(
     for name, how in (extras or {}).items():
         parser.add_argument(f"--{name}", **how)
     parser.add_class_arguments(kind)
-    parser.set_defaults(defaults or {})
+    if defaults and place is not None:
+        parser.set_defaults(defaults(place))
     if positional == "[CONFIG]" and place is not None:
         argv = ["--config", str(find_config(place)), *argv]
     if positional == "DATA" and place is not None:

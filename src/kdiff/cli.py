@@ -243,10 +243,12 @@ def _plan(argv: list[str]) -> None:
 def _sample(argv: list[str]) -> None:
     from kdiff.evaluation.config import SampleConfig, sampler_options
 
-    _, folder, _ = read_config("sample", SampleConfig, argv, "RUN")
-    from kdiff.training.folder import sampling_of
+    def own(run: str) -> dict[str, Any]:
+        from kdiff.training.folder import sampling_of
 
-    config, _, _ = read_config("sample", SampleConfig, argv, "RUN", defaults=sampling_of(folder))
+        return sampling_of(run)
+
+    config, folder, _ = read_config("sample", SampleConfig, argv, "RUN", defaults=own)
     from kdiff.report.run import sample_to_files
     from kdiff.training.run import load_run
 

@@ -17,7 +17,7 @@ def evaluate_command(argv: list[str]) -> None:
     if config.by_features:
         from kdiff.training.folder import sampling_of
 
-        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, sampling_of(source))
+        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, sampling_of)
         _by_features(source, config, further["out"])
     else:
         config.check_without_features()

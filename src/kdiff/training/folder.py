@@ -134,9 +134,9 @@ def read_run_config(folder: Path, kind: type) -> Any:
         raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
 
 
-def sampling_of(folder: str | None) -> dict[str, Any]:
+def sampling_of(folder: str) -> dict[str, Any]:
     """How a run is sampled from, where its configuration says so: the fields of `Sampling`. Empty otherwise, and of no run."""
-    if folder is None or not (Path(folder) / "config.yaml").exists():
+    if not (Path(folder) / "config.yaml").exists():
         return {}
     sampling = read_run_config(Path(folder), TrainConfig).sampling
     return {} if sampling == Sampling() else dataclasses.asdict(sampling)
