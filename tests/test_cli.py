@@ -77,6 +77,19 @@ def test_a_run_folder_describes_itself(trained, data) -> None:
     assert [row["step"] for row in read_metrics(trained / "metrics.jsonl")] == [10, 20, 30, 40]
 
 
+def test_info_takes_one_run(trained, capsys) -> None:
+    assert main(["info", str(trained), "runs/other", "--foo"]) == 2
+    assert "info takes one run and no options; found runs/other --foo besides" in capsys.readouterr().err
+
+
+def test_a_weaker_model_is_of_the_same_scale(run, data, tmp_path, capsys) -> None:
+    for option, value, what in (("--noise-scale", "2", "noise_scale 2.0"), ("--data.normalise", "none", "normalisation")):
+        weaker = tmp_path / what[:5]
+        assert main(["train", *TINY, "--data", str(data), option, value, "--steps", "1", "--out", str(weaker)]) == 0
+        assert main(["sample", str(run), "--guidance", "2", "--guidance-run", str(weaker)]) == 2
+        assert f"{weaker} has the {what}" in capsys.readouterr().err
+
+
 def test_info_says_what_a_run_is(trained, capsys) -> None:
     assert main(["info", str(trained)]) == 0
     out = capsys.readouterr().out
@@ -228,8 +241,8 @@ def test_each_option_changes_the_samples(argv, stamp, run) -> None:
 def test_a_run_is_sampled_from_as_its_configuration_says(data, tmp_path) -> None:
     """Its own pictures, and what kdiff sample does unless told otherwise."""
     folder = tmp_path / "run"
-    argv = ["--sampling.solver", "euler", "--sampling.steps", "5", "--sampling.guidance", "2", "--sampling.guidance_interval"]
-    assert main(["train", *TINY, "--data", str(data), "--steps", "4", *argv, "[0.1, 0.9]", "--out", str(folder)]) == 0
+    argv = ["--sampling.solver", "euler", "--sampling.steps", "5", "--sampling.guidance", "2", "--sampling.guidance-interval"]
+    assert main(["train", *TINY, "--data", str(data), "--steps", "4", *argv, "0.1", "0.9", "--out", str(folder)]) == 0
     said = {"solver": "euler", "steps": 5, "guidance": 2.0, "guidance_interval": [0.1, 0.9]}
     own = json.loads((folder / "samples" / "step_00000004_seed_0.json").read_text())
     assert {name: own["options"][name] for name in said} == said
@@ -239,6 +252,12 @@ def test_a_run_is_sampled_from_as_its_configuration_says(data, tmp_path) -> None
     _, changed = drawn(folder, "--num", "5", "--steps", "7", "--guidance-interval", "0", "1")
     assert changed["options"] == {**own["options"], "steps": 7, "guidance_interval": [0.0, 1.0]}
     _, away = drawn(folder, "--num", "5", "--guidance-run", str(folder), "--ema", "none")
+    for more in ([], ["--ema", "none"], ["--steps", "3"], ["--guidance", "1"]):
+        assert main(["sample", str(folder), "--num", "3", *more]) == 0
+    names = {path.stem.partition("seed_0")[2] for path in (folder / "samples").glob("*.png")}
+    assert len(names) == 5, "samples drawn otherwise take no one's place"
+    assert {"", "_guidance_2", "_guidance_1"} < names
+    assert json.loads((folder / "samples" / "step_00000004_seed_0.json").read_text()) == own
     assert away["options"]["guidance"] == 2  # from the configuration, so that a weaker model may be named without a scale
 
 
@@ -508,6 +527,9 @@ def test_a_damaged_run_is_refused(command, what, message, run, capsys) -> None:
         (["--checkpoint", "7"], "no checkpoint of step 7; it has: 20, 40"),
         (["--solver", "rk45"], "no solver is called 'rk45'; expected one of euler, heun"),
         (["--solver", "dopri5(rtol=0)"], "expected positive tolerances"),
+        (["--solver", "dopri5(rtol=a)"], "cannot be built from 'dopri5.rtol=a.'"),
+        (["--solver", "sde(path=linear)"], "it takes diffusion, norm, seed, as in"),
+        (["--times", "[0, x, 1]"], "expected a list of numbers"),
         (["--times", "cosine"], "no time grid is called 'cosine'"),
         (["--guidance-checkpoint", "20"], "guidance is 1, which is none"),
         (["--guidance-run", "nowhere", "--guidance", "2"], "nowhere is not a run folder"),

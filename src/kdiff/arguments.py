@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from kdiff.components import parse
 from kdiff.training.config import from_dict
@@ -80,7 +80,7 @@ def read_config(
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    fields = {f.name: str(f.type) for f in dataclasses.fields(kind)}
+    fields = _fields(kind)
     flags = {"help", "print_config", *(name for name, how in (extras or {}).items() if how.get("action") == "store_true")}
     place, argv, overrides = _normalise(argv, fields, flags)
     parser = ArgumentParser(
@@ -114,6 +114,16 @@ def read_config(
     values.pop("config", None)
     further = {name: values.pop(name) for name in extras or {}}
     return from_dict(kind, values), place, further
+
+
+def _fields(kind: type) -> dict[str, str]:
+    """The types of a dataclass's fields as they are written; of fields that are dataclasses too, "sampling.guidance"."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    for name, hint in get_type_hints(kind).items():
+        for one in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(one):
+                types |= {f"{name}.{part.name}": str(part.type) for part in dataclasses.fields(one)}
+    return types
 
 
 def _explain(error: Exception, options: list[str]) -> str:
@@ -171,7 +181,7 @@ def _normalise(
             waiting = waiting if equals else waiting[1:]
             continue
         rest.append(option + equals + value)
-        if fields.get(field, "").startswith(("list", "tuple")) and not equals:
+        if fields.get(option[2:], "").startswith(("list", "tuple")) and not equals:
             words = []
             while waiting and not waiting[0].startswith("--"):
                 words.append(waiting.pop(0))
@@ -213,6 +223,13 @@ def find_config(name: str) -> Path:
         f"no configuration {name!r}: expected a YAML file or one of {', '.join(presets)}; "
         f"to train on data of your own, kdiff train --data {name}"
     )
+
+
+def own_sampling(run: str) -> dict[str, Any]:
+    """`kdiff.training.folder.sampling_of`, which is not imported before there is a run."""
+    from kdiff.training.folder import sampling_of
+
+    return sampling_of(run)
 
 
 def check_data_given(data: str | None, argv: list[str], usage: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdiff import __version__
-from kdiff.arguments import check_data_given, data_name, read_config
+from kdiff.arguments import check_data_given, data_name, own_sampling, read_config
 from kdiff.evaluation.command import evaluate_command
 from kdiff.experiments.config import EstimateConfig, ReproduceConfig
 from kdiff.export_command import export_command
@@ -108,15 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
     resuming = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-    again = {
-        "compare": arguments,
-        "reproduce": arguments,
-        "encode": arguments,
-        "evaluate": arguments,
-        "sweep": arguments,
-        "train": resuming,
-        "train-autoencoder": resuming,
-    }
+    again = dict.fromkeys(("compare", "reproduce", "encode", "evaluate", "sweep"), arguments)
+    again |= {} if "--dry-run" in arguments else dict.fromkeys(("train", "train-autoencoder"), resuming)
     how = f"go on from the last checkpoint with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
     return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
 
@@ -243,12 +236,7 @@ def _plan(argv: list[str]) -> None:
 def _sample(argv: list[str]) -> None:
     from kdiff.evaluation.config import SampleConfig, sampler_options
 
-    def own(run: str) -> dict[str, Any]:
-        from kdiff.training.folder import sampling_of
-
-        return sampling_of(run)
-
-    config, folder, _ = read_config("sample", SampleConfig, argv, "RUN", defaults=own)
+    config, folder, _ = read_config("sample", SampleConfig, argv, "RUN", defaults=own_sampling)
     from kdiff.report.run import sample_to_files
     from kdiff.training.run import load_run
 
@@ -266,7 +254,9 @@ def _sweep(argv: list[str]) -> None:
     from kdiff.experiments.config import SweepConfig
 
     extras = {"out": {"type": str, "default": None, "help": "folder for the sweep; RUN/sweeps/… if left out"}}
-    config, folder, further = read_config("sweep", SweepConfig, argv, "RUN", extras)
+    names = SweepConfig.__dataclass_fields__
+    own = lambda run: {name: [value] for name, value in own_sampling(run).items() if name in names}  # noqa: E731
+    config, folder, further = read_config("sweep", SweepConfig, argv, "RUN", extras, own)
     run = Path(_needed(folder, "sweep"))
     from kdiff.experiments.sweep import sweep, table, verdict
     from kdiff.report.sweep import draw_sweep
@@ -284,6 +274,8 @@ def _info(argv: list[str]) -> None:
     from kdiff.report.run import describe_run
     from kdiff.training.run import load_run
 
+    if len(argv) > 1:
+        raise ValueError(f"info takes one run and no options; found {' '.join(argv[1:])} besides")
     print(describe_run(load_run(_needed(argv[0] if argv else None, "info"))))
 
 

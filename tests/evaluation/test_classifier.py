@@ -70,7 +70,9 @@ def test_images_are_told_apart_by_what_they_show_wherever_it_is(cache, monkeypat
 def test_it_sees_its_own_part_only(quick, cache, monkeypatch) -> None:
     dataset, seen = blobs(), []
     original = module.fit
-    monkeypatch.setattr(module, "fit", lambda objective, x, y, recipe: seen.append((x, y)) or original(objective, x, y, recipe))
+    monkeypatch.setattr(
+        module, "fit", lambda objective, x, y, *more, **how: seen.append((x, y)) or original(objective, x, y, *more)
+    )
     dataset_classifier(dataset)
     x, y = dataset.part("classifier")
     assert torch.equal(seen[0][0], x)

@@ -257,7 +257,7 @@ def test_evaluate_without_labels_and_with_too_few_samples(unlabelled, make_run) 
     assert result["num_samples"] == unlabelled.group_size
     assert result["classifier"] is None
     assert set(result["samplers"]["clean"]["exact"]) == {"sliced_wasserstein", "mmd", "off_manifold", "copying"}
-    with pytest.raises(ValueError, match="guidance 2"):
+    with pytest.raises(ValueError, match="trained without labels: there is no guidance"):
         evaluate(run, unlabelled, guidance=2.0)
 
 

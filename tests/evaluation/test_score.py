@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import kdiff
@@ -23,7 +24,8 @@ from kdiff.cli import main
 from kdiff.evaluation import shards
 from kdiff.evaluation.config import EvaluateConfig, Sampling
 from kdiff.evaluation.score import evaluate_images
-from kdiff.training.config import TrainConfig
+from kdiff.training.config import TrainConfig, as_dict
+from kdiff.training.folder import sampling_of
 from kdiff.training.run import load_run, train_run
 
 pytest.importorskip("torch_fidelity")
@@ -202,6 +204,10 @@ def test_mistakes_are_refused_before_a_sample_is_drawn(run: Path, folder: Path, 
         ([*own, "--feature-weights", "x"], "feature_weights go with --features"),
         ([*own, "--out", str(tmp_path / "out")], "out goes with --features"),
         ([str(folder)], "is not a run folder"),
+        (
+            [str(folder), "--reference", str(folder), "--guidance", "3", "--ema", "0.5"],
+            "ema, guidance say how a run is sampled",
+        ),
         ([str(folder), "--features", "classifier"], "to be compared with? --reference"),
         ([str(folder), "--features", "classifier", "--reference", str(folder)], "name the run by --reference RUN"),
     ):
@@ -229,6 +235,23 @@ def test_a_run_is_judged_as_its_configuration_says_it_is_sampled_from(tmp_path: 
     assert (found["solver"], found["steps"], found["times"]) == ("euler", 3, "shifted(0.5)")
     told = judged(tmp_path / "b", str(run), *options, "--steps", "2")["samples"]["sampler"]
     assert told == {**found, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({}, {}),
+        ({"guidance": 1.5}, {"guidance": 1.5}),
+        ({"solver": "euler"}, {"solver": "euler", "steps": 18}),
+        ({"steps": 7, "last_step": "euler"}, {"solver": "ab3", "steps": 7, "last_step": "euler"}),
+    ],
+)
+def test_only_what_a_configuration_says_otherwise_than_usual_takes_the_place_of_a_commands_own(said, wanted, tmp_path) -> None:
+    """So that guidance alone leaves the evaluation's solver; but steps belong to their solver."""
+    config = TrainConfig(data="digits", sampling=Sampling(**said))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    assert sampling_of(str(tmp_path)) == wanted
+    assert sampling_of(str(tmp_path / "none")) == {}
 
 
 def test_images_of_another_shape_and_runs_on_vectors(run: Path, tmp_path: Path, capsys) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import yaml
 
 from kdiff.cli import main
 from kdiff.components import parse
-from kdiff.experiments.compare import _check_targets, main_measure, plan, summarise, table, verdict, with_spread
+from kdiff.experiments.compare import _check_same, main_measure, plan, summarise, table, verdict, with_spread
 from kdiff.experiments.config import CompareConfig
+from kdiff.training.config import as_dict
 from kdiff.training.run import load_run
 
 # Arithmetic
@@ -285,10 +287,18 @@ def test_a_run_of_a_comparison_is_like_any_other(out) -> None:
 
 def test_another_comparison_is_not_written_over(tmp_path) -> None:
     """Fewer targets in the same folder would take rows out of its table; more are a continuation."""
-    (tmp_path / "results.json").write_text('{"config": {"targets": ["velocity", 0.9]}}')
+    stored = CompareConfig(targets=["velocity", 0.9], seeds=2)
+    (tmp_path / "results.json").write_text(json.dumps({"config": as_dict(stored)}))
     with pytest.raises(ValueError, match=r"holds a comparison with 0.9; choose another folder by --out"):
-        _check_targets(CompareConfig(targets=["velocity", "learned"]), tmp_path)
-    _check_targets(CompareConfig(targets=["velocity", 0.9, "learned"]), tmp_path)
+        _check_same(CompareConfig(targets=["velocity", "learned"]), tmp_path)
+    _check_same(CompareConfig(targets=["velocity", 0.9, "learned"]), tmp_path)
+    for changes, message in (
+        ({"seeds": 1}, "with the seeds 1 too"),
+        ({"seed": 1}, "with the seeds 0 too"),
+        ({"data": "spiral(ambient_dim=8)"}, r"a comparison on digits, this one is on spiral\(ambient_dim=8\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _check_same(replace(stored, **changes), tmp_path)
 
 
 def test_a_grid_goes_on_with_a_comparison_and_draws_the_curve(out, capsys) -> None:

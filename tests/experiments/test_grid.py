@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from kdiff.components import build, parse
-from kdiff.experiments.compare import _check_targets, best_target, has_curve, plan, verdict
+from kdiff.experiments.compare import _check_same, best_target, has_curve, plan, verdict
 from kdiff.experiments.config import CompareConfig, fixed_k, with_grid
+from kdiff.training.config import as_dict
 
 
 def rows_of(values: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]:
@@ -76,11 +78,12 @@ def test_a_plan_with_a_grid(tmp_path) -> None:
 
 
 def test_a_finer_grid_continues_a_comparison_and_a_coarser_one_does_not(tmp_path) -> None:
-    (tmp_path / "results.json").write_text('{"config": {"targets": ["learned", "data"], "grid": 3}}')
-    _check_targets(CompareConfig(targets=["learned", "data"], grid=5), tmp_path)
+    stored = as_dict(CompareConfig(targets=["learned", "data"], grid=3))
+    (tmp_path / "results.json").write_text(json.dumps({"config": stored}))
+    _check_same(CompareConfig(targets=["learned", "data"], grid=5), tmp_path)
     for targets, grid, lost in ((["learned", "data"], 0, "0, 0.5"), (["learned"], 3, "data"), (["data", "learned"], 4, "0.5")):
         with pytest.raises(ValueError, match=rf"holds a comparison with {re.escape(lost)}; choose"):
-            _check_targets(CompareConfig(targets=targets, grid=grid), tmp_path)
+            _check_same(CompareConfig(targets=targets, grid=grid), tmp_path)
 
 
 # The verdict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from kdiff.cli import main
+from kdiff.evaluation.config import Sampling
 from kdiff.evaluation.judge import Judge
 from kdiff.experiments import sweep as module
 from kdiff.experiments.config import SweepConfig
@@ -104,6 +106,10 @@ def test_a_sweep_is_written_resumed_and_drawn(labelled: Run, tmp_path: Path, mon
     facts = json.loads((out / "sweep.json").read_text())
     assert facts["best"] == found.best.options
     assert facts["environment"]
+    other, elsewhere = sweep(labelled.folder, replace(config, steps=[2], guidance=[1.0]))
+    third, another = sweep(labelled.folder, replace(config, steps=[3], guidance=[1.0]))
+    assert elsewhere != another, "results of one sweep take no other's place"
+    assert (elsewhere.parent, len(other.settings), len(third.settings)) == (labelled.folder / "sweeps", 2, 2)
     monkeypatch.setattr(module, "generate", lambda model, num, *a, **b: pytest.fail("sampled again") if num > 1 else None)
     again, _ = sweep(labelled.folder, config, tmp_path / "out")
     assert again == found
@@ -139,6 +145,16 @@ def test_what_the_run_cannot_do_is_refused_before_any_sampling(labelled: Run, tm
     assert main(["sweep", str(labelled.folder), *wrong, "--out", str(tmp_path / "out")]) == 2
     assert wrong[1].split("(")[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_varied_is_as_the_run_says(tmp_path: Path) -> None:
+    said = Sampling(guidance=2.0, guidance_channels=[0], solver="euler", steps=3)
+    run = train_run(TrainConfig(data="digits", network="MLP(width=8, depth=1)", steps=2, batch_size=8, sampling=said), tmp_path)
+    arguments = ["--ema", "0.999", "none", "--guidance", "1", "2", "--num-samples", "20", "--out", str(tmp_path / "out")]
+    assert main(["sweep", str(run.folder), *arguments]) == 0
+    settings = [setting["options"] for setting in json.loads((tmp_path / "out" / "sweep.json").read_text())["settings"]]
+    assert {(each["solver"], each["steps"], each["ema"]) for each in settings} == {("euler", 3, 0.999), ("euler", 3, "none")}
+    assert [each.get("guidance_channels") for each in settings] == [None if each["guidance"] == 1 else [0] for each in settings]
 
 
 def test_the_command(labelled: Run, tmp_path: Path, capsys) -> None:

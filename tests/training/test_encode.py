@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdiff.cli import main
-from kdiff.data import load
+from kdiff.data import SOURCES, load
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.training import encode as module_under_test
 from kdiff.training import loop
@@ -158,6 +158,7 @@ original_encoded = module_under_test._encoded
 def test_once_more_it_changes_nothing(config, copy, contents, monkeypatch) -> None:
     before = contents(copy)
     monkeypatch.setattr(module_under_test, "_encoded", lambda *given: pytest.fail("encoded again"))
+    monkeypatch.setattr(module_under_test, "channel_statistics", lambda *given: pytest.fail("the statistics were there"))
     encode(config, copy)
     assert contents(copy) == before
 
@@ -287,6 +288,14 @@ def test_images_are_named_so_that_they_are_found_from_anywhere(config, images, t
     monkeypatch.chdir(images.parent)
     manifest, _ = encode(replace(config, data=f"{images.name}(flip=true)"), tmp_path / "latents")
     assert manifest["source"]["data"] == f"{images.absolute()}(flip=True)"
+
+
+def test_a_folder_beside_does_not_rename_named_data(config, images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(SOURCES, "pictures", lambda: load(str(images)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    manifest, _ = encode(replace(config, data="pictures"), tmp_path / "latents")
+    assert manifest["source"]["data"] == "pictures"
 
 
 def test_what_latents_json_lacks_is_said(config, copy) -> None:

@@ -17,9 +17,11 @@ from kdiff.experiments.config import CompareConfig
 from kdiff.experiments.runner import execute
 from kdiff.interop import as_model
 from kdiff.networks import to_official
+from kdiff.report.page import write_page
 from kdiff.training.build import build_model, load_dataset
 from kdiff.training.config import TrainConfig
 from kdiff.training.metrics import read_metrics
+from kdiff.training.plan import dry_run
 from kdiff.training.run import load_run, train_run
 from kdiff.training.start import start_from
 
@@ -73,7 +75,7 @@ def test_a_velocity_model_says_exactly_what_it_said(published, name, target):
     before, path, dataset = published(name)
     config = config_of(name, target=target, start_from={"name": name, "weights": str(path)})
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
-    told = start_from(model, config, dataset)
+    told = start_from(model, config, *dataset.part("train"))
     assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-5)
     assert model.target.k == pytest.approx(0.5)
     assert (told["factor"], told["architecture"], told["k"]) == (0.5, name, 0.5)
@@ -85,11 +87,11 @@ def test_a_data_model_goes_on_as_one_or_begins_close_by(published):
     source = f"jit(weights='{path}')"
     config = config_of("jit", target="data", start_from=source)
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
-    assert max(start_from(model, config, dataset)["velocity_change"].values()) == 0
+    assert max(start_from(model, config, *dataset.part("train"))["velocity_change"].values()) == 0
     assert_close(velocity(model, dataset), velocity(before, dataset), rtol=0, atol=0)
     config = replace(config, target="learned(init=0.98)")
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
-    told = start_from(model, config, dataset)
+    told = start_from(model, config, *dataset.part("train"))
     z, t, y = shown(dataset)
     assert_close(model.eval().predict(z, t, y=y), 0.98 * before.eval().predict(z, t, y=y))
     assert model.target.k == pytest.approx(0.98)
@@ -127,13 +129,13 @@ def test_a_run_goes_on_from_another(runs, source, target):
     config = config_of("sit", target=target, start_from=str(runs / source))
     dataset = load_dataset(config)
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
-    told = start_from(model, config, dataset)
+    told = start_from(model, config, *dataset.part("train"))
     before = load_run(runs / source).model.cpu()
     assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-6)
     assert told["k"] == pytest.approx(before.target.state()["k"])
     assert (told["step"], told["weights"]) == (3, "ema 0.5")
     raw = replace(config, start_from=f"{runs / source}(ema=none, checkpoint=2)")
-    assert start_from(model, raw, dataset)["weights"] == "raw"
+    assert start_from(model, raw, *dataset.part("train"))["weights"] == "raw"
     before = load_run(runs / source, 2, "none").model.cpu()
     assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-6)
 
@@ -149,9 +151,9 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
     dataset = load_dataset(config)
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
     with pytest.raises(ValueError, match=r"table of 11 rows .* this network one of 3: other classes\? Then add labels=new"):
-        start_from(model, config, dataset)
+        start_from(model, config, *dataset.part("train"))
     own = model.network.y_embedder.embedding_table.weight.detach().clone()
-    start_from(model, replace(config, start_from=f"{runs / 'velocity'}(labels=new)"), dataset)
+    start_from(model, replace(config, start_from=f"{runs / 'velocity'}(labels=new)"), *dataset.part("train"))
     table = model.network.y_embedder.embedding_table.weight
     before = load_run(runs / "velocity").model.cpu()
     assert torch.equal(table[:2], own[:2])
@@ -187,6 +189,38 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(runs, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_of_ones_own_on_another_network_are_refused_like_others(runs, tmp_path):
+    config = config_of("sit", start_from=f"{runs / 'velocity'}(labels=new)")
+    config = replace(config, network=config.network.replace("hidden_size=16", "hidden_size=32"))
+    with pytest.raises(ValueError, match="holds the weights of another network"):
+        train_run(config, tmp_path / "run")
+
+
+def test_a_dry_run_begins_with_the_weights_too(runs, capsys):
+    config = config_of("sit", target="learned", start_from=str(runs / "velocity"))
+    dry_run(config)
+    assert f"starting from {runs / 'velocity'} at k = 0.5; the velocity" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"predicts k = 0\.5, and the target is k = 1"):
+        dry_run(replace(config, target="data"))
+
+
+def test_what_it_starts_from_is_missed_before_the_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdiff.training.run.load_dataset", lambda config: pytest.fail("the data were read"))
+    with pytest.raises(FileNotFoundError, match=r"no weights at none\.pt"):
+        train_run(config_of("sit", start_from="sit(weights='none.pt')"), tmp_path / "run")
+
+
+def test_the_page_of_a_run_says_where_k_began(runs, tmp_path):
+    """In the weights that it started from, not where the configuration would have begun."""
+    first = train_run(config_of("sit", target="learned(init=0.8)"), tmp_path / "first")
+    run = train_run(config_of("sit", target="learned", start_from=str(first.folder)), tmp_path / "second")
+    text = write_page(run.folder).read_text(encoding="utf-8")
+    began = json.loads((run.folder / "start.json").read_text())["k"]
+    assert began == pytest.approx(first.model.target.k, abs=1e-6) != 0.5
+    assert f"it began at {began:.3g}" in text
+    assert f"starting from {first.folder}" in text
+
+
 def test_a_comparison_goes_on_from_one_run(runs, tmp_path):
     """What one of its targets cannot go on from is refused before any of them is trained."""
     kind = {"network": NETWORKS["sit"], "start_from": str(runs / "velocity"), "steps": 1, "batch_size": 8, "ema": [0.5]}
@@ -212,4 +246,4 @@ def test_published_weights_of_another_architecture_or_path_are_refused(published
         config = config_of("jit", **changes)
         model = build_model(config, config.target, dataset.shape, dataset.num_classes)
         with pytest.raises(ValueError, match=message):
-            start_from(model, config, dataset)
+            start_from(model, config, *dataset.part("train"))

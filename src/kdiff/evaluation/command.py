@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdiff.arguments import read_config
+from kdiff.arguments import own_sampling, read_config
 from kdiff.evaluation.config import EvaluateConfig
 
 
@@ -15,9 +15,7 @@ def evaluate_command(argv: list[str]) -> None:
     if source is None:
         raise ValueError("which run? kdiff evaluate RUN, with the folder that kdiff train made (runs/…), or images to compare")
     if config.by_features:
-        from kdiff.training.folder import sampling_of
-
-        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, sampling_of)
+        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, own_sampling)
         _by_features(source, config, further["out"])
     else:
         config.check_without_features()
@@ -46,6 +44,8 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     from kdiff.training.run import load_run
 
     run = load_run(source, config.checkpoint, config.ema)
-    result = evaluate(run, Judge(run.dataset()), config.num_samples, config.seed, config.guidance, config.exact)
+    result = evaluate(
+        run, Judge(run.dataset()), config.num_samples, config.seed, config.guidance, config.exact, progress="sampling"
+    )
     write_json(run.folder / "evaluation.json", result)
     print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")

@@ -118,6 +118,14 @@ class EvaluateConfig(Sampling):
         """Whether images are judged by a network's features, rather than a run against its data with floors."""
         return not (self.features is None and self.reference is None and self.save_statistics is None)
 
+    def check_for_images(self) -> None:
+        """Raises ValueError for options that say how a run is sampled from, where there is none."""
+        plain = EvaluateConfig()
+        alone = ("num_samples", "seed", "ema", "checkpoint", "exact", "autoencoder", *SAMPLER)
+        given = [name for name in alone if getattr(self, name) != getattr(plain, name)]
+        if given:
+            raise ValueError(f"{', '.join(given)} say how a run is sampled from; images are judged as they are: leave them out")
+
     def check_without_features(self) -> None:
         """Raises ValueError for options that judging by floors does not have."""
         plain = EvaluateConfig()

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdiff.data import Dataset
+from kdiff.data.progress import shown
 from kdiff.evaluation.classifier import dataset_classifier
 from kdiff.evaluation.images import Images, value_range
 from kdiff.weights import read_weights
@@ -200,7 +201,7 @@ def features_of(images: Images, extractor: Extractor, batch_size: int, rows: Ten
     """Features by layer of all images, or of those with these numbers, ascending: float32 (n, F), in order."""
     found: dict[str, list[Tensor]] = {}
     first = 0
-    for batch in images.read(batch_size):
+    for batch in shown(images.read(batch_size), images.count, f"{extractor.name} features", len):
         chosen = slice(None) if rows is None else rows[(rows >= first) & (rows < first + len(batch))] - first
         first += len(batch)
         if len(batch[chosen]):

@@ -155,7 +155,9 @@ class Judge:
             figures["frechet_heldout"] = Figure(value, value, math.nan, 1)
         return figures
 
-    def exact_floors(self, run: Run, num_samples: int, seed: int = 0) -> dict[str, dict[str, Figure]]:
+    def exact_floors(
+        self, run: Run, num_samples: int, seed: int = 0, progress: str | None = None
+    ) -> dict[str, dict[str, Figure]]:
         """Samples of an exact denoiser of (up to 2,000 of) the training samples, with the run's target, under each sampler."""
         points, labels = self.dataset.part("train")
         rows = drawn(len(points), MAX_POINTS, labels)
@@ -165,7 +167,8 @@ class Judge:
         exact = KDiff(denoiser, model.target, model.path, noise_scale=model.noise_scale)
         # A learned target lies where the run's model does, and the points must lie there too.
         exact.to(next(run.model.parameters()).device)
-        samples = generate_ends(exact, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **SAMPLER)
+        ends, how = [*LAST_STEPS.values()], {**SAMPLER, "progress": progress}
+        samples = generate_ends(exact, ends, num_samples, run.shape, run.class_counts, seed, **how)
         return {name: self.measure(x) for name, x in zip(LAST_STEPS, samples)}
 
 
@@ -237,7 +240,13 @@ def matched_heldout(dataset: Dataset) -> Tensor:
 
 
 def evaluate(
-    run: Run, judge: Judge, num_samples: int = 5000, seed: int = 0, guidance: float = 1.0, exact: bool = True
+    run: Run,
+    judge: Judge,
+    num_samples: int = 5000,
+    seed: int = 0,
+    guidance: float = 1.0,
+    exact: bool = True,
+    progress: str | None = None,
 ) -> dict[str, Any]:
     """Everything measured of a run under each sampler, stamped with what produced it.
 
@@ -248,8 +257,10 @@ def evaluate(
         seed: of the samples' noise.
         guidance: scale of classifier-free guidance.
         exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
+        progress: what the bars are called; None for none.
     """
     num_samples = max(num_samples, judge.group_size)
+    run.check_guidance(guidance)
     if run.config.train_on == "all":
         warnings.warn(f"{run.folder} was trained on all of its data: what is called held out here was not", stacklevel=2)
     result: dict[str, Any] = {
@@ -269,9 +280,17 @@ def evaluate(
         "samplers": {},
     }
     samples = generate_ends(
-        run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **SAMPLER, guidance=guidance
+        run.model,
+        [*LAST_STEPS.values()],
+        num_samples,
+        run.shape,
+        run.class_counts,
+        seed,
+        **SAMPLER,
+        guidance=guidance,
+        progress=progress,
     )
-    floors = judge.exact_floors(run, num_samples, seed) if exact else {}
+    floors = judge.exact_floors(run, num_samples, seed, progress and f"{progress}: exact denoiser") if exact else {}
     for (name, last_step), x in zip(LAST_STEPS.items(), samples):
         result["samplers"][name] = {
             "options": {**SAMPLER, "last_step": last_step, "guidance": guidance},

@@ -72,6 +72,8 @@ def evaluate_images(
     run = load_run(source, config.checkpoint, config.ema) if is_run(Path(source)) else None
     if run is None and not main:
         return None
+    if run is None:
+        config.check_for_images()
     if run is None and config.reference is None and config.save_statistics is None:
         raise ValueError(f"what is {source} to be compared with? --reference FOLDER, FILE.npz or RUN")
     name = config.features or "inception"
@@ -80,6 +82,7 @@ def evaluate_images(
         if config.num_samples < 2:
             raise ValueError(f"num_samples is {config.num_samples}; features are judged by 2 at least, and better by thousands")
         image_shape(run)
+        run.check_guidance(config.guidance)
         settings = sample_settings(run, config)
         out = out or run.folder / "evaluations" / f"step_{run.step:08d}_seed_{config.seed}_{settings_digest(settings)}"
     folder = out or Path("evaluations") / Path(parse(source).name).stem

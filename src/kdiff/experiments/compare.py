@@ -62,7 +62,7 @@ def compare(
     dataset, jobs = plan(config, out)
     # Refuses data that cannot be judged, and trains its classifier once, before every worker wants it.
     Judge(dataset)
-    _check_targets(config, out)
+    _check_same(config, out)
     with locked(out):
         run_jobs(jobs, config.workers, progress)
         rows = collect(jobs, out, config=as_dict(config))
@@ -78,20 +78,36 @@ def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     for target in targets:
         model = build_model(config, target, dataset.shape, dataset.num_classes)
         if config.start_from is not None:
-            start_from(model, replace(base, target=target), dataset)
-    seeds = range(config.seed, config.seed + config.seeds)
+            start_from(model, replace(base, target=target), *dataset.part("train"))
+    seeds = _seeds(config.seed, config.seeds)
     return dataset, make_jobs({str(parse(config.data)): base}, targets, seeds, out, config.num_samples, config.exact)
 
 
-def _check_targets(config: CompareConfig, out: Path) -> None:
-    """Refuse to write one comparison's results over another's; one with more targets or seeds is the same, continued."""
+def _check_same(config: CompareConfig, out: Path) -> None:
+    """Refuse to write one comparison's results over another's; one with more targets or seeds is the same, continued.
+
+    Settings of the runs are compared when those are gone on with; other data would be runs beside them.
+    """
     if not (out / "results.json").exists():
         return
     stored = read_json(out / "results.json")["config"]
+    data, now = str(parse(stored["data"])), str(parse(config.data))
+    if data != now:
+        raise ValueError(f"{out} holds a comparison on {data}, this one is on {now}; choose another folder by --out")
+    seeds = sorted(set(_seeds(stored["seed"], stored["seeds"])) - set(_seeds(config.seed, config.seeds)))
+    if seeds:
+        raise ValueError(
+            f"{out} holds a comparison with the seeds {', '.join(map(str, seeds))} too; choose another folder by --out, or as "
+            "many --seeds"
+        )
     there = {str(parse(target)) for target in with_grid(stored["targets"], stored.get("grid", 0))}
     lost = sorted(there - {str(parse(target)) for target in with_grid(config.targets, config.grid)})
     if lost:
         raise ValueError(f"{out} holds a comparison with {', '.join(lost)}; choose another folder by --out, or add them")
+
+
+def _seeds(first: int, count: int) -> range:
+    return range(first, first + count)
 
 
 def main_measure(rows: Sequence[dict[str, Any]]) -> str:

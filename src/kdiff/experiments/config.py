@@ -114,12 +114,14 @@ class EstimateConfig:
 
 @dataclass
 class SweepConfig:
-    """Ways to sample from a run; every option with several values is varied, all combinations. Others are kdiff sample's.
+    """Ways to sample from a run; every option with several values is varied, all combinations.
+
+    What is left out is as the run's configuration says under `sampling`, as for kdiff sample.
 
     Args:
         guidance: scales of classifier-free guidance; 1 is none.
         guidance_interval: guide while low < t < high, "[[0, 1], [0.2, 0.9]]".
-        ema: decays of the averaged weights; the first configured if left out.
+        ema: decays of the averaged weights, and none for the raw ones; the first configured if left out.
         solver: as for kdiff sample.
         steps: of the solver.
         times: where the steps are, as for kdiff sample.
@@ -137,7 +139,7 @@ class SweepConfig:
 
     guidance: list[float] = field(default_factory=lambda: [1.0])
     guidance_interval: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 1.0)])
-    ema: list[float] | None = None
+    ema: list[float | str] | None = None
     solver: list[str] = field(default_factory=lambda: [SampleConfig.solver])
     steps: list[int] = field(default_factory=lambda: [SampleConfig.steps])
     times: list[str] = field(default_factory=lambda: ["uniform"])

@@ -49,7 +49,7 @@ def find_claim(name: str) -> Claim:
     """
     if name not in CLAIMS:
         close = difflib.get_close_matches(name, CLAIMS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"no claim is called {name!r}{hint} Known: {', '.join(CLAIMS)}, or all")
     claim: Claim = import_module(f"kdiff.experiments.{name}").CLAIM
     return claim

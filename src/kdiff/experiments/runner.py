@@ -162,11 +162,11 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
 
 @contextlib.contextmanager
 def _ended_with_us() -> Iterator[None]:
-    """End the workers when this process is told to leave: those that train save first."""
+    """End the workers when this process leaves early, told to or because a run failed: those that train save first."""
     others = set(multiprocessing.active_children())
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise

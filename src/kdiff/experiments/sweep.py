@@ -12,8 +12,9 @@ setting is told apart as worse if the mean of δ is above 0 with 95 % confidence
 `kdiff.experiments.paired`). With few samples that says little for a setting, so what is recommended for its price must be as
 good: the cheapest setting of which the interval of δ, its own, ends below a tenth of the best distance.
 
-    OUT/settings/….json    one for each setting that is done; a sweep that was cut off goes on with the next
-    OUT/sweep.csv          a line per setting; sweep.json: the same with all that produced it; sweep.png
+    OUT/sweep.csv           a line per setting; sweep.json: the same with all that produced it; sweep.png
+    RUN/sweeps/settings/    a file for each setting that is done: a sweep that was cut off goes on with the next, and another
+                            one does not sample it again
 
 Choosing the best of many by their samples flatters it: judge it by `kdiff evaluate --seed` of another seed.
 """
@@ -47,12 +48,13 @@ from kdiff.experiments.paired import MARGIN, intervals
 from kdiff.files import read_json, write_json, write_text
 from kdiff.model import KDiff
 from kdiff.training.config import as_dict
-from kdiff.training.folder import locked
+from kdiff.training.folder import locked, sampling_of
 from kdiff.training.generate import generate
 from kdiff.training.run import Run, describe_environment, load_run
 
 GROUPS = 10
 OPTIONS = ("ema", "solver", "times", "last_step", "steps", "guidance", "guidance_interval")
+FIXED = ("guidance_rescale", "guidance_channels")  # as the run's configuration says
 BATCH = 250
 
 
@@ -140,7 +142,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def combinations(config: SweepConfig, emas: Sequence[float]) -> list[dict[str, Any]]:
+def combinations(config: SweepConfig, emas: Sequence[float | str]) -> list[dict[str, Any]]:
     """Every combination of the options' values that differ: without guidance there is no interval, and dopri5 has no steps."""
     values = {name: getattr(config, name) for name in OPTIONS} | {"ema": list(emas)}
     found: list[dict[str, Any]] = []
@@ -160,8 +162,7 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     Args:
         folder: of the run.
         config: what is varied.
-        out: RUN/sweeps/step_…_seed_…, with the name of the features, if left out; settings that are there already are not
-            sampled again.
+        out: if left out RUN/sweeps/step_…_seed_…, with the name of the features and a digest of what is varied.
         progress: what the progress bar is called; None for no bar.
 
     Raises:
@@ -170,18 +171,23 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     """
     first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None)
     runs = {ema: load_run(folder, config.checkpoint, ema) for ema in config.ema or first.config.ema[:1]}
-    if not first.class_counts and config.guidance != [1.0]:
-        raise ValueError(f"{folder} was trained without labels: there is no guidance; leave --guidance out")
-    settings = combinations(config, list(runs))
+    for scale in config.guidance:
+        first.check_guidance(scale)
+    fixed = {name: value for name, value in sampling_of(str(folder)).items() if name in FIXED}
+    settings = [options | (fixed if options["guidance"] != 1 else {}) for options in combinations(config, list(runs))]
     for options in settings:
         _try(runs[options["ema"]], options)
     distance = _distance(config, first)
     end = f"_{config.features}" if config.features else ""
-    out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}"
+    digest = hashlib.blake2b(repr((settings, config.num_samples, config.reference)).encode(), digest_size=4).hexdigest()
+    out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}_{digest}"
     stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
     stamp |= distance.stamp
     with locked(out, "sweeping"), tqdm(desc=progress, total=len(settings) * GROUPS, unit="group", disable=not progress) as bar:
-        done = [_setting(runs[options["ema"]], distance, options, stamp, out / "settings", bar) for options in settings]
+        done = [
+            _setting(runs[options["ema"]], distance, options, stamp, folder / "sweeps" / "settings", bar)
+            for options in settings
+        ]
         found = summarise(done, distance.name)
         _write(found, config, {**stamp, **distance.facts}, first, out)
     return found, out

@@ -38,9 +38,12 @@ def floors_of(record: Record) -> dict[str, Any] | None:
 
 
 def features_of(record: Record) -> list[dict[str, Any]]:
-    """The results in RUN/evaluations, by name."""
+    """The results in RUN/evaluations, the newest last."""
     found = [read_json(path) for path in sorted((record.folder / "evaluations").glob("*/*.json"))]
-    return [result for result in found if "figures" in result and "samples" in result]
+    return sorted(
+        (result for result in found if "figures" in result and "samples" in result),
+        key=lambda result: (result["samples"].get("step", 0), result["environment"]["date"]),
+    )
 
 
 def evaluation_section(record: Record) -> Markup:

@@ -22,6 +22,7 @@ from kdiff.report.run import settings
 from kdiff.report.versus import comparison_section
 from kdiff.training.build import describe_environment
 from kdiff.training.config import TrainConfig
+from kdiff.training.start import as_text as describe_start
 
 STYLES = {"loss": "ink", "loss_along": "along", "loss_across": "across"}
 SHOWN = 12  # pictures through training
@@ -95,12 +96,15 @@ def _hero(record: Record) -> Markup:
         main = next(measure for measure in MEASURES if measure in judged["figures"])
         exact = judged.get("exact", {}).get(main, {}).get("value")
         beside = element("small", "an exact denoiser gets ", number(exact)) if exact is not None else None
-        facts[MEASURES[main]] = join(number(judged["figures"][main]["value"]), beside)
+        of = element("small", f"step {floors['step']:,}") if floors["step"] != record.last.get("step") else None
+        facts[MEASURES[main]] = join(number(judged["figures"][main]["value"]), beside, of)
     for result in features_of(record):
         for name, figure in list(result["figures"].items())[:1]:
             between = figure["interval"]
             said = element("small", number(between[0]), " … ", number(between[1]), " (95 %)") if between else None
-            facts[FEATURES.get(name, name)] = join(number(figure["value"]), said)
+            step = result["samples"].get("step")
+            of = element("small", f"step {step:,}") if step not in (None, record.last.get("step")) else None
+            facts[FEATURES.get(name, name)] = join(number(figure["value"]), said, of)
     aside = definitions(facts)
     if k is None:
         return element("div", element("p", f"Target {record.target}.", class_="lead"), aside, class_="hero")
@@ -142,6 +146,8 @@ def _trained(record: Record) -> Markup:
         "target": join(code(record.target), weights),
         "path": join(code(parse(config.path)), ", times ", code(parse(config.timesteps))),
     }
+    if record.other_weights:
+        facts["weights"] = describe_start(record.other_weights)
     if record.environment:
         facts |= _environment(record.environment)
     problem = note("Its checkpoint could not be shown: ", record.problem) if record.problem else None
@@ -179,7 +185,9 @@ def _k(record: Record) -> Markup:
     caption = "k at every line of metrics, from where it began. At 0 the network predicts the noise, at ½ the velocity, at 1 "
     caption += "the data."
     if len(several) > 1:
-        caption += " Other than k, which is the mean, are k at single times, or at both ends of time."
+        caption += (
+            " Other than k, which is the mean, are k at single times, at both ends of time, or the two numbers of a pair."
+        )
     drawn = chart(lines, "k over the steps", ticks=K_TICKS)
     return section("k through training", element("figure", drawn, element("figcaption", caption)))
 

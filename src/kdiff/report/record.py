@@ -18,23 +18,26 @@ from kdiff.training.folder import read_run_config
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import Run, load_run
 
-PICTURE = re.compile(r"step_(\d{8,})_seed_(\d+)(?:_guidance_([\d.e+-]+))?")
+PICTURE = re.compile(r"step_(\d{8,})_seed_(\d+)(?:_guidance_([\d.e+-]+?))?(_other_[0-9a-f]{6})?")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of samples: of which step, seed and guidance; and what `kdiff sample` wrote beside it."""
+    """A picture of samples: of which step, seed and guidance, and whether other options were given than the run's own; and
+    what `kdiff sample` wrote beside it.
+    """
 
     path: Path
     step: int
     seed: int
     guidance: float
+    other: bool
     stamp: dict[str, Any]
 
     @property
     def usual(self) -> bool:
         """Whether it is one of those that training draws, all of the same noise."""
-        return self.seed == 0 and self.guidance == 1
+        return self.seed == 0 and self.guidance == 1 and not self.other
 
     @property
     def how(self) -> str:
@@ -46,13 +49,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it; `run` is None, and `problem` why, if there is no checkpoint that can be read."""
+    """A run as its folder tells it; `run` is None, and `problem` why, if there is no checkpoint that can be read.
+
+    `other_weights` is what start.json says of those that it began with, empty where they were drawn.
+    """
 
     folder: Path
     config: TrainConfig
     data: dict[str, Any]
     environment: dict[str, Any]
     rows: list[dict[str, Any]]
+    other_weights: dict[str, Any]
     seconds: float | None
     run: Run | None
     problem: str | None
@@ -74,8 +81,9 @@ class Record:
 
     @property
     def start(self) -> dict[str, Any]:
-        """What the target was before the first step, as a line of metrics."""
-        return {"step": 0, **build("target", self.config.target).state()}
+        """What the target was before the first step, as a line of metrics: with other weights to start from, as they had it."""
+        drawn = build("target", self.config.target).state()
+        return {"step": 0, **{name: self.other_weights.get(name, value) for name, value in drawn.items()}}
 
     @property
     def pictures(self) -> list[Picture]:
@@ -85,7 +93,7 @@ class Record:
             if match := PICTURE.fullmatch(path.stem):
                 stamp = path.with_name(path.stem + ".json")
                 facts = read_json(stamp) if stamp.exists() else {}
-                found.append(Picture(path, int(match[1]), int(match[2]), float(match[3] or 1), facts))
+                found.append(Picture(path, int(match[1]), int(match[2]), float(match[3] or 1), bool(match[4]), facts))
         return found
 
     def points(self, name: str) -> list[tuple[float, float | None]]:
@@ -100,7 +108,7 @@ def read_record(folder: Path) -> Record:
         ValueError: no run folder, or damaged files other than checkpoints.
     """
     config = read_run_config(folder, TrainConfig)
-    finished, environment = folder / "finished.json", folder / "environment.json"
+    finished, environment, start = (folder / f"{name}.json" for name in ("finished", "environment", "start"))
     run, problem = None, None
     try:
         run = load_run(folder)
@@ -113,6 +121,7 @@ def read_record(folder: Path) -> Record:
         read_json(folder / "data.json"),
         read_json(environment) if environment.exists() else {},
         read_metrics(folder / "metrics.jsonl"),
+        read_json(start) if start.exists() else {},
         read_json(finished)["seconds"] if finished.exists() else None,
         run,
         problem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,17 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
         raise ValueError(
             f"{weaker.folder} makes samples of shape {weaker.shape}, {run.folder} of {run.shape}; expected the same"
         )
-    guided = f"_guidance_{options['guidance']:g}" if options.get("guidance", 1) != 1 else ""
-    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{guided}"
+    if weaker:
+        for what, theirs, ours in (
+            ("noise_scale", weaker.model.noise_scale, run.model.noise_scale),
+            ("normalisation", weaker.data["normalisation"], run.data["normalisation"]),
+        ):
+            if theirs != ours:
+                raise ValueError(f"{weaker.folder} has the {what} {theirs}, {run.folder} {ours}; expected the same")
+    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options)}"
     stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
-    x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, **options)
+    x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, progress="sampling", **options)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     pictures, view = seen(run, run.normalisation.apply(x))
     tensors = {"x": x} if y is None else {"x": x, "y": y}
@@ -174,6 +181,20 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
     save_samples(files[0], pictures, view, _title(run))
     return files
+
+
+def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
+    """What a file's name says of samples that are drawn otherwise than training does, so that they take no one's place."""
+    own = sampler_options(run.config.sampling)
+    guidance = options.get("guidance", own["guidance"])
+    told = f"_guidance_{guidance:g}" if {guidance, own["guidance"]} != {1} else ""
+    other: dict[str, Any] = {name: value for name, value in options.items() if name != "guidance" and value != own.get(name)}
+    if run.weights != f"ema {run.config.ema[0]:g}":
+        other["weights"] = run.weights
+    if weaker:
+        other["weaker"] = (str(weaker.folder), weaker.step, weaker.weights)
+    digest = hashlib.blake2b(repr(sorted(other.items())).encode(), digest_size=3).hexdigest()
+    return told + (f"_other_{digest}" if other else "")
 
 
 def settings(config: TrainConfig) -> dict[str, str]:

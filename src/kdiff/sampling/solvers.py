@@ -44,8 +44,13 @@ def find_solver(solver: str | Solver, **known: Any) -> Solver:
         if name not in SOLVERS:
             raise ValueError(f"no solver is called {name!r}; expected one of {', '.join(SOLVERS)}, or a function")
         solver = SOLVERS[name]
-        if values or options.keys() - _fields(solver).keys():
-            wanted = ", ".join(_fields(solver)) or "no option"
+        # In words there are numbers and names alone: a path and samples' numbers come from the caller.
+        own = {field: value for field, value in _fields(solver).items() if field not in ("path", "indices")}
+        odd = [
+            field for field, value in options.items() if field in own and isinstance(value, str) != isinstance(own[field], str)
+        ]
+        if values or odd or options.keys() - own.keys():
+            wanted = ", ".join(own) or "no option"
             raise ValueError(f"{name} cannot be built from {text!r}: it takes {wanted}, as in dopri5(rtol=1e-6)")
     unset = [name for name, value in _fields(solver).items() if value is None]
     options = {name: known[name] for name in unset if name in known} | options

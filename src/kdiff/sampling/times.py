@@ -79,9 +79,10 @@ def find_times(times: str | Tensor | Sequence[float] | None, steps: int) -> Tens
         return check_times(times)
     if times.lstrip().startswith("["):
         try:
-            return check_times(ast.literal_eval(times.strip()))
-        except (SyntaxError, TypeError):
+            listed = torch.tensor(ast.literal_eval(times.strip()), dtype=torch.float32)
+        except (SyntaxError, TypeError, ValueError):
             raise ValueError(f"cannot read the times {times!r}; expected a list of numbers, as in [0, 0.2, 1]") from None
+        return check_times(listed)
     name, values, options = read_spec(times)
     if name not in TIMES:
         raise ValueError(f"no time grid is called {name!r}; expected one of {', '.join(TIMES)}, or a list of times")

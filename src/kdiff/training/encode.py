@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdiff.components import Component, parse
-from kdiff.data import Dataset
+from kdiff.data import SOURCES, Dataset
 from kdiff.data.cache import file_digest
 from kdiff.data.latents import (
     FORMAT,
@@ -65,19 +65,22 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
         OSError: a shard cannot be written; those of before stay.
     """
     processes = join_processes()
+    autoencoder = load_autoencoder(config.autoencoder)
     dataset = load_dataset(config)
     check_images(dataset)
-    autoencoder = load_autoencoder(config.autoencoder)
     manifest = _plan(config, dataset, autoencoder)
     main = processes.is_main_process
     if main and folder.exists() and not is_latent_folder(folder) and not all(map(_is_ours, folder.iterdir())):
         raise ValueError(f"{folder} holds something else than latents; choose another folder by --out")
     with locked(folder, "encoding") if main else nullcontext():
         if main:
-            _list(folder, manifest, _done(folder, manifest) if is_latent_folder(folder) else {})
+            there = _done(folder, manifest) if is_latent_folder(folder) else {}
+            if len(there) == number_of_shards(manifest):  # all is there, and stays usable
+                manifest["statistics"] = read_manifest(folder)["statistics"]
+            _list(folder, manifest, there)
         processes.wait_for_everyone()
         _encode_missing(folder, manifest, dataset, autoencoder, processes, progress if main else None)
-        if main:
+        if main and manifest["statistics"] is None:
             manifest["statistics"] = channel_statistics(folder, manifest)
             write_json(folder / MANIFEST, manifest)
         processes.wait_for_everyone()
@@ -124,7 +127,7 @@ def _list(folder: Path, manifest: dict[str, Any], shards: Mapping[str, dict[str,
 def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> dict[str, Any]:
     """What latents.json says before there are any."""
     data = parse(config.data)
-    if Path(data.name).exists():  # from wherever it is gone on with
+    if data.name not in SOURCES and Path(data.name).exists():  # from wherever it is gone on with
         data = Component(str(Path(data.name).absolute()), data.options)
     return {
         "format": FORMAT,
@@ -252,5 +255,6 @@ def decoder(source: str, identity: str) -> Autoencoder:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}. That is where the autoencoder of these latents lay when they were encoded; if it has moved, run kdiff "
-            "encode again with its new place, which writes that down beside the latents, or name it by --autoencoder"
+            "encode again with its new place, which writes that down beside the latents (kdiff sample and evaluate take "
+            "--autoencoder too)"
         ) from None

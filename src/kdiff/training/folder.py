@@ -1,7 +1,7 @@
 """A run folder while it is written: begun or gone on with, by one process at a time, with nothing half-written left.
 
     config.yaml         the resolved configuration
-    environment.json    versions, machine, precision, threads
+    environment.json    versions, machine, precision, threads, when it began; the same of each time it was resumed
     data.json           what the data was
     .lock               held by the process that trains
     warnings.log        what was also said on stderr, with the time
@@ -70,16 +70,25 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
         ValueError: a run is there and none is to be resumed, or one with other settings, of other data or with more steps.
     """
     resolved = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+    check_begun(folder, resume)
     if (folder / "config.yaml").exists():
-        if not resume:
-            raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
         _check_resumable(config, dataset, folder)
+        if (folder / "finished.json").exists():
+            return  # nothing more is done, by no other machine and at no other time
     description = dataset.describe()
     labels = dataset.part(getattr(config, "train_on", "train"))[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
-    write_json(folder / "environment.json", describe_environment())
+    environment, made = folder / "environment.json", describe_environment()
+    began = read_json(environment) if resume and environment.exists() else None
+    write_json(environment, {**began, "resumed": [*began.get("resumed", []), made]} if began else made)
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
+
+
+def check_begun(folder: Path, resume: bool) -> None:
+    """Raises ValueError for a folder in which a run is that is not to be gone on with."""
+    if (folder / "config.yaml").exists() and not resume:
+        raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another folder by --out")
 
 
 def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path) -> None:
@@ -135,8 +144,10 @@ def read_run_config(folder: Path, kind: type) -> Any:
 
 
 def sampling_of(folder: str) -> dict[str, Any]:
-    """How a run is sampled from, where its configuration says so: the fields of `Sampling`. Empty otherwise, and of no run."""
+    """How a run is sampled from, where its configuration says otherwise than usual: fields of `Sampling`. Empty of no run."""
     if not (Path(folder) / "config.yaml").exists():
         return {}
-    sampling = read_run_config(Path(folder), TrainConfig).sampling
-    return {} if sampling == Sampling() else dataclasses.asdict(sampling)
+    usual, own = dataclasses.asdict(Sampling()), dataclasses.asdict(read_run_config(Path(folder), TrainConfig).sampling)
+    said = {name for name, value in own.items() if value != usual[name]}
+    # Steps belong to their solver.
+    return {name: own[name] for name in own if name in (said | {"solver", "steps"} if said & {"solver", "steps"} else said)}

@@ -9,9 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdiff.data.progress import shown
 from kdiff.model import KDiff
 from kdiff.sampling import draw_noise
 from kdiff.sampling.times import uniform_times
+
+Batch = tuple[range, Tensor, dict[str, Any]]  # indices, noise and conditions
 
 
 def balanced_labels(indices: range, counts: list[int]) -> Tensor:
@@ -33,14 +36,17 @@ def generate(
     seed: int = 0,
     batch_size: int = 500,
     start: int = 0,
+    progress: str | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Samples number start … start + num − 1 of a model (normalised) and their labels, on the CPU.
 
-    `options` as for `KDiff.sample`. Sample i is the same for every start and num, to the last bit if the batches are.
+    `options` as for `KDiff.sample`, and `progress` what the bar is called, None for no bar. Sample i is the same for every
+    start and num, to the last bit if the batches are.
     """
     samples, labels = [], []
-    for indices, noise, conditions in _batches(model, range(start, start + num), shape, class_counts, seed, batch_size):
+    batches = _batches(model, range(start, start + num), shape, class_counts, seed, batch_size)
+    for indices, noise, conditions in _shown(batches, num, progress):
         samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
         labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
     return torch.cat(samples), torch.cat(labels) if class_counts else None
@@ -56,12 +62,13 @@ def generate_ends(
     seed: int = 0,
     batch_size: int = 500,
     steps: int = 50,
+    progress: str | None = None,
     **options: Any,
 ) -> list[Tensor]:
     """What `generate` returns for each of these last steps; the steps before it, one at least, are shared."""
     grid = uniform_times(steps)
     samples: list[list[Tensor]] = [[] for _ in last_steps]
-    for indices, noise, conditions in _batches(model, range(num), shape, class_counts, seed, batch_size):
+    for indices, noise, conditions in _shown(_batches(model, range(num), shape, class_counts, seed, batch_size), num, progress):
         options = {**options, "indices": indices, "seed": seed}
         z = model.sample(noise, times=grid[:-1], **conditions, **options)
         for ends, last_step in zip(samples, last_steps):
@@ -69,9 +76,13 @@ def generate_ends(
     return [torch.cat(ends) for ends in samples]
 
 
+def _shown(batches: Iterator[Batch], num: int, progress: str | None) -> Iterator[Batch]:
+    return shown(batches, num, progress, lambda batch: len(batch[0]), "sample") if progress else batches
+
+
 def _batches(
     model: KDiff, samples: range, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
-) -> Iterator[tuple[range, Tensor, dict[str, Any]]]:
+) -> Iterator[Batch]:
     """Indices, noise and conditions of these samples, on the model's device."""
     device = next(itertools.chain(model.parameters(), model.buffers())).device
     for start in range(samples.start, samples.stop, batch_size):

@@ -31,6 +31,8 @@ from kdiff.training.build import build_model, load_dataset
 from kdiff.training.config import Expected, PlanConfig, TrainConfig
 from kdiff.training.loop import Fitted, fit
 from kdiff.training.objective import DiffusionObjective
+from kdiff.training.start import as_text as as_started
+from kdiff.training.start import start_from
 
 GB = 1e9
 DEVICES = (1, 8)
@@ -216,6 +218,8 @@ def dry_run(config: TrainConfig, batch_size: int = 2, steps: int = 2) -> Fitted:
     y = torch.randint(data.num_classes, (len(x),), generator=generator) if data.num_classes else None
     small = replace(config, steps=steps, batch_size=batch_size, accumulate=1, log_every=1, warmup=0, tensorboard=False)
     model = build_model(config, config.target, tuple(data.shape), data.num_classes, config.seed)
+    if config.start_from is not None:
+        print(as_started(start_from(model, config, x, y)), file=sys.stderr)
     return fit(DiffusionObjective(model), x, y, small, progress="dry run")
 
 

@@ -6,6 +6,7 @@
     metrics.jsonl       a line per logging interval
     start.json          of a run that begins with other weights (start_from): which, and how far their velocity was changed
     finished.json       the seconds that training took, and the last line of metrics; there once it is done
+    seconds.json        that training took up to the newest checkpoint
     checkpoints/        see `kdiff.training.checkpoint`
     samples/            what was sampled from it
     tensorboard/        the metrics as TensorBoard's events, if asked for
@@ -42,13 +43,13 @@ from kdiff.training.checkpoint import (
 from kdiff.training.config import TrainConfig
 from kdiff.training.ema import EMA
 from kdiff.training.encode import decoder
-from kdiff.training.folder import locked, prepare_folder, read_run_config, step_of
+from kdiff.training.folder import check_begun, locked, prepare_folder, read_run_config, step_of
 from kdiff.training.generate import generate
 from kdiff.training.loop import fit, join_processes
 from kdiff.training.metrics import check_tensorboard, read_metrics
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.start import as_text as describe_start
-from kdiff.training.start import start_from
+from kdiff.training.start import find_source, start_from
 
 MAX_DIRECTIONS_DIMENSION = 4096
 __all__ = ["Run", "build_model", "describe_environment", "load_dataset", "load_run", "train_run"]
@@ -116,8 +117,17 @@ class Run:
 
     def sample(self, num: int, seed: int = 0, last_step: str = "data", **options: Any) -> tuple[Tensor, Tensor | None]:
         """Samples in the data's own units and their labels; `options` as for `KDiff.sample`, like `kdiff sample`'s."""
+        self.check_guidance(options.get("guidance", 1), options.get("guidance_model"))
         x, y = generate(self.model, num, self.shape, self.class_counts, seed, last_step=last_step, **options)
         return self.normalisation.undo(x), y
+
+    def check_guidance(self, scale: float, weaker: KDiff | None = None) -> None:
+        """Raises ValueError for guidance of a run that knows no "no class" to guide away from."""
+        if scale != 1 and weaker is None and not self.class_counts:
+            raise ValueError(
+                f"{self.folder} was trained without labels: there is no guidance but by a weaker model (--guidance-run); leave "
+                "--guidance out"
+            )
 
     def dataset(self) -> Dataset:
         """The data it was trained on, loaded again.
@@ -160,7 +170,10 @@ def train_run(
     main = join_processes().is_main_process
     if main and (folder / "config.yaml").exists():
         with locked(folder):
-            pass  # another process is refused at once, before the data are read
+            check_begun(folder, resume)  # at once, as another process is refused, before the data are read
+    beginning = not (resume and list_checkpoints(folder / "checkpoints"))
+    if config.start_from is not None and beginning:
+        find_source(config.start_from)
     if config.tensorboard:
         check_tensorboard()
     dataset = load_dataset(config)
@@ -171,8 +184,8 @@ def train_run(
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed)
     _try_out(model, dataset, config.sampling)
     start = None
-    if config.start_from is not None and not (resume and list_checkpoints(folder / "checkpoints")):
-        start = start_from(model, config, dataset)
+    if config.start_from is not None and beginning:
+        start = start_from(model, config, *dataset.part("train"))
         if progress and main:
             print(describe_start(start), file=sys.stderr)
     with locked(folder) if main else nullcontext():

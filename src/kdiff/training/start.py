@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdiff.components import Component, parse
-from kdiff.data import Dataset
+from kdiff.components import Component, Spec, parse
+from kdiff.data import Samples
 from kdiff.interop import as_model, velocity_change
 from kdiff.interop.finetune import last_layer
 from kdiff.model import KDiff
@@ -32,51 +32,75 @@ TABLES = ("y_embedder.embedding_table.weight", "label.weight")  # of labels: the
 SHOWN = 2  # samples that the change is measured on: a large network takes seconds for each
 
 
-def start_from(model: KDiff, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def start_from(model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None) -> dict[str, Any]:
     """Put the weights that config.start_from names into a model; returns what start.json says.
 
     Args:
         model: as configured. Its network gets the weights, its target the k that they belong to.
         config: the configuration.
-        dataset: whose samples tell how far the velocity moves.
+        x: samples that tell how far the velocity moves; two are looked at.
+        y: their labels, or None.
 
     Raises:
         FileNotFoundError: no such weights.
         ValueError: weights of another network, path or noise, or of a target that this one cannot go on from; options that
             the source does not have.
     """
-    component = parse(config.start_from or "")
-    labels = component.options.get("labels", "same")
-    if labels not in ("same", "new"):
-        raise ValueError(f"labels is {labels!r} in start_from; expected same, or new for a table of other classes")
-    options = {key: value for key, value in component.options.items() if key != "labels"}
-    find = _published if component.name in PUBLISHED else _of_run
-    before, source = find(Component(component.name, options), model, config, labels == "new")
+    source, labels = find_source(config.start_from or "")
+    find = _published if source.name in PUBLISHED else _of_run
+    before, facts = find(source, model, config, labels == "new")
     factor = _take_target(model, before, parse(config.target).options.get("init"))
     if factor != 1:
         with torch.no_grad():
             for parameter in last_layer(model.network).parameters():
                 parameter.mul_(factor)
-    x, y = dataset.part("train")
     conditions: dict[str, Any] = {} if y is None else {"y": y[:SHOWN]}
     changes = velocity_change(before.eval(), model.eval(), x[:SHOWN], **conditions)
-    return {**source, "labels": labels, "factor": factor, **model.target.state(), "velocity_change": changes}
+    return {**facts, "labels": labels, "factor": factor, **model.target.state(), "velocity_change": changes}
+
+
+def find_source(spec: Spec) -> tuple[Component, str]:
+    """The weights that are named, without the option `labels`, and that.
+
+    Raises:
+        FileNotFoundError: no such weights.
+        ValueError: options that the source does not have.
+    """
+    component = parse(spec)
+    name, options = component.name, dict(component.options)
+    labels = options.pop("labels", "same")
+    if labels not in ("same", "new"):
+        raise ValueError(f"labels is {labels!r} in start_from; expected same, or new for a table of other classes")
+    published = name in PUBLISHED
+    unknown = sorted(options.keys() - ({"weights", "entry"} if published else {"checkpoint", "ema"}))
+    if published and (unknown or "weights" not in options):
+        wrong = f"unknown {', '.join(unknown)}" if unknown else "no weights"
+        raise ValueError(f"{wrong} in start_from; expected {name}(weights='FILE'), and at most entry and labels besides")
+    if unknown:
+        raise ValueError(f"unknown {', '.join(unknown)} in start_from; expected checkpoint, ema and labels of a run")
+    if published and not Path(str(options["weights"])).exists():
+        raise FileNotFoundError(f"start_from is {component}: no weights at {options['weights']}")
+    if not published and not Path(name).is_dir():
+        raise FileNotFoundError(
+            f"start_from is {name}: no such run folder, and none of {', '.join(PUBLISHED)}, as in sit(weights='FILE')"
+        )
+    return Component(name, options), labels
 
 
 def as_text(start: dict[str, Any]) -> str:
     """What start.json says, in a line."""
-    time, most = max(start["velocity_change"].items(), key=lambda pair: pair[1])
-    moved = f"the velocity changes by {most:.2g} of its size at most (at t = {time:g})" if most else "the velocity is the same"
+    time, most = max(start["velocity_change"].items(), key=lambda pair: pair[1])  # read back from JSON, times are text
+    moved = (
+        f"the velocity changes by {most:.2g} of its size at most (at t = {float(time):g})"
+        if most
+        else "the velocity is the same"
+    )
     return f"starting from {start['source']}" + (f" at k = {start['k']:.4g}" if "k" in start else "") + f"; {moved}"
 
 
 def _published(component: Component, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
     """The published model, and what it is."""
-    name, options = component.name, dict(component.options)
-    path, entry = options.pop("weights", None), options.pop("entry", None)
-    if path is None or options:
-        wrong = f"unknown {', '.join(options)}" if options else "no weights"
-        raise ValueError(f"{wrong} in start_from; expected {name}(weights='FILE'), and at most entry and labels besides")
+    name, path, entry = component.name, component.options["weights"], component.options.get("entry")
     if not isinstance(model.path, LinearPath):
         raise ValueError(f"{name} was trained on the linear path; path is {config.path!r}, expected linear")
     load_official(name, model.network, _labelled(read_weights(path, entry), model.network, new_labels))
@@ -88,14 +112,8 @@ def _of_run(component: Component, model: KDiff, config: ModelConfig, new_labels:
     """The model of another run, with this one's network, and what it is."""
     from kdiff.training.run import load_run  # which imports this module
 
-    folder, options = Path(component.name), component.options
-    if unknown := options.keys() - {"checkpoint", "ema"}:
-        raise ValueError(f"unknown {', '.join(sorted(unknown))} in start_from; expected checkpoint, ema and labels of a run")
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"start_from is {component.name}: no such run folder, and none of {', '.join(PUBLISHED)}, as in sit(weights='FILE')"
-        )
-    run = load_run(folder, **options)
+    folder = Path(component.name)
+    run = load_run(folder, **component.options)
     for name in ("path", "noise_scale"):
         theirs, ours = getattr(run.config, name), getattr(config, name)
         if theirs != ours:
@@ -120,7 +138,8 @@ def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[s
     if key is None:
         raise ValueError("labels is new in start_from, and network or weights have no table of labels; leave it out")
     table = own[key].clone()
-    table[-1] = state[key][-1]
+    if table.shape[1:] == state[key].shape[1:]:  # else the weights are of another network, which who loads them says
+        table[-1] = state[key][-1]
     return {**state, key: table}
 
 
