@@ -106,7 +106,6 @@ def copy(trained, tmp_path) -> Path:
 def test_a_run_folder_holds_what_describes_it(config, trained):
     names = sorted(path.name for path in trained.iterdir())
     expected = [".lock", "checkpoints", "config.yaml", "data.json", "environment.json", "finished.json", "metrics.jsonl"]
-    expected.append("seconds.json")
     assert names == expected
     assert TrainConfig(**yaml.safe_load((trained / "config.yaml").read_text())) == config
     data = json.loads((trained / "data.json").read_text())
@@ -135,7 +134,7 @@ def test_two_runs_of_a_configuration_are_the_same_bytes(config, trained, tmp_pat
     mine, theirs = contents(tmp_path / "second"), contents(trained)
     assert mine.keys() == theirs.keys()
     differing = {name for name in mine if mine[name] != theirs[name]}
-    assert differing <= {"environment.json", "finished.json", "seconds.json"}
+    assert differing <= {"environment.json", "finished.json"}
 
 
 def test_without_the_split_loss_all_else_is_the_same(config, trained, tmp_path, monkeypatch):
@@ -277,7 +276,7 @@ def test_a_run_that_was_cut_off_is_resumed_to_the_same_bytes(config, trained, co
     assert run.step == 20
     mine, theirs = contents(copy), contents(trained)
     assert mine.keys() == theirs.keys()
-    assert {name for name in mine if mine[name] != theirs[name]} <= {"environment.json", "finished.json", "seconds.json"}
+    assert {name for name in mine if mine[name] != theirs[name]} <= {"environment.json", "finished.json"}
     # Cut off between its last checkpoint and its end: the end is written, with the last line of metrics.
     (copy / "finished.json").unlink()
     train_run(config, copy, resume=True)
@@ -287,9 +286,7 @@ def test_a_run_that_was_cut_off_is_resumed_to_the_same_bytes(config, trained, co
 
 def test_more_steps_make_a_finished_run_go_on(config, copy, monkeypatch):
     config = replace(config, steps=30)
-    before = {**json.loads((copy / "finished.json").read_text()), "seconds": 1000.0}
     began = json.loads((copy / "environment.json").read_text())
-    (copy / "seconds.json").write_text(json.dumps({"step": 20, "seconds": before["seconds"]}))
 
     def stop(*args, **kwargs) -> None:
         raise KeyboardInterrupt
@@ -303,7 +300,6 @@ def test_more_steps_make_a_finished_run_go_on(config, copy, monkeypatch):
     assert run.step == run.config.steps == 30
     finished, environment = (json.loads((copy / f"{name}.json").read_text()) for name in ("finished", "environment"))
     assert finished["last"]["step"] == 30
-    assert finished["seconds"] > before["seconds"], "those of before count"
     assert environment["date"] == began["date"], "when it began, and not when it was gone on with"
     assert len(environment["resumed"]) == 2
 

@@ -12,9 +12,9 @@ setting is told apart as worse if the mean of δ is above 0 with 95 % confidence
 `kdiff.experiments.paired`). With few samples that says little for a setting, so what is recommended for its price must be as
 good: the cheapest setting of which the interval of δ, its own, ends below a tenth of the best distance.
 
-    OUT/sweep.csv           a line per setting; sweep.json: the same with all that produced it; sweep.png
-    RUN/sweeps/settings/    a file for each setting that is done: a sweep that was cut off goes on with the next, and another
-                            one does not sample it again
+    OUT/sweep.csv        a line per setting; sweep.json: the same with all that produced it; sweep.png
+    OUT/settings/        a file for each setting that is done: a sweep that was cut off goes on with the next. Without an OUT of
+                         one's own RUN/sweeps/settings, for all sweeps: another one does not sample it again
 
 Choosing the best of many by their samples flatters it: judge it by `kdiff evaluate --seed` of another seed.
 """
@@ -180,14 +180,12 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     distance = _distance(config, first)
     end = f"_{config.features}" if config.features else ""
     digest = hashlib.blake2b(repr((settings, config.num_samples, config.reference)).encode(), digest_size=4).hexdigest()
+    kept = (out or folder / "sweeps") / "settings"
     out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}_{digest}"
     stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
     stamp |= distance.stamp
     with locked(out, "sweeping"), tqdm(desc=progress, total=len(settings) * GROUPS, unit="group", disable=not progress) as bar:
-        done = [
-            _setting(runs[options["ema"]], distance, options, stamp, folder / "sweeps" / "settings", bar)
-            for options in settings
-        ]
+        done = [_setting(runs[options["ema"]], distance, options, stamp, kept, bar) for options in settings]
         found = summarise(done, distance.name)
         _write(found, config, {**stamp, **distance.facts}, first, out)
     return found, out

@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from kdiff.data import Samples
 from kdiff.data.progress import DELAY
-from kdiff.files import read_json, write_json
 from kdiff.sampling.noise import mix_seed
 from kdiff.training.checkpoint import (
     ema_file,
@@ -60,7 +59,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class Fitted:
-    """What a finished loop leaves: averaged weights by decay, the last line of metrics, and the seconds it took, in all."""
+    """What a finished loop leaves: averages by decay, the last line of metrics, and the seconds since it was last resumed."""
 
     ema: EMA
     metrics: dict[str, float]
@@ -139,9 +138,7 @@ def fit(
     board = folder / "tensorboard" if folder and config.tensorboard else None
     log = MetricsFile(folder / "metrics.jsonl", start, board) if folder and main else None
     row: dict[str, float] = log.last if log else {}
-    spent, began = folder / "seconds.json" if folder else None, time.perf_counter()
-    if start and spent and spent.exists():
-        began -= float(read_json(spent)["seconds"])
+    began = time.perf_counter()
     # A log file wants fewer lines than a screen; what leaves no folder behind may be over in a second.
     shown: dict[str, Any] = {"unit": "step", "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
     shown["delay"] = 0 if folder else DELAY
@@ -168,7 +165,6 @@ def fit(
                     folder / "checkpoints", done, steps.module, steps.ema, steps.optimizer.optimizer, steps.averages.sums
                 )
                 keep_newest(folder / "checkpoints", config.keep)
-                write_json(folder / "seconds.json", {"step": done, "seconds": time.perf_counter() - began})
             if stopping:
                 raise Stopped(stopping, f"{folder} is saved at step {done} of {config.steps}")
             if after_step and main:

@@ -5,8 +5,7 @@
     data.json           what the data was: shape, classes, normalisation, fingerprint
     metrics.jsonl       a line per logging interval
     start.json          of a run that begins with other weights (start_from): which, and how far their velocity was changed
-    finished.json       the seconds that training took, and the last line of metrics; there once it is done
-    seconds.json        that training took up to the newest checkpoint
+    finished.json       the last line of metrics, and the seconds since training was last resumed; there once it is done
     checkpoints/        see `kdiff.training.checkpoint`
     samples/            what was sampled from it
     tensorboard/        the metrics as TensorBoard's events, if asked for
