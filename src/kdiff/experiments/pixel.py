@@ -224,8 +224,8 @@ def k_table(study: Study, ways: Ways) -> str:
 def draw(study: Study, outcome: Outcome, path: Path) -> None:
     """k over the steps; the distances of all targets; and samples, the same noise for all targets of a cell."""
     judged = list(dict.fromkeys(row["cell"] for row in study.rows if "measure" in row))
-    figure = new_figure(11, 8)
-    grid = figure.add_gridspec(2, 1, height_ratios=(1.1, 1))
+    figure = new_figure(11, 6)
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.7, 1))
     above, below = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = above.subplots(1, 2, width_ratios=(1.6, 1))
     _draw_ways(study, left)
