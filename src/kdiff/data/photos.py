@@ -46,7 +46,8 @@ def photo_patches(size: int = 8, num_samples: int | None = None, seed: int = 0, 
         )
     raw = tiles[rng.permutation(len(tiles))[:count]].transpose(0, 3, 1, 2).astype(np.float32)
     if not colour:
-        raw = np.tensordot(raw, np.array(GREY, dtype=np.float32), axes=(1, 0))[:, None]
+        # One by one: a product of matrices rounds by their sizes, and by the machine.
+        raw = sum(np.float32(weight) * raw[:, i : i + 1] for i, weight in enumerate(GREY))
     return make_dataset("photo_patches", raw.clip(0, 255), normalise="range", value_range=(0, 255))
 
 
