@@ -254,8 +254,10 @@ def _sweep(argv: list[str]) -> None:
     from kdiff.experiments.config import SweepConfig
 
     extras = {"out": {"type": str, "default": None, "help": "folder for the sweep; RUN/sweeps/… if left out"}}
-    names = SweepConfig.__dataclass_fields__
-    own = lambda run: {name: [value] for name, value in own_sampling(run).items() if name in names}  # noqa: E731
+
+    def own(run: str) -> dict[str, Any]:
+        return {name: [value] for name, value in own_sampling(run).items() if name in SweepConfig.__dataclass_fields__}
+
     config, folder, further = read_config("sweep", SweepConfig, argv, "RUN", extras, own)
     run = Path(_needed(folder, "sweep"))
     from kdiff.experiments.sweep import sweep, table, verdict

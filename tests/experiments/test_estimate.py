@@ -12,7 +12,7 @@ from kdiff.cli import main
 from kdiff.data import load
 from kdiff.experiments.config import EstimateConfig
 from kdiff.experiments.estimate import as_text, estimate, meaning, patch_size
-from kdiff.report.estimate import LINE, _apart
+from kdiff.report.estimate import LINE, RATIOS, _apart, _ends
 from kdiff.theory import optimal_k
 
 CONFIG = EstimateConfig(max_points=1000)
@@ -68,10 +68,14 @@ def test_the_rule_has_the_interval_of_its_estimate(views) -> None:
 
 
 def test_another_law_of_times_and_a_rank_add_their_predictions(plane) -> None:
-    (view,) = estimate(plane, replace(CONFIG, timesteps="logit_normal(mean=-0.8, std=0.8)", rank=2))
+    skewed = replace(CONFIG, timesteps="logit_normal(mean=-0.8, std=0.8)")
+    (view,) = estimate(plane, skewed)
     k = by_theory(view)
     assert k["linear, loss on u, your times"] < k["linear, loss on u"] - 0.1
-    assert "rank 2, loss on v" in k
+    assert k["linear, loss on u, on the way"] >= k["linear, loss on u, your times"], "the way begins at the start"
+    assert "rank 2, loss on v" in by_theory(estimate(plane, replace(CONFIG, rank=2))[0])
+    with pytest.raises(ValueError, match="there is a theory for uniform times alone"):
+        estimate(plane, replace(skewed, rank=2))
     (symmetric,) = estimate(plane, replace(CONFIG, timesteps="logit_normal"))
     assert not any("your times" in theory for theory in by_theory(symmetric)), "a symmetric law changes nothing"
     with pytest.raises(ValueError, match="rank is 20"):
@@ -119,6 +123,29 @@ def test_a_short_table_is_looked_at_with_fewer_neighbours(plane) -> None:
     one = view("samples", rows, replace(CONFIG, neighbours=5))
     assert one.problem is None
     assert {each.method for each in one.dimensions} == {"TwoNN", "MLE", "participation ratio", "energy"}
+
+
+def test_a_spectrum_of_some_samples_is_that_of_samples_drawn_at_random(monkeypatch) -> None:
+    """Files are often sorted by class: the first samples would be all of one."""
+    from kdiff.experiments import estimate as module
+    from kdiff.experiments import predictions
+
+    for each in (module, predictions):
+        monkeypatch.setattr(each, "MAX_POINTS", 40)
+    x = np.random.default_rng(0).standard_normal((400, 50)).astype(np.float32)
+    x[200:] += 10
+    whole, some = 50 * (1 + 10**2 / 2), predictions.moments_of(x)
+    assert some.sum() == pytest.approx(whole, rel=0.25)
+    view = module.view("samples", x, CONFIG)
+    assert view.total_variance == pytest.approx(50 * (1 + 10**2 / 4), rel=0.25)
+    assert "400 of them looked at, 40 of these for variance and theories" in as_text(view)
+
+
+def test_the_curve_of_the_v_loss_has_no_end_where_two_minima_are_equal() -> None:
+    curve = np.array(_ends())
+    assert RATIOS[-1] == 1
+    assert np.isnan(curve[-1])
+    assert np.all(curve[:-1] > 0.5)
 
 
 def test_what_it_means_names_the_normalisation(plane, views) -> None:

@@ -378,8 +378,8 @@ def test_no_more_than_so_many_at_a_time(workers, monkeypatch, tmp_path) -> None:
     assert most == workers
 
 
-def test_after_a_failure_no_more_is_begun(monkeypatch, tmp_path) -> None:
-    """Two run at a time; the first fails while the second still runs, and the others are never begun."""
+def test_after_a_failure_no_more_is_begun(monkeypatch, tmp_path, capsys) -> None:
+    """Two run at a time; the first fails while the second still runs, and the others are never begun. It is said at once."""
     jobs, begun, leaving = jobs_in(tmp_path), [], threading.Event()
 
     def execute(job: Job) -> None:
@@ -387,12 +387,15 @@ def test_after_a_failure_no_more_is_begun(monkeypatch, tmp_path) -> None:
         if job is jobs[0]:
             raise OSError("no space left")
         assert leaving.wait(timeout=60)
+        said.append(capsys.readouterr().err)
 
+    said: list[str] = []
     monkeypatch.setattr(runner, "ProcessPoolExecutor", wide_pool(leaving))
     monkeypatch.setattr(runner, "execute", execute)
     with pytest.raises(RunFailed, match="no space left"):
         run_jobs(jobs, workers=2)
     assert begun == jobs[:2]
+    assert f"{jobs[0].folder} failed: no space left; what is under way comes to its end first" in said[0]
 
 
 def test_the_bar_counts_steps_and_judged_runs(out, capsys) -> None:

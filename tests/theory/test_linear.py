@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from kdiff import LogitNormal, Uniform
-from kdiff.theory import expected_loss, optimal_k, rank_limited, whitened
+from kdiff.theory import expected_loss, modes, optimal_k, rank_limited, whitened
 from kdiff.timesteps import Timesteps
 
 getcontext().prec = 60
@@ -307,6 +307,34 @@ def test_three_numbers_are_optimal_for_the_same_data():
     found = [optimal_k(spectrum), optimal_k(spectrum, space="v", at="initialisation"), optimal_k(spectrum, space="v")]
     assert [one.k for one in found] == pytest.approx([0.667, 0.586, 0.972], abs=5e-4)
     assert [one.method for one in found] == ["closed form", "closed form", "quadrature"]
+
+
+def test_the_moments_of_other_laws_are_quadratures():
+    assert optimal_k(whitened(10, 1), times=LogitNormal(-0.8, 0.8)).method == "quadrature"
+    assert optimal_k(whitened(10, 1), times=Uniform()).method == "closed form"
+
+
+def test_before_anything_is_learned_an_end_costs_infinitely_much_on_v():
+    """r tr Σ + D/r grows without bound towards both ends; where u itself is 0 there is nothing to pay."""
+    start = {"space": "v", "at": "initialisation"}
+    near = expected_loss([1e-6, 1 - 1e-6], whitened(4, 2), **start)
+    assert near == pytest.approx([1e6, 0.5e6], rel=1e-4)
+    assert np.isinf(expected_loss([0, 1], whitened(4, 2), **start)).all()
+    assert np.isfinite(expected_loss([0, 1], whitened(4, 2), clamp=0.05, **start)).all()
+    assert np.isfinite(expected_loss([0, 1], whitened(4, 2), space="v")).all()
+    assert modes(0, 1.0, whitened(4, 2), space="v").loss.tolist() == [[np.inf, 0.0]]
+
+
+@pytest.mark.parametrize("numbers", [(8, 2.5), (8, True), (8.0, 2)])
+def test_dimensions_are_whole_numbers(numbers):
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        whitened(*numbers)
+
+
+@pytest.mark.parametrize(("tau", "k"), [([], 0.5), (1.0, np.array([0.2, 0.3]))])
+def test_modes_are_of_times_and_one_k(tau, k):
+    with pytest.raises(ValueError, match=r"expected one or more training times|expected a number in"):
+        modes(tau, k, whitened(4, 2))
 
 
 @pytest.mark.parametrize("s", [1.0, 2.5])

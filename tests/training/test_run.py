@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from kdiff.data import Normalisation
+from kdiff.evaluation.config import Sampling
 from kdiff.sampling import draw_noise
 from kdiff.training.checkpoint import load_tensors
 from kdiff.training.config import TrainConfig
@@ -302,6 +303,13 @@ def test_more_steps_make_a_finished_run_go_on(config, copy, monkeypatch):
     assert finished["last"]["step"] == 30
     assert environment["date"] == began["date"], "when it began, and not when it was gone on with"
     assert len(environment["resumed"]) == 2
+
+
+def test_how_a_finished_run_is_sampled_from_may_change(config, copy):
+    began = (copy / "environment.json").read_bytes()
+    train_run(replace(config, sampling=Sampling(steps=7)), copy, resume=True)
+    assert load_run(copy).config.sampling.steps == 7
+    assert (copy / "environment.json").read_bytes() == began
 
 
 def test_options_that_yaml_writes_otherwise_are_no_other_settings(config, tmp_path):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kdiff.components import build, parse
 from kdiff.data import Dataset
 from kdiff.experiments.config import EstimateConfig
-from kdiff.experiments.predictions import MAX_POINTS, linear_theory, moments_of, spectrum_size
+from kdiff.experiments.predictions import MAX_POINTS, enough, linear_theory, moments_of
 from kdiff.theory import (
     DimensionEstimate,
     estimate_dimensions,
@@ -29,9 +29,10 @@ from kdiff.theory import (
     spectrum,
 )
 from kdiff.theory.neighbours import Rows, take_rows
+from kdiff.theory.times import is_uniform
 from kdiff.timesteps import Timesteps
 
-TAUS = tuple(np.geomspace(0.03, 30, 25))
+TAUS = (0.0, *np.geomspace(0.03, 30, 25))
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,17 @@ def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
     """Dimensions and predictions, for whole samples first and then, for images, for patches.
 
     Raises:
-        ValueError: a patch that does not divide the image, a rank that does not fit, or too little data.
+        ValueError: a patch that does not divide the image, a rank that does not fit or comes with another law of t than the
+            uniform one, or too little data.
     """
     x = dataset.part("train")[0]
     if config.rank >= dataset.dimension:
         raise ValueError(f"rank is {config.rank}; expected less than D = {dataset.dimension}: as many outputs limit nothing")
+    if config.rank and not is_uniform(build("timesteps", config.timesteps)):
+        raise ValueError(
+            f"rank is {config.rank} and timesteps {parse(config.timesteps)}: of a limit of rank there is a theory for uniform "
+            "times alone; leave one of them out"
+        )
     size = patch_size(dataset.shape, config.patch_size)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
     views = [view("samples", take_rows(x, chosen), config)]
@@ -102,7 +109,7 @@ def patch_size(shape: tuple[int, ...], wanted: int) -> int:
 
 def view(name: str, x: Rows, config: EstimateConfig) -> View:
     """Everything about points x (N, *shape)."""
-    points = x if len(x) <= MAX_POINTS or spectrum_size(x) <= MAX_POINTS else x[:MAX_POINTS]
+    points = enough(x)
     eigenvalues, moments = spectrum(points).clip(min=0.0), moments_of(points)
     problem, dimensions = None, list[DimensionEstimate]()
     try:
@@ -179,7 +186,8 @@ def as_json(views: Sequence[View]) -> list[dict[str, Any]]:
 def as_text(view: View) -> str:
     """A view as text: dimensions, then predictions, then how far the theories are apart."""
     scale = f"total variance {view.total_variance:.4g}, squared mean {view.squared_mean:.4g}"
-    lines = [f"{view.name}: D = {view.D}, {scale} ({view.num_points} of them looked at)", ""]
+    spectral = f", {MAX_POINTS} of these for variance and theories" if view.num_points > MAX_POINTS < view.D else ""
+    lines = [f"{view.name}: D = {view.D}, {scale} ({view.num_points} of them looked at{spectral})", ""]
     if view.problem:
         lines += [f"  no estimates of d: {view.problem}", ""]
     else:
@@ -189,6 +197,8 @@ def as_text(view: View) -> str:
             if not one.value <= view.D:
                 note = "   (more than D: the values are coarse, or points repeat; do not trust it)"
             lines.append(f"  {f'{one.method} ({one.scope})':32}{one.value:9.3g}   {one.low:.3g} to {one.high:.3g}{note}")
+        if view.name.startswith("patches"):
+            lines.append("  (intervals take patches for independent; those of one image are not, so that they are too narrow)")
         lines.append("")
     lines.append(f"  {'theory':40}{'k':>7}   the answer to")
     lines += [f"  {one.theory:40}{one.k:7.3f}   {one.question}" for one in view.predictions]

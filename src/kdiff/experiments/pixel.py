@@ -75,9 +75,9 @@ def plan(full: bool) -> list[Group]:
         return [Group(judged, ["data", "learned"], [0], num_samples=1), Group(cells, ["learned"], [0])]
     half = {BF16: replace(cells[GROWING[1]], precision="bf16")}
     groups = [Group(half, ["learned"], [0])]
-    for cells, exact in ((small, True), (large, False)):
-        groups.append(Group(cells, [target for target in TARGETS if target != PAPERS], range(3), 1000, exact))
-        groups.append(Group(cells, [PAPERS], [0], 1000, exact))
+    deciding = [target for target in TARGETS if target != PAPERS]
+    for part, exact in ((small, True), (large, False)):
+        groups += [Group(part, deciding, range(3), 1000, exact), Group(part, [PAPERS], [0], 1000, exact)]
     return groups
 
 

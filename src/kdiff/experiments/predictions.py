@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
 from kdiff.components import Spec, build
 from kdiff.target import PAPER_CLAMP
 from kdiff.theory import Optimum, optimal_k, spectrum
-from kdiff.theory.neighbours import Rows
+from kdiff.theory.neighbours import Rows, take_rows
 from kdiff.theory.times import Array
 from kdiff.timesteps import Timesteps
 from kdiff.training.build import load_dataset
@@ -21,8 +23,15 @@ MAX_POINTS = 4096  # samples from which a spectrum is taken, where samples are l
 
 
 def moments_of(x: Rows) -> Array:
-    """Eigenvalues (D,) of E x xᵀ of samples x (N, *shape), of the first 4,096 where D is larger."""
-    return spectrum(x[:MAX_POINTS] if spectrum_size(x) > MAX_POINTS else x, centred=False).clip(min=0.0)
+    """Eigenvalues (D,) of E x xᵀ of samples x (N, *shape), of `enough` of them."""
+    return spectrum(enough(x), centred=False).clip(min=0.0)
+
+
+def enough(x: Rows) -> Rows:
+    """The samples from which a spectrum is taken: all, or 4,096 drawn at random where D is larger. Files are often sorted."""
+    if len(x) <= MAX_POINTS or spectrum_size(x) <= MAX_POINTS:
+        return x
+    return take_rows(x, np.sort(np.random.default_rng(0).permutation(len(x))[:MAX_POINTS]))
 
 
 def spectrum_size(x: Rows) -> int:

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,6 +156,8 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
                 if error := future.exception():
+                    under_way = "; what is under way comes to its end first (Ctrl-C: it saves and leaves)"
+                    tqdm.write(f"{job.folder} failed: {error}{under_way if running else ''}", file=sys.stderr)
                     raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
                 done += 1
             _show(bar, jobs, done)
@@ -162,11 +165,11 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
 
 @contextlib.contextmanager
 def _ended_with_us() -> Iterator[None]:
-    """End the workers when this process leaves early, told to or because a run failed: those that train save first."""
+    """End the workers when this process is told to leave: those that train save first."""
     others = set(multiprocessing.active_children())
     try:
         yield
-    except BaseException:
+    except KeyboardInterrupt:
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise

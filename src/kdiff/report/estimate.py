@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -108,5 +109,6 @@ def _top(group: Sequence[int], heights: Sequence[float]) -> float:
 
 @lru_cache
 def _ends() -> list[float]:
-    D = 1000
-    return [float(optimal_k(whitened(D, round(ratio * D)), space="v", clamp=PAPER_CLAMP)) for ratio in RATIOS]
+    """NaN at d = D, where noise and data prediction are two minima of one loss, and none of them is the curve's end."""
+    D, numbers = 1000, [round(ratio * 1000) for ratio in RATIOS]
+    return [float(optimal_k(whitened(D, d), space="v", clamp=PAPER_CLAMP)) if d < D else math.nan for d in numbers]

@@ -63,9 +63,10 @@ def modes(
     """
     check_space(space, clamp)
     taus = np.atleast_1d(np.asarray(tau, dtype=np.float64))
-    if not (taus >= 0).all():
-        raise ValueError(f"tau starts at {taus.min():g}; expected training times ≥ 0")
-    if not 0 <= k <= 1:
+    if not taus.size or not (taus >= 0).all():
+        found = f"starts at {taus.min():g}" if taus.size else "is empty"
+        raise ValueError(f"tau {found}; expected one or more training times ≥ 0")
+    if np.ndim(k) or not 0 <= k <= 1:
         raise ValueError(f"k is {k}; expected a number in [0, 1]")
     values, counts = check_spectrum(spectrum, noise_scale)
     # Time in units of the noise's variance, as everything else in `_modes`.

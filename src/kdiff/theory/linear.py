@@ -71,10 +71,11 @@ def whitened(D: int, d: int, variance: float = 1.0) -> Array:
     """The spectrum (D,) of data with this variance in d directions and none in the other D − d.
 
     Raises:
-        ValueError: unless 1 ≤ d ≤ D and the variance is positive.
+        ValueError: unless d and D are whole numbers, 1 ≤ d ≤ D, and the variance is positive.
     """
-    if not 1 <= d <= D:
-        raise ValueError(f"d is {d} and D is {D}; expected 1 ≤ d ≤ D")
+    whole = all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in (D, d))
+    if not whole or not 1 <= d <= D:
+        raise ValueError(f"d is {d} and D is {D}; expected whole numbers, 1 ≤ d ≤ D")
     if not variance > 0:
         raise ValueError(f"variance is {variance}; expected a positive number")
     return np.concatenate([np.full(d, float(variance)), np.zeros(D - d)])
@@ -158,7 +159,8 @@ def expected_loss(
 ) -> Array:
     """Σ_i ℓ_i / D of (2), shaped like k: the mean over dimensions, as a trainer logs it.
 
-    Arguments as for `optimal_k`, with the same errors, and one for a k outside [0, 1].
+    Arguments as for `optimal_k`, with the same errors, and one for a k outside [0, 1]. Infinite for the loss on v at k = 0 and
+    1 at initialisation, under uniform times and without a clamp.
     """
     check_space(space, clamp)
     check_times(times)
@@ -202,6 +204,9 @@ def _modes(
     k: float, rest: float, values: Array, tau: float, space: Space, times: Timesteps | None, clamp: float
 ) -> tuple[Array, Array]:
     """Loss (2) and gain w_i(τ) of every direction, for noise of variance 1; `rest` is 1 − k. (λ,) each."""
+    if space == "v" and tau == 0 and not clamp and is_uniform(times) and 0 in (k, rest):
+        # ∫ 1/t² diverges: before anything is learned an end costs infinitely much, but for directions in which u is 0.
+        return np.where(k * values + rest > 0, np.inf, 0.0), np.zeros_like(values)
     nodes, weight = weighted(k, rest, space, times, clamp)
     total, along, across = nodes.mean(weight), nodes.mean(weight * nodes.t), nodes.mean(weight * nodes.rest)
     V = values * nodes.mean(weight * nodes.t**2) + nodes.mean(weight * nodes.rest**2)
@@ -225,7 +230,8 @@ def _closed_form(values: Array, counts: Array, tau: float, times: Timesteps | No
     C, g = values * m + (1 - m), -np.expm1(-4 * V * tau) / V
     k = float(np.clip(counts @ (1 - (1 - m) * C * g) / (counts @ (1 + values - C**2 * g)), 0, 1))
     loss = counts @ (k**2 * values + (1 - k) ** 2 - (k * C - (1 - m)) ** 2 * g)
-    return Optimum(k, float(loss / counts.sum()) * noise_scale**2, "closed form")
+    # The formula needs two moments of t, which only the uniform law gives in closed form.
+    return Optimum(k, float(loss / counts.sum()) * noise_scale**2, "closed form" if is_uniform(times) else "quadrature")
 
 
 def _search(values: Array, counts: Array, tau: float, times: Timesteps | None, noise_scale: float, clamp: float) -> Optimum:

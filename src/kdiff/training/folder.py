@@ -73,14 +73,14 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
     check_begun(folder, resume)
     if (folder / "config.yaml").exists():
         _check_resumable(config, dataset, folder)
-        if (folder / "finished.json").exists():
-            return  # nothing more is done, by no other machine and at no other time
     description = dataset.describe()
     labels = dataset.part(getattr(config, "train_on", "train"))[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
-    environment, made = folder / "environment.json", describe_environment()
-    began = read_json(environment) if resume and environment.exists() else None
-    write_json(environment, {**began, "resumed": [*began.get("resumed", []), made]} if began else made)
+    # Of a finished run nothing more is made, on no other machine and at no other time; its settings may still change.
+    if not (folder / "finished.json").exists():
+        environment, made = folder / "environment.json", describe_environment()
+        began = read_json(environment) if resume and environment.exists() else None
+        write_json(environment, {**began, "resumed": [*began.get("resumed", []), made]} if began else made)
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
 
