@@ -153,6 +153,18 @@ def test_a_law_may_decide_alone(planted) -> None:
     assert found[FORMS_NORMAL] == ["confirmed"] * 3
 
 
+def test_a_law_that_moves_k_on_one_data_set_alone_is_inconclusive(planted) -> None:
+    """The mean over both would be far above what is asked for."""
+
+    def k(name: str, target: str) -> float:
+        return 0.7 if name.startswith("digits") else {"+0.8": 0.95, "−0.8": 0.6}.get(name[-4:], 0.8)
+
+    finding = ablation.examine(planted(k=k)).findings[LAW]
+    assert finding.verdict == "inconclusive"
+    assert "spiral +0.35" in finding.evidence
+    assert "+0.18" in finding.evidence
+
+
 def test_starts_that_end_apart_in_some_seeds_only_are_inconclusive(planted) -> None:
     def k(name: str, target: str) -> float:
         return 0.79 if target == "learned(init=0.8)" else 0.8
