@@ -59,7 +59,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
             i = places.index((job.cell, job.target))
             shift = 1 + 0.01 * math.cos(0.4 * math.pi * (1 + i % 2) * job.config.seed + i)
             one = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "loss": 1.0}
-            one["k"] = k(job.cell, job.target) + 0.1 * (shift - 1)
+            one["k"] = one["k_before"] = k(job.cell, job.target) + 0.1 * (shift - 1)
             value = distance(job.cell, job.target) * shift
             pair = ("sliced_wasserstein", 0.0), ("off_manifold", value)
             for sampler in ("paper", "clean"):
@@ -67,6 +67,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
                     floors = {"grouped": figure, "heldout": 0.02, "exact": 0.01 if job.exact else None}
                     rows.append({**one, "sampler": sampler, "measure": measure, "value": figure, **floors})
             job.folder.mkdir(parents=True, exist_ok=True)
+            # For the picture.
             lines = [json.dumps({"step": step, "k": one["k"]}) for step in (1, 100)]
             (job.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         of_folder = {job.folder: job for job in jobs}

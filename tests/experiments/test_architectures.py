@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +48,7 @@ def study(folder: Path, full: bool = True, worse: float = 1.0, **ks: float) -> S
                     "target": target,
                     "seed": seed,
                     "k": k,
+                    "k_before": k,
                     "loss": 0.3,
                     "measure": "frechet",
                     "heldout": 0.1,
@@ -57,10 +57,6 @@ def study(folder: Path, full: bool = True, worse: float = 1.0, **ks: float) -> S
                     noisy = value * off * math.exp(0.01 * seed)
                     rows.append({**common, "sampler": sampler, "value": noisy, "grouped": noisy, "exact": None})
     jobs = CLAIM.jobs(True, folder)
-    for job in jobs:
-        job.folder.mkdir(parents=True)
-        lines = [json.dumps({"step": step, "loss": 0.3, "k": 0.9}) for step in (10, 1500, 2000)]
-        (job.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return Study(jobs, rows, full)
 
 

@@ -18,7 +18,7 @@ from kdiff.experiments.runner import execute
 from kdiff.theory.dimension import estimate_dimensions
 from kdiff.training.build import build_model, load_dataset
 
-QUALITY, LOSS, TRANSFORMERS, LEARNED, NEAR, SIZE = range(6)
+QUALITY, LOSS, TRANSFORMERS, LEARNED, NEAR, SIZE, NEAREST = range(7)
 Best = Callable[[str, float], float]
 
 
@@ -37,7 +37,7 @@ def made_up(full: bool, best: Best, best_loss: Best, learned: Best, worse: float
         k, factor = (learned(job.cell, of_rule), worse) if k is None else (k, 1.0)
         noise = 1 + 0.01 * math.sin(7 * i)
         value, loss = (noise * (1 + 20 * (k - at(job.cell, of_rule)) ** 2) for at in (best, best_loss))
-        common = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": k, "loss": loss}
+        common = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": k, "k_before": k, "loss": loss}
         off = ("sliced_wasserstein", 0.0), ("off_manifold", value * factor)
         for sampler in ("paper", "clean"):
             for measure, figure in off if job.cell.startswith("MLP") else (("frechet", value * factor),):
@@ -90,7 +90,7 @@ def test_the_estimated_dimension_of_digits() -> None:
 
 def test_a_planted_rule_is_confirmed_everywhere() -> None:
     outcome = depth.examine(made_up(True, at_rule, at_rule, at_rule))
-    assert verdicts(outcome) == ["confirmed"] * 6
+    assert verdicts(outcome) == ["confirmed"] * 7
     assert outcome.verdict == "confirmed"
     assert "| MLP 256 × 8, d = 16 | 0.667 | 0.667 | 0.667 |" in outcome.table or "0.667, 0.7" in outcome.table
     assert outcome.table.count("\n") == 2 * (14 + 1) + 2
@@ -98,7 +98,7 @@ def test_a_planted_rule_is_confirmed_everywhere() -> None:
 
 def test_a_best_k_elsewhere_refutes_the_rule_and_not_the_learning() -> None:
     outcome = depth.examine(made_up(True, below, below, below))
-    assert verdicts(outcome) == ["refuted"] * 3 + ["confirmed", "refuted", "confirmed"]
+    assert verdicts(outcome) == ["refuted"] * 3 + ["confirmed", "refuted", "confirmed", "refuted"]
     assert "told apart as worse in MLP 64 × 1, d = 2" in outcome.findings[QUALITY].evidence
     assert outcome.verdict == "mixed"
 
@@ -140,7 +140,7 @@ def test_sizes_further_apart_than_the_tolerance_are_refuted_and_nearer_ones_are_
 
 @pytest.mark.parametrize("best", [at_rule, below])
 def test_the_quick_form_decides_nothing(best: Best) -> None:
-    assert verdicts(depth.examine(made_up(False, best, best, best))) == ["inconclusive"] * 6
+    assert verdicts(depth.examine(made_up(False, best, best, best))) == ["inconclusive"] * 7
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,9 +66,7 @@ def planted(out: Path, k: Callable[[Case, float], float], full: bool = True) -> 
         D, d = size_of(case.data), case.d or TRUE_D[case.data]
         seed = job.config.seed
         value = k(case, D / (D + d)) + 0.001 * math.sin(7 * (seed + 1) * (d + len(job.cell)))
-        rows.append({"cell": job.cell, "target": "learned", "seed": seed, "k": value, "loss": 1.0})
-        job.folder.mkdir(parents=True)
-        (job.folder / "metrics.jsonl").write_text(json.dumps({"step": job.config.steps, "k": value}) + "\n")
+        rows.append({"cell": job.cell, "target": "learned", "seed": seed, "k": value, "k_before": value, "loss": 1.0})
     return dimension.CLAIM.examine(Study(jobs, rows, full))
 
 

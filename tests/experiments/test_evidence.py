@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 
 from kdiff.experiments.claim import Study
-from kdiff.experiments.evidence import last_move, learned_k, moves_one_way, nearest, within
-from kdiff.experiments.runner import Job
-from kdiff.training.config import TrainConfig
+from kdiff.experiments.evidence import last_factor, last_move, learned_k, moves_one_way, nearest, still_moving, within
 
 
 def seeds(*values: float) -> dict[int, float]:
@@ -81,6 +77,15 @@ class TestWithin:
         assert within("close", {"a": seeds(512 / 514.4)}, {"a": 512 / 514}).verdict == "confirmed"
         assert within("close", {"a": seeds(512 / 515)}, {"a": 512 / 514}).verdict == "refuted"
 
+    def test_what_still_moves_decides_nothing(self) -> None:
+        ks, predicted = {"a": seeds(0.5, 0.52), "b": seeds(0.97, 0.97)}, {"a": 0.5, "b": 0.9}
+        finding = within("close", ks, predicted, moving=["b", "not asked"])
+        assert finding.verdict == "inconclusive"
+        assert "in 1 of these cells k was still moving" in finding.evidence
+        assert within("close", ks, {"a": 0.9, "b": 0.9}, moving=["b"]).verdict == "refuted"
+        assert within("close", ks, {"a": 0.5, "b": 0.97}, moving=["b"]).verdict == "inconclusive"
+        assert within("close", ks, {"a": 0.5, "b": 0.97}).verdict == "confirmed"
+
 
 class TestNearest:
     def test_the_rule_is_nearest(self) -> None:
@@ -94,6 +99,13 @@ class TestNearest:
         assert nearest("near", ks, PREDICTED, "rule").verdict == "refuted"
         assert nearest("near", ks, PREDICTED, "rule", may_refute=False).verdict == "inconclusive"
 
+    def test_it_must_hold_of_k_and_of_its_logit(self) -> None:
+        # By k the rule is nearer (0.05 against 0.06), by its logit the other: 0.9990 is far from 0.95 there.
+        predicted = {"a": {"rule": 0.95, "other": 0.9996}, "b": {"rule": 0.55, "other": 0.67}}
+        ks = {"a": seeds(0.9990, 0.9991), "b": seeds(0.55, 0.55)}
+        assert nearest("near", ks, predicted, "rule").verdict == "inconclusive"
+        assert nearest("near", ks, predicted, "other").verdict == "inconclusive"
+
     def test_seeds_that_disagree(self) -> None:
         ks = {"a": seeds(0.6, 0.5), "b": seeds(0.7, 0.9)}
         assert nearest("near", ks, PREDICTED, "rule").verdict == "inconclusive"
@@ -104,14 +116,24 @@ class TestNearest:
         assert nearest("near", ks, PREDICTED, "rule").verdict == "confirmed"
 
 
-def test_k_and_its_last_move_are_read_from_the_runs(tmp_path: Path) -> None:
-    config = TrainConfig(steps=100)
-    jobs = [Job("c", "learned", TrainConfig(steps=100, seed=seed), tmp_path / str(seed), 0, False) for seed in (0, 1)]
-    for job, last in zip(jobs, (0.9, 0.8)):
-        job.folder.mkdir()
-        rows = [{"step": 50, "k": 0.1}, {"step": 75, "k": 0.7}, {"step": 76, "k": 0.75}, {"step": config.steps, "k": last}]
-        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = [{"cell": "c", "target": "learned", "seed": seed, "k": k} for seed, k in ((0, 0.9), (1, 0.8))]
-    study = Study(jobs, [*rows, {"cell": "d", "target": "learned", "seed": 0, "k": 0.3}], full=True)
+def ended(runs: list[tuple[float, float]]) -> Study:
+    """Runs of a cell, each with k at three quarters and at the end; and another cell."""
+    rows = [{"cell": "c", "target": "learned", "seed": i, "k": k, "k_before": before} for i, (before, k) in enumerate(runs)]
+    return Study([], [*rows, {"cell": "d", "target": "learned", "seed": 0, "k": 0.3, "k_before": 0.1}], full=True)
+
+
+def test_k_and_its_last_move() -> None:
+    study = ended([(0.7, 0.9), (0.7, 0.8)])
     assert learned_k(study, "c") == {0: 0.9, 1: 0.8}
     assert math.isclose(last_move(study, "c"), (0.2 + 0.1) / 2)
+    # (1 − k)/k from 3/7 to 1/9 and to 1/4.
+    assert math.isclose(last_factor(study, "c"), math.sqrt((1 / 9) * (1 / 4)) / (3 / 7))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moving"),
+    [(0.5, 0.55, False), (0.5, 0.56, True), (0.56, 0.5, True), (0.9957, 0.9973, True), (0.9970, 0.9973, False)],
+)
+def test_what_counts_as_moving_is_the_dimension_that_k_means(before: float, after: float, moving: bool) -> None:
+    """0.0016 of k near 1 is a factor of 1.6 of d."""
+    assert still_moving(ended([(before, after)]), ["c"]) == ["c"] * moving

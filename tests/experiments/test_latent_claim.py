@@ -42,11 +42,8 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         rows = []
         for job in jobs:
             end = k.get(job.cell, 0.7) + 0.001 * job.config.seed
-            job.folder.mkdir(parents=True, exist_ok=True)
             before = end - (moves or {}).get(job.cell, 0.0)
-            lines = [json.dumps({"step": step, "k": value}) for step, value in ((10, before), (1500, before), (2000, end))]
-            (job.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-            row = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": end}
+            row = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": end, "k_before": before}
             value = {"learned": learned, "velocity": 1.0}.get(job.target, 2.0) * (1 + 0.01 * job.config.seed)
             rows.append({**row, "measure": "frechet", "sampler": "clean", "value": value} if job.num_samples else row)
         return Study(jobs, rows, full)
@@ -74,6 +71,10 @@ def test_k_between_velocity_and_data(finished: Any) -> None:
 def test_k_that_rests_at_velocity_refutes(finished: Any, moves: float, full: bool, verdict: str) -> None:
     name = latents("glyphs", "a quarter")
     assert latent.between(finished({**SMALLER, name: 0.505}, {name: moves}, full=full)).verdict == verdict
+
+
+def test_k_that_is_on_its_way_between_confirms_nothing(finished: Any) -> None:
+    assert latent.between(finished(SMALLER, {latents("glyphs", "half"): 0.05})).verdict == "inconclusive"
 
 
 def test_k_falls_from_pixels_to_smaller_latents(finished: Any) -> None:

@@ -105,15 +105,17 @@ def test_spurious_minima() -> None:
     ("v", "verdict"), [([1.0, 1.1, 0.9], "confirmed"), ([3.0, 3.1, 2.9], "refuted"), ([1.0, 4.0, 1.5], "inconclusive")]
 )
 def test_quality(v, verdict) -> None:
-    frechet = {named(what, space): v if space == "v" else [2.0, 2.2, 1.8] for what in loss_space.REAL for space in "uv"}
-    assert loss_space.quality(study_of({}, frechet=frechet)).verdict == verdict
+    frechet = {named(what, space): v if space == "v" else [2.0, 2.2, 1.8] for what in JUDGED for space in "uv"}
+    found = loss_space.quality(study_of({}, frechet=frechet))
+    assert found.verdict == verdict
+    assert all(what in found.evidence for what in JUDGED)
     assert loss_space.quality(study_of({}, full=False, frechet=frechet)).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(("u", "v", "verdict"), [(30.0, 1.0, "confirmed"), (30.0, 9.0, "refuted"), (1.0, 1.0, "refuted")])
 def test_exact_pulls(u, v, verdict, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = {"u": dict.fromkeys(PROBED, (u, 1.0)), "v": dict.fromkeys(PROBED, (-v, 1.0))}
-    monkeypatch.setattr(loss_space, "pulls", lambda data: planted)
+    monkeypatch.setattr(loss_space, "pulls", lambda data, batches: planted)
     what = next(iter(JUDGED))
     assert loss_space.exact_pulls(study_of({named(what, "v"): [0.8]})).verdict == verdict
 

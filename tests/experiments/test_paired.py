@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdiff.experiments.paired import as_good, intervals, log_ratios
+from kdiff.experiments.paired import as_good, intervals, log_ratios, over_best
 
 
 def test_one_cell_is_students_interval() -> None:
@@ -46,6 +46,30 @@ def test_cells_that_are_noisier_than_others_are_not_told_apart_for_it(noisy) -> 
 def test_a_difference_too_small_to_matter_refutes_nothing() -> None:
     assert as_good({cell: [0.005, 0.0051, 0.0049] for cell in "abcde"})[0] == "confirmed"
     assert as_good({cell: [0.05, 0.051, 0.049] for cell in "abcde"})[0] == "refuted"
+
+
+def test_the_best_is_chosen_by_the_other_seeds() -> None:
+    """Of equals the lowest mean is lower than they are: chosen by the figures that it is compared by it would look better."""
+    assert over_best([1.0, 1.0], {"a": [2.0, 0.5], "b": [1.0, 1.0]}) == pytest.approx([math.log(1 / 2.0), 0.0])
+    assert over_best([3.0], {"a": [2.0], "b": [1.0]}) == pytest.approx([math.log(3)])
+    generator, biased, fair = np.random.default_rng(0), [], []
+    for _ in range(400):
+        ours, *others = np.exp(generator.normal(0, 0.1, (6, 3))).tolist()
+        named = {str(i): values for i, values in enumerate(others)}
+        best = min(others, key=lambda values: np.mean(np.log(values)))
+        biased.append(np.mean(log_ratios(ours, best)))
+        fair.append(np.mean(over_best(ours, named)))
+    assert np.mean(biased) > 0.05
+    assert abs(np.mean(fair)) < 4 * np.std(fair) / 20
+
+
+def test_several_means_hold_together() -> None:
+    values = {"a": [0.1, 0.4, 0.3, 0.2], "b": [0.0, 0.1, 0.2, 0.3]}
+    one, seven = intervals(values)[0], intervals(values, 7)[0]
+    assert seven.mean == one.mean
+    freedom = 2 * 3  # equal variances
+    reach = stats.t.ppf(1 - 0.025 / 7, freedom) / stats.t.ppf(0.975, freedom)
+    assert (seven.high - seven.mean) / (one.high - one.mean) == pytest.approx(reach)
 
 
 def test_one_seed_says_nothing() -> None:

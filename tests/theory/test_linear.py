@@ -268,9 +268,12 @@ def test_only_variances_in_units_of_the_noise_matter(space, clamp, at):
     assert other.loss == pytest.approx(c**2 * one.loss, rel=1e-9)
 
 
-def test_an_equal_spectrum_has_two_mirrored_optima():
-    """With λ = s² everywhere data and noise may change places: k and 1 − k cost the same."""
-    best = optimal_k([1.0, 1.0, 1.0], space="v")
+@pytest.mark.parametrize("clamp", [0.0, 0.05])
+@pytest.mark.parametrize("D", [1, 2, 3, 64])
+def test_an_equal_spectrum_has_two_mirrored_optima(D, clamp):
+    """With λ = s² everywhere data and noise may change places: k and 1 − k cost the same, and the larger is named."""
+    best = optimal_k([1.0] * D, space="v", clamp=clamp)
+    assert best.k > 0.5
     ((other, loss),) = best.others
     assert best.k + other == pytest.approx(1, abs=1e-6)
     assert loss == pytest.approx(best.loss, rel=1e-12)

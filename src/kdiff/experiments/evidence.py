@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from kdiff.experiments.claim import Finding, Study, Verdict, counted_seeds
 from kdiff.experiments.paired import intervals
-from kdiff.training.metrics import read_metrics
 
-FACTOR = 1.25  # of (1 − k)/k, by the rule of d, that counts as agreement
+FACTOR = 1.25  # of (1 − k)/k, by the rule of d, that counts as agreement, and as having moved
 NEAREST = 1e-7  # to 0 and 1, of k in float32
 
 
@@ -27,12 +26,18 @@ def learned_k(study: Study, cell: str, target: str = "learned") -> dict[int, flo
 
 def last_move(study: Study, cell: str, target: str = "learned") -> float:
     """How far k moved in the last quarter of the steps, the mean over seeds: it has not come to rest if that is much."""
-    moves = []
-    for seed in learned_k(study, cell, target):
-        rows = read_metrics(study.folder(cell, target, seed) / "metrics.jsonl")
-        before = [row["k"] for row in rows if row["step"] <= 0.75 * rows[-1]["step"]]
-        moves.append(rows[-1]["k"] - (before[-1] if before else rows[0]["k"]))
-    return statistics.mean(moves)
+    return statistics.mean(row["k"] - row["k_before"] for row in study.runs(cell=cell, target=target))
+
+
+def last_factor(study: Study, cell: str, target: str = "learned") -> float:
+    """The factor by which (1 − k)/k, the d that k means, changed in the last quarter, the geometric mean over seeds."""
+    runs = study.runs(cell=cell, target=target)
+    return math.exp(statistics.mean(logit(row["k_before"]) - logit(row["k"]) for row in runs))
+
+
+def still_moving(study: Study, cells: Iterable[str]) -> list[str]:
+    """The cells where learned k had not come to rest: (1 − k)/k changed by a factor of over 1.25 in the last quarter."""
+    return [cell for cell in cells if abs(math.log(last_factor(study, cell))) > math.log(FACTOR)]
 
 
 def moves_one_way(
@@ -73,8 +78,11 @@ def within(
     predicted: Mapping[str, float],
     factor: float = FACTOR,
     may_refute: bool = True,
+    moving: Collection[str] = (),
 ) -> Finding:
     """Whether (1 − k)/k ends within a factor of what is predicted, in every run; refuted if in one cell no run does.
+
+    Cells that are still `moving` refute nothing, and while there are any nothing is confirmed.
 
     By the rule (1 − k)/k is d/D. So the factor is one of the d that k means, as strict where D/(D + d) is 0.996 as where it is
     one half: there a factor of 1.25 is 0.056 of k, and a difference of k, however small, would say little of d elsewhere.
@@ -82,13 +90,22 @@ def within(
     off = {cell: [logit(predicted[cell]) - logit(k) for k in ks[cell].values()] for cell in predicted}
     worst = max(off, key=lambda cell: max(map(abs, off[cell])))
     outside = [cell for cell, values in off.items() if min(map(abs, values)) > math.log(factor)]
+    on_the_way = [cell for cell in off if cell in moving]
+    resting = [cell for cell in outside if cell not in on_the_way]
     fine = sum(max(map(abs, values)) <= math.log(factor) for values in off.values())
     mean = statistics.mean(abs(k - predicted[cell]) for cell in predicted for k in ks[cell].values())
     evidence = (
         f"{fine} of {len(off)} cells; (1 − k)/k farthest at {math.exp(max(off[worst], key=abs)):.3g} times ({worst}); "
         f"mean difference of k {mean:.3f}; {counted_seeds(len(off[worst]))}"
     )
-    verdict: Verdict = "confirmed" if fine == len(off) else "refuted" if outside and may_refute else "inconclusive"
+    if on_the_way:
+        evidence += (
+            f"; in {len(on_the_way)} of these cells k was still moving ((1 − k)/k by a factor of over {FACTOR} in the last "
+            f"quarter), which decide nothing: of the others {len(off) - len(on_the_way) - len(resting)} hold in some run, "
+            f"{len(resting)} in none ({', '.join(resting)})"
+        )
+    settled = fine == len(off) and not on_the_way
+    verdict: Verdict = "confirmed" if settled else "refuted" if resting and may_refute else "inconclusive"
     return Finding(statement, verdict, evidence)
 
 
@@ -101,23 +118,27 @@ def nearest(
 ) -> Finding:
     """Whether of several predictions of each cell's k a rule's has the smallest mean error over the cells, in every seed.
 
-    Refuted if some other prediction's is smaller in every seed.
+    As an error of k and as one of logit k, since near 1 the first says little: refuted if some other prediction's is smaller in
+    every seed by both.
     """
-    seeds = set.intersection(*(set(ks[cell]) for cell in predicted))
-    errors = {
-        name: [
-            statistics.mean(abs(ks[cell][seed] - found[name]) for cell, found in predicted.items()) for seed in sorted(seeds)
-        ]
-        for name in next(iter(predicted.values()))
-    }
-    own, others = errors[rule], [values for name, values in errors.items() if name != rule]
-    best = all(mine < value for values in others for mine, value in zip(own, values))
-    beaten = any(all(value < mine for mine, value in zip(own, values)) for values in others)
-    listed = ", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in errors.items())
-    verdict: Verdict = "confirmed" if best else "refuted" if beaten and may_refute else "inconclusive"
-    return Finding(
-        statement, verdict, f"mean difference of learned k from {listed}; {len(predicted)} cells, {counted_seeds(len(seeds))}"
-    )
+    seeds = sorted(set.intersection(*(set(ks[cell]) for cell in predicted)))
+    names = list(next(iter(predicted.values())))
+    best, beaten, listed = [], [], []
+    for of in (float, logit):
+        errors = {
+            name: [
+                statistics.mean(abs(of(ks[cell][seed]) - of(found[name])) for cell, found in predicted.items())
+                for seed in seeds
+            ]
+            for name in names
+        }
+        own, others = errors[rule], {name: values for name, values in errors.items() if name != rule}
+        best.append(all(mine < value for values in others.values() for mine, value in zip(own, values)))
+        beaten.append({name for name, values in others.items() if all(value < mine for mine, value in zip(own, values))})
+        listed.append(", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in errors.items()))
+    verdict: Verdict = "confirmed" if all(best) else "refuted" if beaten[0] & beaten[1] and may_refute else "inconclusive"
+    evidence = f"mean difference of learned k from {listed[0]}; of logit k: {listed[1]}; {len(predicted)} cells, "
+    return Finding(statement, verdict, evidence + counted_seeds(len(seeds)))
 
 
 def logit(k: float) -> float:

@@ -122,11 +122,12 @@ def plan(full: bool) -> list[Group]:
 
 
 def between(study: Study) -> Finding:
-    """k strictly between velocity and data on every latent normalised by channel; refuted where it rests outside."""
+    """k at rest strictly between velocity and data, on every latent normalised by channel; refuted where it rests outside."""
     ks = {name: learned_k(study, name) for name in (latents(kind, level) for kind, level in made(study.full))}
     outside = [name for name, found in ks.items() if not all(BETWEEN[0] < k < BETWEEN[1] for k in found.values())]
-    resting = [name for name in outside if abs(last_move(study, name)) < RESTING]
-    verdict: Verdict = "confirmed" if not outside else "refuted" if resting else "inconclusive"
+    moving = [name for name in ks if abs(last_move(study, name)) >= RESTING]
+    refuting = [name for name in outside if name not in moving]
+    verdict: Verdict = "refuted" if refuting else "inconclusive" if outside or moving else "confirmed"
     # A short run is between them on its way, wherever it goes.
     verdict = verdict if study.full else "inconclusive"
     text = [f"{name} {_spread(found)} (last quarter {last_move(study, name):+.3f})" for name, found in ks.items()]

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from kdiff.experiments.arrangements import Ended, read_end
 from kdiff.experiments.claim import Finding, Study, Verdict, counted_seeds
-from kdiff.experiments.compare import MEASURES, deviation, main_measure, with_spread
+from kdiff.experiments.compare import deviation, with_spread
 from kdiff.experiments.curves import interval
+from kdiff.experiments.quality import by_target, quality_rows
 from kdiff.training.config import TrainConfig
 
 PAPER, HIGH, FAST = (0.5, 1), (0.95, 1), (0.5, 10)  # start and pace of k
@@ -74,12 +75,11 @@ def configs(full: bool) -> dict[str, TrainConfig]:
 
 @dataclass(frozen=True)
 class Narrow:
-    """The runs of a cell by target, in order of seeds: how they ended, how good samples are (main measure, clean last step)."""
+    """The runs of a cell by target, in order of seeds: how they ended, how far samples are from the data (clean last step)."""
 
     name: str
     ends: Mapping[str, Sequence[Ended]]
     quality: Mapping[str, Sequence[float]]
-    measure: str
 
     @property
     def stays(self) -> bool:
@@ -101,7 +101,7 @@ class Narrow:
         return self.stays and bool(self.better())
 
     def cost(self, other: str) -> tuple[float, float]:
-        """Mean over seeds of the paper's measure less the other's, and half its 95 % interval, both in units of the other's."""
+        """Mean over seeds of the paper's distance less the other's, and half its 95 % interval, in units of the other's."""
         pairs = list(zip(self.quality[target(*PAPER)], self.quality[other]))
         unit = statistics.mean(theirs for _, theirs in pairs)
         differences = [(own - theirs) / unit for own, theirs in pairs]
@@ -110,41 +110,36 @@ class Narrow:
 
 def read(study: Study, name: str) -> Narrow:
     """A cell from its run folders and judged rows."""
-    rows = [row for row in study.rows if row["cell"] == name]
-    labels = list(dict.fromkeys(row["target"] for row in rows))
-    measure = main_measure(rows)
-    seeds = {label: [run["seed"] for run in study.runs(cell=name, target=label)] for label in labels}
-    return Narrow(
-        name,
-        {label: [read_end(study.folder(name, label, seed)) for seed in seeds[label]] for label in labels},
-        {label: study.values(measure, cell=name, target=label) for label in labels},
-        measure,
-    )
+    quality = by_target(quality_rows(study, name))
+    seeds = {label: sorted(run["seed"] for run in study.runs(cell=name, target=label)) for label in quality}
+    ends = {label: [read_end(study.folder(name, label, seed)) for seed in seeds[label]] for label in quality}
+    return Narrow(name, ends, quality)
 
 
-HEADER = ["network", "k from, at pace", "k", "loss", "measure", "clean (exact)", "paper's sampler (exact)"]
-HEADER += ["in groups, clean", "held out", "off the manifold, clean"]
+HEADER = ["network", "k from, at pace", "k", "loss", "distance, clean (exact)", "paper's sampler (exact)"]
+HEADER += ["in groups, clean", "held out", "in the plane, clean", "off it, clean"]
+NOTE = (
+    "The distance of real networks is the Fréchet distance for digits, else √(p SW² + off²): the sliced Wasserstein distance "
+    "in the data's plane of p dimensions, and the root-mean-square distance off it."
+)
 
 
 def lines(study: Study, cell: Narrow) -> list[list[str]]:
-    """Rows of the table: the main measure under both samplers with the exact denoiser's floor, and beside the held-out data."""
-    found = []
+    """Rows of the table: distances under both samplers with the exact denoiser's floor, and beside the held-out data."""
+    found, rows = [], quality_rows(study, cell.name)
     for label, ends in cell.ends.items():
-        rows = [row for row in study.rows if (row["cell"], row["target"]) == (cell.name, label)]
-        rows = [row for row in rows if row["measure"] == cell.measure]
         figures = []
         for sampler in ("clean", "paper"):
-            own = [row for row in rows if row["sampler"] == sampler]
-            exact = next((row["exact"] for row in own if row["exact"] is not None), None)
-            text = spread([row["value"] for row in own])
-            figures.append(text if exact is None else f"{text} ({exact:.3g})")
-        clean = [row for row in rows if row["sampler"] == "clean"]
-        figures += [spread([row["grouped"] for row in clean]), f"{clean[0]['heldout']:.3g}"]
+            values, exact = (by_target(rows, field, sampler)[label] for field in ("value", "exact"))
+            floor = next((value for value in exact if value is not None), None)
+            figures.append(spread(values) if floor is None else f"{spread(values)} ({floor:.3g})")
+        figures += [spread(by_target(rows, "grouped")[label]), f"{rows[0]['heldout']:.3g}"]
+        for measure in ("sliced_wasserstein", "off_manifold"):
+            parts = study.values(measure, cell=cell.name, target=label)
+            figures.append(spread(parts) if parts else "")
         start, pace = next(pair for pair in (PAPER, HIGH, FAST) if target(*pair) == label)
         ks, losses = spread([one.k for one in ends]), spread([one.loss for one in ends])
-        off = study.values("off_manifold", cell=cell.name, target=label)
-        figures.append(spread(off) if off else "")
-        found.append([cell.name, f"{start:g}, {pace:g}", ks, losses, MEASURES[cell.measure], *figures])
+        found.append([cell.name, f"{start:g}, {pace:g}", ks, losses, *figures])
     return found
 
 
@@ -176,7 +171,7 @@ def findings(cells: Sequence[Narrow], full: bool) -> list[Finding]:
         worse = all(mean > half for mean, half in costs.values())
         better = any(mean < -half for mean, half in costs.values())
         parts = [f"{100 * mean:+.0f} ± {100 * half:.0f} % ({name})" for name, (mean, half) in costs.items()]
-        statement = "where it is found the samples are worse for it (main measure, clean last step, in all such cells)"
+        statement = "where it is found the samples are worse for it (distance, clean last step, in all such cells)"
         verdict: Verdict = "confirmed" if worse else "refuted" if better else "inconclusive"
         evidence = f"the paper's start against the first that ended lower, 0.95 or pace 10: {'; '.join(parts)}"
         result.append(Finding(statement, verdict, evidence))

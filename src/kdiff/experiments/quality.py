@@ -18,7 +18,7 @@ from typing import Any
 
 from kdiff.experiments.claim import Finding, Study, Verdict, markdown
 from kdiff.experiments.compare import deviation, with_spread
-from kdiff.experiments.paired import MARGIN, WORSE, Interval, intervals, log_ratios
+from kdiff.experiments.paired import MARGIN, WORSE, Interval, intervals, log_ratios, over_best
 from kdiff.training.build import load_dataset
 from kdiff.training.config import TrainConfig
 
@@ -109,15 +109,17 @@ def reaches_the_best(
     """Whether one target is as good as the best of the others in every cell, of a measure that is better when lower.
 
     Refuted if in a cell ours is at least 2 % worse than some other, with 95 % confidence for all together; confirmed if over
-    all cells ours is, with 95 % confidence, no more than 10 % worse than the best of each; inconclusive otherwise.
+    all cells ours is, with 95 % confidence, no more than 10 % worse than the best of each (for every seed the best of the
+    others); inconclusive otherwise.
     """
     compared = against_all(ours, others)
     beaten: dict[str, str] = {}
     for (cell, target), found in compared.items():
         if found.low > math.log1p(WORSE) and (cell not in beaten or found.mean > compared[cell, beaten[cell]].mean):
             beaten[cell] = target
-    overall, _ = intervals({cell: log_ratios(ours[cell], targets[best_of(targets)]) for cell, targets in others.items()})
-    ratios = {cell: statistics.mean(log_ratios(ours[cell], targets[best_of(targets)])) for cell, targets in others.items()}
+    of_best = {cell: over_best(ours[cell], targets) for cell, targets in others.items()}
+    overall, _ = intervals(of_best)
+    ratios = {cell: statistics.mean(values) for cell, values in of_best.items()}
     worst = max(ratios, key=lambda cell: ratios[cell])
     seeds = min(map(len, ours.values()))
     span = f"{seeds} seeds, 95 %: {_percent(overall.low)} to {_percent(overall.high)}" if seeds > 1 else "one seed, no spread"

@@ -133,7 +133,12 @@ def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
         for one in outcome.findings
     ]
     seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]["taken"]
-    about = {"Claim": claim.says, "Varied": claim.varied, "Measured": claim.measured, "Refuted if": claim.refuted_if}
+    about = {
+        "Claim": claim.says,
+        "Varied": claim.varied,
+        "Measured": claim.measured,
+        "Refuted, part by part, if": claim.refuted_if,
+    }
     parts = [
         f"# {claim.name}: {claim.title}",
         f"```sh\n{stamp['environment']['command']}\n```",

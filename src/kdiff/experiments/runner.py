@@ -5,7 +5,8 @@ and differ in their target alone; the spread over seeds holds both. Each run is 
 again, one that was cut off is resumed from its newest checkpoint.
 
     OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
-    OUT/results.csv                          tidy: one row per run, sampler and measure
+    OUT/results.csv                          tidy: one row per run, sampler and measure; k_before: k at three quarters of the
+                                             steps, as of the last line logged by then
     OUT/results.json                         the same, with configuration and environment
 """
 
@@ -212,11 +213,14 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
     for job in jobs:
         result = read_json(job.folder / "evaluation.json")
         last = read_json(job.folder / "finished.json")
+        steps = read_metrics(job.folder / "metrics.jsonl")
+        before = [row for row in steps if row["step"] <= 0.75 * job.config.steps] or steps[:1]
         common = {
             "cell": job.cell,
             "target": job.target,
             "seed": job.config.seed,
             "k": result["k"],
+            "k_before": before[-1].get("k"),
             "loss": last["last"]["loss"],
             "loss_along": last["last"].get("loss_along"),
             "loss_across": last["last"].get("loss_across"),

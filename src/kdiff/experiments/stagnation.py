@@ -202,7 +202,8 @@ def examine(study: Study) -> Outcome:
         ),
         markdown(narrow.HEADER, [line for cell in real for line in narrow.lines(study, cell)]),
     ]
-    notes = ["cells in italics are among those that the theory was checked on when it was derived; the others are not", *SEEN]
+    italics = "cells in italics are among those that the theory was checked on when it was derived; the others are not"
+    notes = [italics, narrow.NOTE, *SEEN]
     return Outcome([*found, *narrow.findings(real, study.full)], "\n\n".join(tables), notes)
 
 
@@ -276,7 +277,8 @@ CLAIM = Claim(
     varied="D, d, R, the variances of the data, the start and the pace of k in linear rank-limited networks (three seeds); "
     "then small MLPs and a small JiT with a bottleneck, and a wide MLP beside them (five seeds).",
     measured="k, the loss and the number of data directions that the output's subspace holds, beside "
-    "kdiff.theory.rank_limited; in real networks k, the loss and the quality of samples from three starts and paces of k.",
+    "kdiff.theory.rank_limited; in real networks k, the loss and the distance of samples (√(p SW² + off²), Fréchet distance of "
+    "digits) from three starts and paces of k.",
     refuted_if="rank-limited: of some cell and start most seeds of the full form end in no stable arrangement (loss off by "
     "more than 2 %, or k off by more than 0.015 and not moving there), or in another than the rule of the cell names. Real: in "
     "no narrow network do all seeds end below k = 0.6 and at rest while another start or pace ends 0.1 higher with a loss 2 % "

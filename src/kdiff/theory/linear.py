@@ -256,5 +256,6 @@ def _search(values: Array, counts: Array, tau: float, times: Timesteps | None, n
         bounds = (grid[first - 1], grid[end + 1])
         best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
         found.append((float(expit(best.x)), float(best.fun)))
-    (k, lowest), *others = sorted(found, key=lambda minimum: minimum[1])
+    # White data are the noise's mirror image: k and 1 − k tie, and rounding is not to choose. Named first is the one near data.
+    (k, lowest), *others = sorted(found, key=lambda minimum: (float(np.round(minimum[1] / scanned.min(), 12)), -minimum[0]))
     return Optimum(k, lowest, "quadrature", others)
