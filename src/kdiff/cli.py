@@ -160,6 +160,7 @@ def _estimate(argv: list[str]) -> None:
     extras = {"out": {"type": str, "default": None, "help": "folder for the results; estimates/DATA if left out"}}
     config, data, further = read_config("estimate", EstimateConfig, argv, "DATA", extras)
     check_data_given(data, argv, "kdiff estimate DATA, for example: kdiff estimate digits")
+    from kdiff.components import parse
     from kdiff.experiments.estimate import as_json, as_text, estimate, meaning
     from kdiff.experiments.runner import slug
     from kdiff.files import write_json
@@ -181,7 +182,7 @@ def _estimate(argv: list[str]) -> None:
         },
     )
     draw_estimate(out / "estimate.png", views)
-    print("\n\n".join([*map(as_text, views), meaning(dataset, views)]))
+    print("\n\n".join([*map(as_text, views), meaning(dataset, views, str(parse(config.data)))]))
     print(f"\npicture    {out / 'estimate.png'}\nfigures    {out / 'estimate.json'}")
 
 

@@ -149,8 +149,9 @@ def test_the_curve_of_the_v_loss_has_no_end_where_two_minima_are_equal() -> None
 
 
 def test_what_it_means_names_the_normalisation(plane, views) -> None:
-    text = meaning(plane, views)
+    text = meaning(plane, views, "my table.csv")
     assert "(none)" in text
+    assert "kdiff compare 'my table.csv' --grid 6" in text
     assert f"{20 / (20 + 4 * (views[0].total_variance + views[0].squared_mean)):.3f}" in text
 
 

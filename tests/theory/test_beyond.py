@@ -232,9 +232,11 @@ def test_k_moves_the_velocity_most_at_the_ends(k):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"variance": [1.0, -0.5]}, "variances start at -0.5"),
-    ({"variance": float("nan")}, "expected none negative"),
+    ({"variance": [1.0, -0.5]}, "variances run from -0.5 to 1"),
+    ({"variance": float("nan")}, "none negative"),
+    ({"variance": float("inf")}, "expected finite ones"),
     ({"variance": 1.0, "noise_scale": 0.0}, "noise_scale is 0.0"),
+    ({"variance": 1.0, "noise_scale": float("inf")}, "noise_scale is inf"),
 ])  # fmt: skip
 def test_what_directions_refuse(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -256,6 +258,12 @@ def test_what_times_refuse(spectrum):
         initial_loss(spectrum, 0.0, 0.0)
     with pytest.raises(ValueError, match="noise_scale"):
         initial_loss([1.0], 0.0, 0.0, noise_scale=-1.0)
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(float("nan"), 0.0), (0.0, float("nan")), (float("inf"), 0.0)])
+def test_a_line_that_is_none_is_refused(slope, offset):
+    with pytest.raises(ValueError, match="finite numbers"):
+        initial_loss([1.0], slope, offset)
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, [0.5, float("nan")]])

@@ -327,6 +327,27 @@ def test_intervals_cover_sampling_noise() -> None:
     assert np.mean([each.low <= 2 <= each.high for each in two]) >= 0.86
 
 
+def test_intervals_of_patches_are_those_of_their_images() -> None:
+    """Of 40 images with 12 nearly equal patches each, 480 points tell no more than 40 do."""
+    deviations, owners = np.array([3.0, 2.0, 1.0, 0.5]), np.repeat(np.arange(40), 12)
+    alone, dealt = [], []
+    for seed in range(60):
+        x = (deviations * subspace(40, 4, 4, seed))[owners] + 1e-3 * subspace(480, 4, 4, seed + 1000)
+        alone.append(by_name(estimate_dimensions(x, neighbours=5))["participation ratio", "global"])
+        dealt.append(by_name(estimate_dimensions(x, neighbours=5, owners=owners))["participation ratio", "global"])
+    assert [one.value for one in alone] == pytest.approx([one.value for one in dealt])
+    truth = np.mean([one.value for one in alone])
+    covered = [np.mean([one.low <= truth <= one.high for one in found]) for found in (alone, dealt)]
+    assert covered[0] < 0.6
+    assert covered[1] > 0.86
+
+
+def test_points_of_an_owner_each_are_dealt_as_points() -> None:
+    x = sphere(200, 3)
+    assert estimate_dimensions(x, owners=np.arange(200)[::-1].copy() * 7) != estimate_dimensions(x)
+    assert estimate_dimensions(x, owners=np.arange(200)) == estimate_dimensions(x)
+
+
 def test_the_interval_of_a_whole_number_covers_its_noise() -> None:
     """Draws whose energy dimension is now one number and now the next: most intervals hold the commoner one, some hold both."""
     deviations = np.arange(1.0, 25.0) ** -0.44
@@ -397,7 +418,9 @@ def test_patches_of_an_image_made_of_known_pieces() -> None:
     expected = pieces.reshape(12, 48)
     np.testing.assert_array_equal(patches(images, 4), expected)
     np.testing.assert_array_equal(patches(Lazy(images), 4), expected)
-    everything = random_patches(images, 4, 100)
+    everything, images_of = random_patches(images, 4, 100)
+    for row, image in zip(everything, images_of):
+        assert row.tobytes() in {piece.tobytes() for piece in patches(images[image : image + 1], 4)}
     assert {row.tobytes() for row in everything} == {row.tobytes() for row in patches(images, 4)}
     assert len(everything) == 12
 
@@ -406,18 +429,19 @@ def test_patches_of_an_image_made_of_known_pieces() -> None:
 def test_random_patches_differ_and_come_from_as_many_images_as_possible(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.arange(20 * 2 * 4 * 4, dtype=np.float64).reshape(20, 2, 4, 4)
     monkeypatch.setattr("kdiff.theory.neighbours.CHUNK_BYTES", 8 * 32 * 3)
-    drawn = random_patches(Lazy(images), 2, count)
+    drawn, owners = random_patches(Lazy(images), 2, count)
     assert drawn.shape == (count, 8)
     assert len(distinct_rows(drawn)) == count
     assert {tuple(row) for row in drawn} <= {tuple(row) for row in patches(images, 2)}
     shares = np.bincount((drawn[:, 0] // 32).astype(int), minlength=20)
+    np.testing.assert_array_equal(owners, drawn[:, 0] // 32)
     assert shares.max() - shares.min() <= 1
 
 
 def test_random_patches_are_from_everywhere() -> None:
     """Any position of an image is as likely as another: 4 σ of 4000 draws over 4 positions are 110."""
     images = np.broadcast_to(np.arange(16.0).reshape(1, 1, 4, 4), (4000, 1, 4, 4))
-    corner = random_patches(images, 2, 4000, seed=3)[:, 0]
+    corner = random_patches(images, 2, 4000, seed=3)[0][:, 0]
     assert {value: int((corner == value).sum()) for value in (0, 2, 8, 10)} == pytest.approx(
         dict.fromkeys((0, 2, 8, 10), 1000), abs=110
     )
@@ -429,7 +453,7 @@ def test_patches_have_a_dimension_of_their_own() -> None:
     tokens = weights @ rotation(16)[:3]
     images = tokens.reshape(500, 2, 2, 4, 4).transpose(0, 1, 3, 2, 4).reshape(500, 1, 8, 8)
     np.testing.assert_allclose(patches(images, 4), tokens.reshape(2000, 16), rtol=1e-12)
-    found = by_name(estimate_dimensions(random_patches(images, 4, 2000)))
+    found = by_name(estimate_dimensions(random_patches(images, 4, 2000)[0]))
     assert found["MLE", "global"].value == pytest.approx(3, rel=0.1)
     assert found["TwoNN", "global"].value == pytest.approx(3, rel=0.1)
     assert energy_dimension(spectrum(patches(images, 4)), 1.0) == 3
@@ -454,6 +478,8 @@ GOOD = sphere(100, 3)
         (GOOD, {"subsamples": 6}, "power of two"),
         (GOOD, {"subsamples": 2}, "power of two"),
         (GOOD, {"confidence": 1.0}, "confidence"),
+        (GOOD, {"owners": np.arange(99)}, "owners have shape"),
+        (GOOD, {"owners": np.arange(100) % 15}, "at least as many owners"),
         (np.stack(np.meshgrid(*[np.arange(6.0)] * 3), -1).reshape(-1, 3), {"neighbours": 3}, "cannot tell a dimension"),
     ],
 )

@@ -8,6 +8,7 @@ result too.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -90,7 +91,8 @@ def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
     views = [view("samples", take_rows(x, chosen), config)]
     if size:
-        views.append(view(f"patches of {size} × {size}", random_patches(x, size, config.max_points, config.seed), config))
+        pieces, images = random_patches(x, size, config.max_points, config.seed)
+        views.append(view(f"patches of {size} × {size}", pieces, config, images))
     return views
 
 
@@ -107,13 +109,14 @@ def patch_size(shape: tuple[int, ...], wanted: int) -> int:
     return min(divisors, key=lambda p: abs(p - side / 4), default=0)
 
 
-def view(name: str, x: Rows, config: EstimateConfig) -> View:
-    """Everything about points x (N, *shape)."""
+def view(name: str, x: Rows, config: EstimateConfig, owners: NDArray[np.int64] | None = None) -> View:
+    """Everything about points x (N, *shape); owners (N,) are the images that patches are from."""
     points = enough(x)
     eigenvalues, moments = spectrum(points).clip(min=0.0), moments_of(points)
     problem, dimensions = None, list[DimensionEstimate]()
     try:
-        dimensions = estimate_dimensions(x, neighbours=config.neighbours, max_points=config.max_points, seed=config.seed)
+        limits = {"neighbours": config.neighbours, "max_points": config.max_points}
+        dimensions = estimate_dimensions(x, **limits, seed=config.seed, owners=owners)
     except ValueError as error:
         # The spectrum and all that follows from it is worth having even where neighbours say nothing.
         problem = str(error)
@@ -198,7 +201,7 @@ def as_text(view: View) -> str:
                 note = "   (more than D: the values are coarse, or points repeat; do not trust it)"
             lines.append(f"  {f'{one.method} ({one.scope})':32}{one.value:9.3g}   {one.low:.3g} to {one.high:.3g}{note}")
         if view.name.startswith("patches"):
-            lines.append("  (intervals take patches for independent; those of one image are not, so that they are too narrow)")
+            lines.append("  (intervals take images for independent, not their patches)")
         lines.append("")
     lines.append(f"  {'theory':40}{'k':>7}   the answer to")
     lines += [f"  {one.theory:40}{one.k:7.3f}   {one.question}" for one in view.predictions]
@@ -208,7 +211,7 @@ def as_text(view: View) -> str:
     return "\n".join(lines)
 
 
-def meaning(dataset: Dataset, views: Sequence[View]) -> str:
+def meaning(dataset: Dataset, views: Sequence[View], data: str) -> str:
     """What the numbers do and do not mean, for these data."""
     whole = views[0]
     total = whole.total_variance + whole.squared_mean
@@ -223,6 +226,6 @@ def meaning(dataset: Dataset, views: Sequence[View]) -> str:
             "- Estimates of d differ because they mean different things: spectra see linear subspaces, neighbours see curved",
             "  manifolds and fall short above d of about 15. Intervals cover sampling noise, not that.",
             "- A trained network is not linear, learns under a loss on v, and need not end at any of these. To know, compare:",
-            "  kdiff compare DATA --grid 6",
+            f"  kdiff compare {shlex.quote(data)} --grid 6",
         ]
     )

@@ -71,6 +71,8 @@ def initial_loss(
 ) -> float:
     """Loss on v at û = 0, per dimension, of logit k(t) = offset − slope · logit t: slope 0 is a constant k, 1 is (5)."""
     values, counts = check_spectrum(spectrum, noise_scale)
+    if not (np.isfinite(slope) and np.isfinite(offset)):
+        raise ValueError(f"slope and offset are {slope} and {offset}; expected finite numbers")
     nodes = quadrature(times)
     y = offset - slope * np.log(nodes.t / nodes.rest)
     k, rest = expit(y), expit(-y)
@@ -89,8 +91,8 @@ def _times(t: ArrayLike) -> Array:
 def _ratio(variance: ArrayLike, noise_scale: float) -> Array:
     """Variances in units of the noise's."""
     values = np.asarray(variance, dtype=np.float64)
-    if not noise_scale > 0:
+    if not (np.isfinite(noise_scale) and noise_scale > 0):
         raise ValueError(f"noise_scale is {noise_scale}; expected a positive number")
-    if not (values >= 0).all():
-        raise ValueError(f"variances start at {values.min():g}; expected none negative")
+    if not ((values >= 0) & np.isfinite(values)).all():
+        raise ValueError(f"variances run from {values.min():g} to {values.max():g}; expected finite ones, none negative")
     return values / noise_scale**2

@@ -144,7 +144,14 @@ def energy_dimension(eigenvalues: np.ndarray, share: float = ENERGY) -> int:
 
 
 def estimate_dimensions(
-    x: Rows, *, neighbours: int = 20, max_points: int = 10000, subsamples: int = 16, confidence: float = 0.95, seed: int = 0
+    x: Rows,
+    *,
+    neighbours: int = 20,
+    max_points: int = 10000,
+    subsamples: int = 16,
+    confidence: float = 0.95,
+    seed: int = 0,
+    owners: np.ndarray | None = None,
 ) -> list[DimensionEstimate]:
     """Every method's estimate of the dimension of x (N, *shape), with intervals.
 
@@ -168,10 +175,12 @@ def estimate_dimensions(
         subsamples: groups G, a power of two from 4.
         confidence: nominal coverage of the interval, in (0, 1).
         seed: of all that is drawn at random.
+        owners: (N,), for points that depend on each other: the number of what each was taken from, as the image of a patch.
+            Points of one owner are dealt into one group, so that the interval is that of independent owners.
 
     Raises:
-        ValueError: an argument out of range, values that are not finite, or too few points that differ (every half must hold
-            neighbours + 2).
+        ValueError: an argument out of range, values that are not finite, too few points that differ (every half must hold
+            neighbours + 2), or fewer owners than subsamples.
     """
     if neighbours < 3 or subsamples < 4 or subsamples & (subsamples - 1):
         raise ValueError(f"needed: neighbours from 3 and subsamples a power of two from 4, found {neighbours} and {subsamples}")
@@ -183,9 +192,15 @@ def estimate_dimensions(
             f"{neighbours} neighbours and {subsamples} subsamples need at least {needed} points, found {len(x)} and "
             f"max_points={max_points}; give more points, or fewer neighbours (from 3)"
         )
+    owners = np.arange(len(x)) if owners is None else np.asarray(owners)
+    if owners.shape != (len(x),):
+        raise ValueError(f"owners have shape {owners.shape}; expected one for each of {len(x)} points")
     rng = np.random.default_rng(seed)
     count = min(len(x), max_points, max(needed, MAX_BYTES // take_rows(x[0:1]).nbytes))
-    points = take_rows(x, np.sort(rng.choice(len(x), count, replace=False)) if count < len(x) else None)
+    chosen = np.sort(rng.choice(len(x), count, replace=False)) if count < len(x) else None
+    points, owners = take_rows(x, chosen), owners if chosen is None else owners[chosen]
+    if (found := len(np.unique(owners))) < subsamples:
+        raise ValueError(f"{subsamples} subsamples need at least as many owners (images that patches are from), found {found}")
     distinct = distinct_rows(points)
     if len(distinct) < needed:
         raise ValueError(
@@ -193,20 +208,28 @@ def estimate_dimensions(
             f"{len(distinct)} among {count}"
         )
     halves = hadamard(subsamples)[:, 1:].T > 0
-    estimates = _global_spectra(points, subsamples, halves, confidence, rng)
+    estimates = _global_spectra(points, owners, subsamples, halves, confidence, rng)
     if len(distinct) < count:
-        points = points[distinct]
-    return estimates + _from_neighbours(points, neighbours, subsamples, halves, confidence, count - len(distinct), rng)
+        points, owners = points[distinct], owners[distinct]
+    return estimates + _from_neighbours(points, owners, neighbours, subsamples, halves, confidence, count - len(distinct), rng)
+
+
+def _deal(owners: np.ndarray, subsamples: int, rng: np.random.Generator) -> np.ndarray:
+    """The group of each point (N,): owners are dealt at random, as evenly as they go round."""
+    each, of_owner = np.unique(owners, return_inverse=True)
+    group: np.ndarray = (rng.permutation(len(each)) % subsamples)[of_owner]
+    return group
 
 
 def _global_spectra(
-    points: np.ndarray, subsamples: int, halves: np.ndarray, confidence: float, rng: np.random.Generator
+    points: np.ndarray, owners: np.ndarray, subsamples: int, halves: np.ndarray, confidence: float, rng: np.random.Generator
 ) -> list[DimensionEstimate]:
     if min(points.shape) > MAX_SPECTRUM:
-        points = points[np.sort(rng.choice(len(points), MAX_SPECTRUM, replace=False))]
+        chosen = np.sort(rng.choice(len(points), MAX_SPECTRUM, replace=False))
+        points, owners = points[chosen], owners[chosen]
     # Chunks that leave each group enough rows for its matrix product to be worth the adding up.
     chunk = max(1, subsamples * CHUNK_BYTES // (8 * points.shape[1]))
-    source = eigenvalue_source(points, rng.permutation(len(points)) % subsamples, subsamples, chunk)
+    source = eigenvalue_source(points, _deal(owners, subsamples, rng), subsamples, chunk)
 
     def evaluate(groups: np.ndarray) -> np.ndarray:
         values = _checked_spectrum(source(groups))
@@ -224,6 +247,7 @@ def _global_spectra(
 
 def _from_neighbours(
     points: np.ndarray,
+    owners: np.ndarray,
     neighbours: int,
     subsamples: int,
     halves: np.ndarray,
@@ -234,7 +258,7 @@ def _from_neighbours(
     # Of so many, at least `neighbours` lie in a half; but for one point in a thousand or less, which the half leaves out.
     searched = min(len(points) - 1, 2 * neighbours + int(np.ceil(8 * neighbours**0.5)))
     distances, numbers = nearest_neighbours(points, searched)
-    group = rng.permutation(len(points)) % subsamples
+    group = _deal(owners, subsamples, rng)
     centre = np.zeros(len(points), dtype=bool)
     centre[rng.choice(len(points), min(LOCAL_CENTRES, len(points)), replace=False)] = True
     spreads: list[tuple[float, float]] = []

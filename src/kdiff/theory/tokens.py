@@ -21,11 +21,13 @@ def patches(x: Rows, patch_size: int) -> np.ndarray:
     return np.concatenate([_cut(rows, shape, patch_size).reshape(-1, shape[0] * patch_size**2) for _, rows in read_chunks(x)])
 
 
-def random_patches(x: Rows, patch_size: int, count: int, seed: int = 0) -> np.ndarray:
-    """`count` different patches of images (N, C, H, W), drawn at random: (count, C p²); all of them if there are no more.
+def random_patches(x: Rows, patch_size: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`count` different patches of images (N, C, H, W), drawn at random; all of them if there are no more.
 
-    From as many images as possible: patches of one image are alike, and an interval that takes them for independent is too
-    narrow. Up to N patches come from as many images. The images are read a chunk at a time.
+    Returns patches (count, C p²), and the number of the image that each is from (count,).
+
+    From as many images as possible, as patches of one image are alike: up to N patches come from as many images. The images
+    are read a chunk at a time.
 
     Raises ValueError as `patches` does, or for a count below 1.
     """
@@ -44,7 +46,7 @@ def random_patches(x: Rows, patch_size: int, count: int, seed: int = 0) -> np.nd
     for start, rows in read_chunks(x):
         low, high = np.searchsorted(image, [start, start + len(rows)])
         parts.append(_cut(rows, shape, patch_size)[image[low:high] - start, token[low:high]])
-    return np.concatenate(parts).reshape(len(drawn), channels * patch_size**2)
+    return np.concatenate(parts).reshape(len(drawn), channels * patch_size**2), image
 
 
 def _cut(rows: np.ndarray, shape: tuple[int, int, int], patch_size: int) -> np.ndarray:
