@@ -169,7 +169,7 @@ def _estimate(argv: list[str]) -> None:
     from kdiff.training.config import as_dict
 
     dataset = load_dataset(config)
-    views = estimate(dataset, config)
+    views = estimate(dataset, config, progress=True)
     out = Path(further["out"] or Path("estimates") / slug(data_name(config.data)))
     out.mkdir(parents=True, exist_ok=True)
     write_json(

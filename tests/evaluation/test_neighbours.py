@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from kdiff.evaluation import neighbours
-from kdiff.evaluation.neighbours import copying_ratio, nearest_distance
+from kdiff.evaluation.neighbours import nearest_distance
 
 
 def brute(a: Tensor, b: Tensor, exclude_self: bool = False) -> Tensor:
@@ -53,31 +51,6 @@ def test_near_copies_far_from_the_origin(gap: float) -> None:
     assert nearest_distance(train.float(), torch.cat([moved, train]).float()).eq(0).all()
 
 
-def test_copying_ratio() -> None:
-    train, heldout = torch.randn(2000, 3), torch.randn(500, 3)
-    got = copying_ratio(torch.randn(700, 3), train, heldout)
-    assert set(got) == {"samples", "heldout", "ratio"}
-    assert got["ratio"] == got["samples"] / got["heldout"]
-    assert got["ratio"] == pytest.approx(1, abs=0.15)
-    assert got["heldout"] == pytest.approx(float(brute(heldout, train).quantile(0.5)), rel=1e-5)
-    assert copying_ratio(train[:700], train, heldout)["ratio"] == 0
-    assert copying_ratio(train[:700] + 1e-3, train, heldout)["ratio"] < 0.05
-    assert copying_ratio(5 * torch.randn(700, 3), train, heldout)["ratio"] > 3
-
-
-def test_the_median_is_the_middle_of_an_even_number() -> None:
-    train = torch.zeros(1, 1)
-    got = copying_ratio(torch.tensor([[1.0], [2.0]]), train, torch.tensor([[3.0], [-3.0]]))
-    assert got == {"samples": 1.5, "heldout": 3.0, "ratio": 0.5}
-
-
-def test_no_ratio_where_heldout_data_are_training_data() -> None:
-    train = torch.randn(10, 2)
-    got = copying_ratio(train + 1, train, train[:5])
-    assert got["heldout"] == 0
-    assert math.isnan(got["ratio"])
-
-
 def test_errors() -> None:
     x = torch.randn(5, 3)
     with pytest.raises(ValueError, match="3 and 4"):
@@ -90,5 +63,3 @@ def test_errors() -> None:
         nearest_distance(x[:1], x[:1], exclude_self=True)
     with pytest.raises(ValueError, match=r"\(5,\)"):
         nearest_distance(x[:, 0], x)
-    with pytest.raises(ValueError, match="train is empty"):
-        copying_ratio(x, x[:0], x)

@@ -342,6 +342,12 @@ def test_intervals_of_patches_are_those_of_their_images() -> None:
     assert covered[1] > 0.86
 
 
+def test_the_work_is_counted() -> None:
+    told: list[tuple[int, int]] = []
+    estimate_dimensions(sphere(100, 3), neighbours=3, subsamples=4, tick=lambda done, total: told.append((done, total)))
+    assert told == [(i, 14) for i in range(1, 15)]
+
+
 def test_points_of_an_owner_each_are_dealt_as_points() -> None:
     x = sphere(200, 3)
     assert estimate_dimensions(x, owners=np.arange(200)[::-1].copy() * 7) != estimate_dimensions(x)

@@ -1,4 +1,4 @@
-"""Distance to the nearest neighbour, and what it says about copied training data.
+"""Distance to the nearest neighbour, to tell copies of training data.
 
     d_i = min_j |a_i - b_j|
 
@@ -41,31 +41,6 @@ def nearest_distance(a: Tensor, b: Tensor, exclude_self: bool = False) -> Tensor
     size = max(1, min(2048, ELEMENTS // max(1, a.shape[1])))
     parts = [_nearest(a, b, start, size, exclude_self) for start in range(0, len(a), size)]
     return torch.cat(parts).to(device, torch.float32) if parts else torch.empty(0, device=device)
-
-
-def copying_ratio(samples: Tensor, train: Tensor, heldout: Tensor) -> dict[str, float]:
-    """How much closer samples are to the training data than fresh data is: ratio of median nearest-train distances.
-
-    About 1 for samples as new as held-out data, towards 0 for copies; above 1 for samples off the data. Both medians
-    are distances to the same training set, so `samples` and `heldout` may differ in number.
-
-    Args:
-        samples: (N, *shape).
-        train: (M, *shape), what the model was trained on.
-        heldout: (H, *shape), from the same distribution, not trained on.
-
-    Returns:
-        "samples", "heldout": the medians, in units of the data; "ratio": samples / heldout, NaN where the held-out
-        median is 0, because half of the held-out data are copies of training data.
-
-    Raises:
-        ValueError: an empty set, or different dimensions.
-    """
-    for name, values in (("samples", samples), ("train", train), ("heldout", heldout)):
-        if len(values) == 0:
-            raise ValueError(f"{name} is empty")
-    near, fresh = (float(nearest_distance(x, train).double().quantile(0.5)) for x in (samples, heldout))
-    return {"samples": near, "heldout": fresh, "ratio": near / fresh if fresh > 0 else float("nan")}
 
 
 def as_double(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study
-from kdiff.experiments.evidence import FACTOR, last_move, learned_k, within
+from kdiff.experiments.evidence import FACTOR, last_move, learned_k, still_moving, within
 from kdiff.experiments.panels import TARGETS, draw_distances, draw_samples
 from kdiff.experiments.quality import by_target, quality_rows, reaches_the_best, target_table
 from kdiff.report.samples import INK, new_figure, save_figure
@@ -90,7 +90,8 @@ def same_k(study: Study, name: str) -> Finding:
     # Runs that lie within a factor of each other lie within its root of their geometric middle.
     middle = 1 / (1 + math.sqrt(min(ratios) * max(ratios)))
     statement = f"{name}: k is the same in every architecture, (1 − k)/k within a factor of {FACTOR}"
-    found = replace(within(statement, ks, dict.fromkeys(ks, middle), math.sqrt(FACTOR)), decides=False)
+    found = within(statement, ks, dict.fromkeys(ks, middle), math.sqrt(FACTOR), moving=still_moving(study, ks))
+    found = replace(found, decides=False)
     # Before k has moved much it is the same everywhere.
     return found if study.full else replace(found, verdict="inconclusive")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from kdiff.components import build, parse
 from kdiff.data import Dataset
@@ -72,8 +73,8 @@ class View:
     problem: str | None = None
 
 
-def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
-    """Dimensions and predictions, for whole samples first and then, for images, for patches.
+def estimate(dataset: Dataset, config: EstimateConfig, progress: bool = False) -> list[View]:
+    """Dimensions and predictions, for whole samples first and then, for images, for patches; with bars, if `progress`.
 
     Raises:
         ValueError: a patch that does not divide the image, a rank that does not fit or comes with another law of t than the
@@ -89,10 +90,10 @@ def estimate(dataset: Dataset, config: EstimateConfig) -> list[View]:
         )
     size = patch_size(dataset.shape, config.patch_size)
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
-    views = [view("samples", take_rows(x, chosen), config)]
+    views = [view("samples", take_rows(x, chosen), config, progress=progress)]
     if size:
         pieces, images = random_patches(x, size, config.max_points, config.seed)
-        views.append(view(f"patches of {size} × {size}", pieces, config, images))
+        views.append(view(f"patches of {size} × {size}", pieces, config, images, progress))
     return views
 
 
@@ -109,14 +110,26 @@ def patch_size(shape: tuple[int, ...], wanted: int) -> int:
     return min(divisors, key=lambda p: abs(p - side / 4), default=0)
 
 
-def view(name: str, x: Rows, config: EstimateConfig, owners: NDArray[np.int64] | None = None) -> View:
+def view(name: str, x: Rows, config: EstimateConfig, owners: NDArray[np.int64] | None = None, progress: bool = False) -> View:
     """Everything about points x (N, *shape); owners (N,) are the images that patches are from."""
     points = enough(x)
     eigenvalues, moments = spectrum(points).clip(min=0.0), moments_of(points)
     problem, dimensions = None, list[DimensionEstimate]()
     try:
-        limits = {"neighbours": config.neighbours, "max_points": config.max_points}
-        dimensions = estimate_dimensions(x, **limits, seed=config.seed, owners=owners)
+        with tqdm(desc=f"dimension of {name}", unit="evaluation", disable=not progress) as bar:
+
+            def tick(done: int, total: int) -> None:
+                bar.total, bar.n = total, done
+                bar.refresh()
+
+            dimensions = estimate_dimensions(
+                x,
+                neighbours=config.neighbours,
+                max_points=config.max_points,
+                seed=config.seed,
+                owners=owners,
+                tick=tick,
+            )
     except ValueError as error:
         # The spectrum and all that follows from it is worth having even where neighbours say nothing.
         problem = str(error)

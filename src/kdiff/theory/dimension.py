@@ -14,13 +14,14 @@ them many times on shared neighbours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import hadamard
-from scipy.special import stdtrit
 
+from kdiff.theory.halves import deal, intervals
 from kdiff.theory.neighbours import CHUNK_BYTES, Rows, distinct_rows, nearest_neighbours, take_rows
 from kdiff.theory.spectra import eigenvalue_source, local_spectra
 
@@ -152,6 +153,7 @@ def estimate_dimensions(
     confidence: float = 0.95,
     seed: int = 0,
     owners: np.ndarray | None = None,
+    tick: Callable[[int, int], None] | None = None,
 ) -> list[DimensionEstimate]:
     """Every method's estimate of the dimension of x (N, *shape), with intervals.
 
@@ -177,6 +179,7 @@ def estimate_dimensions(
         seed: of all that is drawn at random.
         owners: (N,), for points that depend on each other: the number of what each was taken from, as the image of a patch.
             Points of one owner are dealt into one group, so that the interval is that of independent owners.
+        tick: is told how many of how many evaluations are done, after each, for a progress bar.
 
     Raises:
         ValueError: an argument out of range, values that are not finite, too few points that differ (every half must hold
@@ -208,34 +211,43 @@ def estimate_dimensions(
             f"{len(distinct)} among {count}"
         )
     halves = hadamard(subsamples)[:, 1:].T > 0
-    estimates = _global_spectra(points, owners, subsamples, halves, confidence, rng)
+    # Both evaluate everything from all points and from the two halves of every way to split them.
+    done, total = itertools.count(1), 2 * (1 + 2 * len(halves))
+
+    def evaluated() -> None:
+        if tick:
+            tick(next(done), total)
+
+    estimates = _global_spectra(points, owners, subsamples, halves, confidence, rng, evaluated)
     if len(distinct) < count:
         points, owners = points[distinct], owners[distinct]
-    return estimates + _from_neighbours(points, owners, neighbours, subsamples, halves, confidence, count - len(distinct), rng)
-
-
-def _deal(owners: np.ndarray, subsamples: int, rng: np.random.Generator) -> np.ndarray:
-    """The group of each point (N,): owners are dealt at random, as evenly as they go round."""
-    each, of_owner = np.unique(owners, return_inverse=True)
-    group: np.ndarray = (rng.permutation(len(each)) % subsamples)[of_owner]
-    return group
+    copies = count - len(distinct)
+    return estimates + _from_neighbours(points, owners, neighbours, subsamples, halves, confidence, copies, rng, evaluated)
 
 
 def _global_spectra(
-    points: np.ndarray, owners: np.ndarray, subsamples: int, halves: np.ndarray, confidence: float, rng: np.random.Generator
+    points: np.ndarray,
+    owners: np.ndarray,
+    subsamples: int,
+    halves: np.ndarray,
+    confidence: float,
+    rng: np.random.Generator,
+    evaluated: Callable[[], None],
 ) -> list[DimensionEstimate]:
     if min(points.shape) > MAX_SPECTRUM:
         chosen = np.sort(rng.choice(len(points), MAX_SPECTRUM, replace=False))
         points, owners = points[chosen], owners[chosen]
     # Chunks that leave each group enough rows for its matrix product to be worth the adding up.
     chunk = max(1, subsamples * CHUNK_BYTES // (8 * points.shape[1]))
-    source = eigenvalue_source(points, _deal(owners, subsamples, rng), subsamples, chunk)
+    source = eigenvalue_source(points, deal(owners, subsamples, rng), subsamples, chunk)
 
     def evaluate(groups: np.ndarray) -> np.ndarray:
         values = _checked_spectrum(source(groups))
         return np.array([_participation(values), _crossing(values, ENERGY)])
 
-    ratio, crossing = ((value, value - width, value + width) for value, width in _intervals(evaluate, halves, confidence))
+    ratio, crossing = (
+        (value, value - width, value + width) for value, width in intervals(evaluate, halves, confidence, evaluated)
+    )
     # A whole number does not tell how near the next one was: the interval is found for the crossing, and rounded then.
     energy, low, high = (float(np.ceil(each - 1e-9)) for each in crossing)
     limit = min(len(points) - 1, points.shape[1])
@@ -254,11 +266,12 @@ def _from_neighbours(
     confidence: float,
     duplicates: int,
     rng: np.random.Generator,
+    evaluated: Callable[[], None],
 ) -> list[DimensionEstimate]:
     # Of so many, at least `neighbours` lie in a half; but for one point in a thousand or less, which the half leaves out.
     searched = min(len(points) - 1, 2 * neighbours + int(np.ceil(8 * neighbours**0.5)))
     distances, numbers = nearest_neighbours(points, searched)
-    group = _deal(owners, subsamples, rng)
+    group = deal(owners, subsamples, rng)
     centre = np.zeros(len(points), dtype=bool)
     centre[rng.choice(len(points), min(LOCAL_CENTRES, len(points)), replace=False)] = True
     spreads: list[tuple[float, float]] = []
@@ -278,7 +291,7 @@ def _from_neighbours(
             spreads.extend(zip(low, high))
         return np.array([two_nn(within), levina_bickel(within), np.median(local[0]), local[1].mean(), local[2].mean()])
 
-    found = _intervals(evaluate, halves, confidence)
+    found = intervals(evaluate, halves, confidence, evaluated)
     most = min(neighbours - 1, points.shape[1])
     rows = [
         ("TwoNN", "global", len(points), None, None),
@@ -291,16 +304,6 @@ def _from_neighbours(
         DimensionEstimate(method, scope, value, value - width, value + width, confidence, count, limit, duplicates, spread)
         for (method, scope, count, limit, spread), (value, width) in zip(rows, found)
     ]
-
-
-def _intervals(
-    evaluate: Callable[[np.ndarray], np.ndarray], halves: np.ndarray, confidence: float
-) -> list[tuple[float, float]]:
-    """Value from all groups, and half the width of its interval, for each of the numbers that `evaluate(groups)` gives."""
-    values = evaluate(np.ones(halves.shape[1], dtype=bool))
-    differences = np.array([evaluate(half) - evaluate(~half) for half in halves]) / 2
-    widths = stdtrit(len(halves), (1 + confidence) / 2) * np.sqrt(np.mean(differences**2, axis=0))
-    return [(float(value), float(width)) for value, width in zip(values, widths)]
 
 
 def _participation(eigenvalues: np.ndarray) -> np.ndarray:
