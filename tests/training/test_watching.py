@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import signal
 import sys
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from kdiff.training.config import TrainConfig
 from kdiff.training.generate import balanced_labels
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import load_run, train_run
+from kdiff.training.signals import Stopped
 
 CONFIG = TrainConfig(
     data="digits",
@@ -125,7 +127,18 @@ def test_a_resumed_run_goes_on_with_its_samples(tmp_path):
     with pytest.raises(InterruptedError):
         train_run(config, tmp_path / "run", on_sample=stop)
     train_run(replace(config, sample_every=2), tmp_path / "run", resume=True, on_sample=lambda run: steps.append(run.step))
-    assert steps == [5, 10, 8, 10, 12, 14, 16, 18]
+    assert steps == [5, 10, 6, 8, 10, 12, 14, 16, 18]
+
+
+def test_a_stop_at_the_very_step_loses_no_picture(tmp_path, monkeypatch):
+    steps, asked = [], iter([False] * 4 + [True])
+    monkeypatch.setattr("kdiff.training.loop._asked", lambda *_: signal.SIGTERM if next(asked, False) else 0)
+    config = replace(CONFIG, sample_every=5)
+    with pytest.raises(Stopped):
+        train_run(config, tmp_path / "run", on_sample=lambda run: steps.append(run.step))
+    assert steps == []
+    train_run(config, tmp_path / "run", resume=True, on_sample=lambda run: steps.append(run.step))
+    assert steps == [5, 10, 15]
 
 
 # TensorBoard

@@ -102,6 +102,8 @@ class SampleGrids:
     def __call__(self, run: Run) -> None:
         """One picture. What goes wrong with the file is a warning: a picture is no reason to end a run."""
         path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
+        if path.exists():  # a run that goes on passes the same steps with the same weights
+            return
         options = sampler_options(run.config.sampling)
         x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **options)
         pictures, self._view = seen(run, x, self._view)

@@ -120,8 +120,9 @@ def fit(
         folder: where metrics.jsonl and checkpoints/ go; none are written without it.
         resume: go on from the newest whole checkpoint in `folder`.
         progress: what the progress bar is called; None for no bar.
-        after_step: called on the main process as after_step(steps done, averages) when a step is done and saved; it must
-            leave module and averages alone, and may draw random numbers.
+        after_step: called on the main process as after_step(steps done, averages) when a step is done and saved, and when a
+            run goes on from one (a stop came before the call); it must leave module and averages alone, and may draw random
+            numbers.
 
     Raises:
         ValueError: a batch that the processes cannot share equally, or checkpoints none of which is whole.
@@ -145,6 +146,8 @@ def fit(
     bar = tqdm(desc=progress, total=config.steps, initial=start, disable=not (progress and main), **shown)
     signals = StopSignals(active=folder is not None, launched=accelerator.num_processes > 1)
     with _random_states_kept(accelerator.device), bar, closing(log) if log else nullcontext(), signals:
+        if start and after_step and main:
+            after_step(start, steps.ema)
         for step in range(start, config.steps):
             steps.run(step)
             done = step + 1

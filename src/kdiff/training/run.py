@@ -158,8 +158,8 @@ def train_run(
         resume: go on from the newest whole checkpoint in `folder`; a finished run is read back as it is.
         progress: what the progress bar is called; None for no bar.
         on_sample: called with the run as it stands, a model of its own with the averaged weights, every `sample_every` steps
-            before the last; for the last there is the run that is returned. Whoever wants samples of latents wants to see them:
-            their autoencoder must then be there.
+            before the last (again for the one gone on from); for the last there is the run that is returned. Whoever wants
+            samples of latents wants to see them: their autoencoder must then be there.
 
     Raises:
         ValueError: bad data or configuration, before anything is written; a folder that already holds a run (without
