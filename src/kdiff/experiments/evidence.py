@@ -102,7 +102,7 @@ def within(
         evidence += (
             f"; in {len(on_the_way)} of these cells k was still moving ((1 − k)/k by a factor of over {FACTOR} in the last "
             f"quarter), which decide nothing: of the others {len(off) - len(on_the_way) - len(resting)} hold in some run, "
-            f"{len(resting)} in none ({', '.join(resting)})"
+            f"{len(resting)} in none" + f" ({', '.join(resting)})" * bool(resting)
         )
     settled = fine == len(off) and not on_the_way
     verdict: Verdict = "confirmed" if settled else "refuted" if resting and may_refute else "inconclusive"

@@ -22,6 +22,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdiff.components import parse
 from kdiff.data.cache import cache_folder
@@ -177,7 +178,8 @@ def examine(study: Study) -> Outcome:
     parts = ["k, and what linear theories say of it (`kdiff.theory.optimal_k`)", _k_table(study)]
     for name in dict.fromkeys(row["cell"] for row in study.rows if "measure" in row):
         parts += [name, table([row for row in study.rows if row["cell"] == name])]
-    return Outcome(findings, "\n\n".join([*parts, "The autoencoders", _autoencoder_table(study.full)]))
+    parts += ["The autoencoders", _autoencoder_table(study.full)]
+    return Outcome(findings, "\n\n".join(parts), [_preparation(study.full)])
 
 
 def _data(study: Study, name: str) -> str:
@@ -199,11 +201,21 @@ def _k_table(study: Study) -> str:
     return markdown([*header, *(f"theory, {what}" for what in theory)], lines)
 
 
+def _trained(config: AutoencoderConfig) -> dict[str, Any]:
+    facts: dict[str, Any] = read_json(folder(config, "autoencoder") / "finished.json")
+    return facts
+
+
+def _preparation(full: bool) -> str:
+    hours = sum(_trained(autoencoder(kind, level, full))["seconds"] for kind, level in made(full)) / 3600
+    return f"Training the autoencoders took {hours:.2g} hours more, before the runs; they are kept in the cache."
+
+
 def _autoencoder_table(full: bool) -> str:
     lines = []
     for kind, level in made(full):
         config = autoencoder(kind, level, full)
-        facts = read_json(folder(config, "autoencoder") / "finished.json")
+        facts = _trained(config)
         size = " × ".join(map(str, read_json(folder(config, "latents") / "latents.json")["shape"]))
         lines.append(
             [kind, level, size, str(config.steps), f"{facts['heldout']['psnr']:.3g} dB", f"{facts['seconds'] / 60:.1f}"]
