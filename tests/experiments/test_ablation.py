@@ -59,7 +59,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
             i = places.index((job.cell, job.target))
             shift = 1 + 0.01 * math.cos(0.4 * math.pi * (1 + i % 2) * job.config.seed + i)
             one = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "loss": 1.0}
-            one["k"] = one["k_before"] = k(job.cell, job.target) + 0.1 * (shift - 1)
+            one["k"] = one["k_before"] = one["k_last"] = k(job.cell, job.target) + 0.1 * (shift - 1)
             value = distance(job.cell, job.target) * shift
             pair = ("sliced_wasserstein", 0.0), ("off_manifold", value)
             for sampler in ("paper", "clean"):

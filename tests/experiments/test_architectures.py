@@ -49,6 +49,7 @@ def study(folder: Path, full: bool = True, worse: float = 1.0, **ks: float) -> S
                     "seed": seed,
                     "k": k,
                     "k_before": k,
+                    "k_last": k,
                     "loss": 0.3,
                     "measure": "frechet",
                     "heldout": 0.1,

@@ -37,7 +37,15 @@ def made_up(full: bool, best: Best, best_loss: Best, learned: Best, worse: float
         k, factor = (learned(job.cell, of_rule), worse) if k is None else (k, 1.0)
         noise = 1 + 0.01 * math.sin(7 * i)
         value, loss = (noise * (1 + 20 * (k - at(job.cell, of_rule)) ** 2) for at in (best, best_loss))
-        common = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": k, "k_before": k, "loss": loss}
+        common = {
+            "cell": job.cell,
+            "target": job.target,
+            "seed": job.config.seed,
+            "k": k,
+            "k_before": k,
+            "k_last": k,
+            "loss": loss,
+        }
         off = ("sliced_wasserstein", 0.0), ("off_manifold", value * factor)
         for sampler in ("paper", "clean"):
             for measure, figure in off if job.cell.startswith("MLP") else (("frechet", value * factor),):

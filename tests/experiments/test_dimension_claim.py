@@ -66,7 +66,9 @@ def planted(out: Path, k: Callable[[Case, float], float], full: bool = True) -> 
         D, d = size_of(case.data), case.d or TRUE_D[case.data]
         seed = job.config.seed
         value = k(case, D / (D + d)) + 0.001 * math.sin(7 * (seed + 1) * (d + len(job.cell)))
-        rows.append({"cell": job.cell, "target": "learned", "seed": seed, "k": value, "k_before": value, "loss": 1.0})
+        rows.append(
+            {"cell": job.cell, "target": "learned", "seed": seed, "k": value, "k_before": value, "k_last": value, "loss": 1.0}
+        )
     return dimension.CLAIM.examine(Study(jobs, rows, full))
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from kdiff.experiments.claim import Study
-from kdiff.experiments.evidence import last_factor, last_move, learned_k, moves_one_way, nearest, still_moving, within
+from kdiff.experiments.evidence import alike, last_factor, last_move, learned_k, moves_one_way, nearest, still_moving, within
 
 
 def seeds(*values: float) -> dict[int, float]:
@@ -81,7 +81,10 @@ class TestWithin:
         ks, predicted = {"a": seeds(0.5, 0.52), "b": seeds(0.97, 0.97)}, {"a": 0.5, "b": 0.9}
         finding = within("close", ks, predicted, moving=["b", "not asked"])
         assert finding.verdict == "inconclusive"
-        assert "in 1 of these cells k was still moving" in finding.evidence
+        text = "1 of 1 cells where k had come to rest, in every run, 0 in some, 0 in none; in 1 more (1 − k)/k still moved"
+        assert finding.evidence.startswith(text)
+        assert "(a)" in finding.evidence, "the farthest is one that counts"
+        assert within("close", ks, predicted, moving=["a", "b"]).evidence.startswith("decided in no cell: in all 2 (1")
         assert within("close", ks, {"a": 0.9, "b": 0.9}, moving=["b"]).verdict == "refuted"
         assert within("close", ks, {"a": 0.5, "b": 0.97}, moving=["b"]).verdict == "inconclusive"
         assert within("close", ks, {"a": 0.5, "b": 0.97}).verdict == "confirmed"
@@ -116,15 +119,50 @@ class TestNearest:
         assert nearest("near", ks, PREDICTED, "rule").verdict == "confirmed"
 
 
+class TestAlike:
+    NEAR, FAR = seeds(0.5, 0.505), seeds(0.7, 0.71)
+
+    def test_all_runs_within_the_factor(self) -> None:
+        groups = [{"a": self.NEAR, "b": seeds(0.52)}, {"c": seeds(0.9), "d": seeds(0.91)}]
+        finding = alike("alike", groups)
+        assert finding.verdict == "confirmed"
+        assert "by a factor of 1.08 and 1.12 over all runs" in finding.evidence
+        assert alike("alike", [{"a": seeds(0.5), "c": seeds(0.9)}]).verdict == "refuted", "which a group of its own is not"
+
+    def test_two_cells_whose_runs_are_all_apart_refute(self) -> None:
+        finding = alike("alike", [{"a": self.NEAR, "b": self.FAR, "c": seeds(0.6)}])
+        assert finding.verdict == "refuted"
+        assert "at least 2.29 between b and a" in finding.evidence
+        assert alike("alike", [{"a": self.NEAR, "b": self.FAR}], may_refute=False).verdict == "inconclusive"
+
+    def test_one_run_that_is_near_is_enough_not_to_refute(self) -> None:
+        assert alike("alike", [{"a": self.NEAR, "b": seeds(0.7, 0.51)}]).verdict == "inconclusive"
+
+    def test_what_still_moves_refutes_nothing(self) -> None:
+        group = {"a": self.NEAR, "b": self.FAR, "c": seeds(0.51)}
+        finding = alike("alike", [group], moving=["b", "elsewhere"])
+        assert finding.verdict == "inconclusive"
+        assert "still moving, so that they refute nothing: 1 of 3 cells" in finding.evidence
+        assert alike("alike", [{"a": self.NEAR, "c": seeds(0.51)}], moving=["c"]).verdict == "inconclusive"
+
+
+def test_one_run_that_moves_is_a_cell_that_moves() -> None:
+    assert still_moving(ended([(0.5, 0.5), (0.5, 0.5), (0.5, 0.6)]), ["c"]) == ["c"]
+    assert still_moving(ended([(0.5, 0.6), (0.6, 0.5)]), ["c"]) == ["c"], "opposite ways do not make rest"
+
+
 def ended(runs: list[tuple[float, float]]) -> Study:
     """Runs of a cell, each with k at three quarters and at the end; and another cell."""
-    rows = [{"cell": "c", "target": "learned", "seed": i, "k": k, "k_before": before} for i, (before, k) in enumerate(runs)]
-    return Study([], [*rows, {"cell": "d", "target": "learned", "seed": 0, "k": 0.3, "k_before": 0.1}], full=True)
+    common = {"cell": "c", "target": "learned"}
+    # Averaged weights lag behind: k is not where the weights are.
+    rows = [{**common, "seed": i, "k": k - 0.01, "k_before": before, "k_last": k} for i, (before, k) in enumerate(runs)]
+    other = {"cell": "d", "target": "learned", "seed": 0, "k": 0.3, "k_before": 0.1, "k_last": 0.3}
+    return Study([], [*rows, other], full=True)
 
 
 def test_k_and_its_last_move() -> None:
     study = ended([(0.7, 0.9), (0.7, 0.8)])
-    assert learned_k(study, "c") == {0: 0.9, 1: 0.8}
+    assert learned_k(study, "c") == {0: 0.89, 1: 0.79}
     assert math.isclose(last_move(study, "c"), (0.2 + 0.1) / 2)
     # (1 − k)/k from 3/7 to 1/9 and to 1/4.
     assert math.isclose(last_factor(study, "c"), math.sqrt((1 / 9) * (1 / 4)) / (3 / 7))

@@ -43,7 +43,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for job in jobs:
             end = k.get(job.cell, 0.7) + 0.001 * job.config.seed
             before = end - (moves or {}).get(job.cell, 0.0)
-            row = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": end, "k_before": before}
+            row = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": end, "k_before": before, "k_last": end}
             value = {"learned": learned, "velocity": 1.0}.get(job.target, 2.0) * (1 + 0.01 * job.config.seed)
             rows.append({**row, "measure": "frechet", "sampler": "clean", "value": value} if job.num_samples else row)
         return Study(jobs, rows, full)

@@ -112,12 +112,21 @@ def test_quality(v, verdict) -> None:
     assert loss_space.quality(study_of({}, full=False, frechet=frechet)).verdict == "inconclusive"
 
 
-@pytest.mark.parametrize(("u", "v", "verdict"), [(30.0, 1.0, "confirmed"), (30.0, 9.0, "refuted"), (1.0, 1.0, "refuted")])
-def test_exact_pulls(u, v, verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("u", "v", "full", "verdict"),
+    [
+        (30.0, 1.0, True, "confirmed"),
+        (30.0, 9.0, True, "refuted"),
+        (30.0, 9.0, False, "inconclusive"),
+        (1.0, 1.0, True, "refuted"),
+        (4.5, 3.5, True, "inconclusive"),
+    ],
+)
+def test_exact_pulls(u, v, full, verdict, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = {"u": dict.fromkeys(PROBED, (u, 1.0)), "v": dict.fromkeys(PROBED, (-v, 1.0))}
     monkeypatch.setattr(loss_space, "pulls", lambda data, batches: planted)
     what = next(iter(JUDGED))
-    assert loss_space.exact_pulls(study_of({named(what, "v"): [0.8]})).verdict == verdict
+    assert loss_space.exact_pulls(study_of({named(what, "v"): [0.8]}, full)).verdict == verdict
 
 
 # Whole

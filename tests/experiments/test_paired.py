@@ -52,6 +52,8 @@ def test_the_best_is_chosen_by_the_other_seeds() -> None:
     """Of equals the lowest mean is lower than they are: chosen by the figures that it is compared by it would look better."""
     assert over_best([1.0, 1.0], {"a": [2.0, 0.5], "b": [1.0, 1.0]}) == pytest.approx([math.log(1 / 2.0), 0.0])
     assert over_best([3.0], {"a": [2.0], "b": [1.0]}) == pytest.approx([math.log(3)])
+    with pytest.raises(ValueError, match="2 values, and"):
+        over_best([1.0, 1.0], {"a": [1.0]})
     generator, biased, fair = np.random.default_rng(0), [], []
     for _ in range(400):
         ours, *others = np.exp(generator.normal(0, 0.1, (6, 3))).tolist()
@@ -61,6 +63,13 @@ def test_the_best_is_chosen_by_the_other_seeds() -> None:
         fair.append(np.mean(over_best(ours, named)))
     assert np.mean(biased) > 0.05
     assert abs(np.mean(fair)) < 4 * np.std(fair) / 20
+
+
+def test_what_leans_to_ours_confirms_only_if_what_leans_against_it_does() -> None:
+    fine, bad = {"a": [0.0, 0.01, -0.01]}, {"a": [0.2, 0.21, 0.19]}
+    assert as_good(fine)[0] == as_good(fine, fine)[0] == "confirmed"
+    assert as_good(fine, bad)[0] == "inconclusive"
+    assert as_good(bad, fine)[0] == "refuted"
 
 
 def test_several_means_hold_together() -> None:

@@ -19,6 +19,7 @@ import torch
 from kdiff.experiments import runner
 from kdiff.experiments.runner import Job, RunFailed, collect, make_jobs, run_jobs, slug
 from kdiff.training.config import TrainConfig
+from kdiff.training.metrics import read_metrics
 from kdiff.training.run import load_run
 
 CONFIG = TrainConfig(
@@ -195,6 +196,10 @@ def test_results_are_tidy_and_complete(finished) -> None:
                 last["loss_across"],
             )
             assert row["k"] == load_run(job.folder).model.target.k
+            lines = read_metrics(job.folder / "metrics.jsonl")
+            before = [line for line in lines if line["step"] <= 0.75 * job.config.steps][-1]
+            assert (row["k_before"], row["k_last"]) == (before.get("k"), lines[-1].get("k"))
+            assert (row["k"] == row["k_last"]) == ("learned" not in job.target), "averages lag behind"
             assert (row["num_samples"], row["group_size"]) == (NUM_SAMPLES, result["group_size"])
 
 

@@ -34,7 +34,7 @@ def planted(
         D = int(job.cell.rpartition(" ")[2])
         shift = 1 + 0.01 * math.sin(7 * (job.config.seed + 1) * (1 + len(job.target)) * D)
         common = {"cell": job.cell, "target": job.target, "seed": job.config.seed, "loss": 1.0}
-        common["k"] = common["k_before"] = 1 - (1 - k(D)) * shift if job.target == "learned" else None
+        common["k"] = common["k_before"] = common["k_last"] = 1 - (1 - k(D)) * shift if job.target == "learned" else None
         for sampler in ("paper", "clean"):
             for measure, value in (("sliced_wasserstein", 0.03), ("off_manifold", off(job.target, D) * shift)):
                 figure = {"sampler": sampler, "measure": measure, "value": value, "grouped": value, "heldout": 0.02}

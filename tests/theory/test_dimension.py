@@ -348,6 +348,13 @@ def test_the_work_is_counted() -> None:
     assert told == [(i, 14) for i in range(1, 15)]
 
 
+def test_few_owners_make_few_groups_and_wide_intervals() -> None:
+    x = sphere(400, 3)
+    many, few = (by_name(estimate_dimensions(x, owners=np.arange(400) % count))["MLE", "global"] for count in (100, 5))
+    assert few.value == pytest.approx(many.value, rel=0.05)
+    assert few.high - few.low > many.high - many.low
+
+
 def test_points_of_an_owner_each_are_dealt_as_points() -> None:
     x = sphere(200, 3)
     assert estimate_dimensions(x, owners=np.arange(200)[::-1].copy() * 7) != estimate_dimensions(x)
@@ -485,7 +492,7 @@ GOOD = sphere(100, 3)
         (GOOD, {"subsamples": 2}, "power of two"),
         (GOOD, {"confidence": 1.0}, "confidence"),
         (GOOD, {"owners": np.arange(99)}, "owners have shape"),
-        (GOOD, {"owners": np.arange(100) % 15}, "at least as many owners"),
+        (GOOD, {"owners": np.arange(100) % 3}, "at least 4 owners"),
         (np.stack(np.meshgrid(*[np.arange(6.0)] * 3), -1).reshape(-1, 3), {"neighbours": 3}, "cannot tell a dimension"),
     ],
 )

@@ -14,13 +14,12 @@ D/(D + d) knows of the data alone, so by it k should be the same in all four.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study
-from kdiff.experiments.evidence import FACTOR, last_move, learned_k, still_moving, within
+from kdiff.experiments.evidence import FACTOR, alike, last_move, learned_k, still_moving
 from kdiff.experiments.panels import TARGETS, draw_distances, draw_samples
 from kdiff.experiments.quality import by_target, quality_rows, reaches_the_best, target_table
 from kdiff.report.samples import INK, new_figure, save_figure
@@ -86,12 +85,8 @@ def examine(study: Study) -> Outcome:
 def same_k(study: Study, name: str) -> Finding:
     """Whether (1 − k)/k is alike in all networks on the same pictures; by the rule of d it is d/D, whatever the network."""
     ks = {cell(network, name): learned_k(study, cell(network, name)) for network in NETWORKS}
-    ratios = [(1 - k) / k for found in ks.values() for k in found.values()]
-    # Runs that lie within a factor of each other lie within its root of their geometric middle.
-    middle = 1 / (1 + math.sqrt(min(ratios) * max(ratios)))
     statement = f"{name}: k is the same in every architecture, (1 − k)/k within a factor of {FACTOR}"
-    found = within(statement, ks, dict.fromkeys(ks, middle), math.sqrt(FACTOR), moving=still_moving(study, ks))
-    found = replace(found, decides=False)
+    found = replace(alike(statement, [ks], moving=still_moving(study, ks)), decides=False)
     # Before k has moved much it is the same everywhere.
     return found if study.full else replace(found, verdict="inconclusive")
 

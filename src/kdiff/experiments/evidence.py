@@ -6,6 +6,7 @@ and of logit k = log(k/(1 − k)), since near 1 a difference of k says nothing.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,19 +26,26 @@ def learned_k(study: Study, cell: str, target: str = "learned") -> dict[int, flo
 
 
 def last_move(study: Study, cell: str, target: str = "learned") -> float:
-    """How far k moved in the last quarter of the steps, the mean over seeds: it has not come to rest if that is much."""
-    return statistics.mean(row["k"] - row["k_before"] for row in study.runs(cell=cell, target=target))
+    """How far k moved in the last quarter of the steps, the mean over seeds: it has not come to rest if that is much.
+
+    Of the weights themselves: averaged ones are still on their way when the weights have come to rest.
+    """
+    return statistics.mean(row["k_last"] - row["k_before"] for row in study.runs(cell=cell, target=target))
 
 
-def last_factor(study: Study, cell: str, target: str = "learned") -> float:
-    """The factor by which (1 − k)/k, the d that k means, changed in the last quarter, the geometric mean over seeds."""
-    runs = study.runs(cell=cell, target=target)
-    return math.exp(statistics.mean(logit(row["k_before"]) - logit(row["k"]) for row in runs))
+def _last_moves(study: Study, cell: str, target: str = "learned") -> list[float]:
+    """The same of log((1 − k)/k), the logarithm of the d that k means, seed by seed."""
+    return [logit(row["k_before"]) - logit(row["k_last"]) for row in study.runs(cell=cell, target=target)]
+
+
+def last_factor(study: Study, cell: str) -> float:
+    """The factor by which (1 − k)/k changed in the last quarter, the geometric mean over seeds."""
+    return math.exp(statistics.mean(_last_moves(study, cell)))
 
 
 def still_moving(study: Study, cells: Iterable[str]) -> list[str]:
-    """The cells where learned k had not come to rest: (1 − k)/k changed by a factor of over 1.25 in the last quarter."""
-    return [cell for cell in cells if abs(math.log(last_factor(study, cell))) > math.log(FACTOR)]
+    """The cells where learned k had not come to rest: in some run (1 − k)/k changed by a factor of over 1.25 in that time."""
+    return [cell for cell in cells if max(map(abs, _last_moves(study, cell))) > math.log(FACTOR)]
 
 
 def moves_one_way(
@@ -76,37 +84,68 @@ def within(
     statement: str,
     ks: Mapping[str, Mapping[int, float]],
     predicted: Mapping[str, float],
-    factor: float = FACTOR,
     may_refute: bool = True,
     moving: Collection[str] = (),
 ) -> Finding:
-    """Whether (1 − k)/k ends within a factor of what is predicted, in every run; refuted if in one cell no run does.
+    """Whether (1 − k)/k ends within a factor of 1.25 of what is predicted, in every run; refuted if in one cell no run does.
 
     Cells that are still `moving` refute nothing, and while there are any nothing is confirmed.
 
     By the rule (1 − k)/k is d/D. So the factor is one of the d that k means, as strict where D/(D + d) is 0.996 as where it is
     one half: there a factor of 1.25 is 0.056 of k, and a difference of k, however small, would say little of d elsewhere.
     """
-    off = {cell: [logit(predicted[cell]) - logit(k) for k in ks[cell].values()] for cell in predicted}
-    worst = max(off, key=lambda cell: max(map(abs, off[cell])))
-    outside = [cell for cell, values in off.items() if min(map(abs, values)) > math.log(factor)]
-    on_the_way = [cell for cell in off if cell in moving]
-    resting = [cell for cell in outside if cell not in on_the_way]
-    fine = sum(max(map(abs, values)) <= math.log(factor) for values in off.values())
-    mean = statistics.mean(abs(k - predicted[cell]) for cell in predicted for k in ks[cell].values())
-    evidence = (
-        f"{fine} of {len(off)} cells; (1 − k)/k farthest at {math.exp(max(off[worst], key=abs)):.3g} times ({worst}); "
-        f"mean difference of k {mean:.3f}; {counted_seeds(len(off[worst]))}"
-    )
-    if on_the_way:
+    off = {cell: [logit(predicted[cell]) - logit(k) for k in ks[cell].values()] for cell in predicted if cell not in moving}
+    some = [cell for cell, values in off.items() if min(map(abs, values)) <= math.log(FACTOR)]
+    every = [cell for cell, values in off.items() if max(map(abs, values)) <= math.log(FACTOR)]
+    none = [cell for cell in off if cell not in some]
+    settled = len(every) == len(predicted)
+    verdict: Verdict = "confirmed" if settled else "refuted" if none and may_refute else "inconclusive"
+    moved = f"(1 − k)/k still moved by a factor of over {FACTOR} in the last quarter"
+    evidence = f"{len(every)} of {len(off)} cells" if off else f"decided in no cell: in all {len(predicted)} {moved}"
+    if 0 < len(off) < len(predicted):
+        evidence += f" where k had come to rest, in every run, {len(some) - len(every)} in some, {len(none)} in none"
+        evidence += f"; in {len(predicted) - len(off)} more {moved}"
+    if off:
+        worst = max(off, key=lambda cell: max(map(abs, off[cell])))
+        mean = statistics.mean(abs(k - predicted[cell]) for cell in off for k in ks[cell].values())
         evidence += (
-            f"; in {len(on_the_way)} of these cells k was still moving ((1 − k)/k by a factor of over {FACTOR} in the last "
-            f"quarter), which decide nothing: of the others {len(off) - len(on_the_way) - len(resting)} hold in some run, "
-            f"{len(resting)} in none" + f" ({', '.join(resting)})" * bool(resting)
+            f"; (1 − k)/k farthest at {math.exp(max(off[worst], key=abs)):.3g} times ({worst}); "
+            f"mean difference of k {mean:.3f}; {counted_seeds(len(off[worst]))}"
         )
-    settled = fine == len(off) and not on_the_way
-    verdict: Verdict = "confirmed" if settled else "refuted" if resting and may_refute else "inconclusive"
     return Finding(statement, verdict, evidence)
+
+
+def alike(
+    statement: str,
+    groups: Sequence[Mapping[str, Mapping[int, float]]],
+    may_refute: bool = True,
+    moving: Collection[str] = (),
+) -> Finding:
+    """Whether (1 − k)/k is the same within a factor of 1.25 in all cells of a group, in every run.
+
+    Refuted if in two cells of a group no run of one is that near to any of the other's, and k had come to rest in both.
+    """
+    apart, refuting, widest = [], False, (0.0, "", "")
+    for group in groups:
+        ends = {cell: [logit(k) for k in found.values()] for cell, found in group.items()}
+        every = [y for values in ends.values() for y in values]
+        apart.append(max(every) - min(every))
+        resting = {cell: values for cell, values in ends.items() if cell not in moving}
+        for low, high in itertools.permutations(resting, 2):
+            gap = min(resting[high]) - max(resting[low])
+            refuting = refuting or gap > math.log(FACTOR)
+            widest = max(widest, (gap, high, low))
+    cells = [cell for group in groups for cell in group]
+    moved = [cell for cell in cells if cell in moving]
+    evidence = f"(1 − k)/k by a factor of {' and '.join(f'{math.exp(found):.3g}' for found in apart)} over all runs"
+    if refuting:
+        evidence += f"; at least {math.exp(widest[0]):.3g} between {widest[1]} and {widest[2]}"
+    if moved:
+        evidence += f"; still moving, so that they refute nothing: {len(moved)} of {len(cells)} cells"
+    seeds = min(len(found) for group in groups for found in group.values())
+    same = max(apart) <= math.log(FACTOR) and not moved
+    verdict: Verdict = "confirmed" if same else "refuted" if refuting and may_refute else "inconclusive"
+    return Finding(statement, verdict, f"{evidence}; {counted_seeds(seeds)}")
 
 
 def nearest(
@@ -119,7 +158,7 @@ def nearest(
     """Whether of several predictions of each cell's k a rule's has the smallest mean error over the cells, in every seed.
 
     As an error of k and as one of logit k, since near 1 the first says little: refuted if some other prediction's is smaller in
-    every seed by both.
+    every seed by both. A prediction of 1 counts as 1 − 1e-7 there, what float32 tells from it.
     """
     seeds = sorted(set.intersection(*(set(ks[cell]) for cell in predicted)))
     names = list(next(iter(predicted.values())))

@@ -134,9 +134,9 @@ def lines(study: Study, cell: Narrow) -> list[list[str]]:
             floor = next((value for value in exact if value is not None), None)
             figures.append(spread(values) if floor is None else f"{spread(values)} ({floor:.3g})")
         figures += [spread(by_target(rows, "grouped")[label]), f"{rows[0]['heldout']:.3g}"]
-        for measure in ("sliced_wasserstein", "off_manifold"):
-            parts = study.values(measure, cell=cell.name, target=label)
-            figures.append(spread(parts) if parts else "")
+        off = study.values("off_manifold", cell=cell.name, target=label)
+        inside = study.values("sliced_wasserstein", cell=cell.name, target=label) if off else []
+        figures += [spread(parts) if parts else "" for parts in (inside, off)]
         start, pace = next(pair for pair in (PAPER, HIGH, FAST) if target(*pair) == label)
         ks, losses = spread([one.k for one in ends]), spread([one.loss for one in ends])
         found.append([cell.name, f"{start:g}, {pace:g}", ks, losses, *figures])

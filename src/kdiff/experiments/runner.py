@@ -5,8 +5,9 @@ and differ in their target alone; the spread over seeds holds both. Each run is 
 again, one that was cut off is resumed from its newest checkpoint.
 
     OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
-    OUT/results.csv                          tidy: one row per run, sampler and measure; k_before: k at three quarters of the
-                                             steps, as of the last line logged by then
+    OUT/results.csv                          tidy: one row per run, sampler and measure. k: of the averaged weights at the end;
+                                             k_last: of the weights themselves; k_before: the same at three quarters of the
+                                             steps, as of the last line logged by then (or of the first line)
     OUT/results.json                         the same, with configuration and environment
 """
 
@@ -220,7 +221,8 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
             "target": job.target,
             "seed": job.config.seed,
             "k": result["k"],
-            "k_before": before[-1].get("k"),
+            "k_before": before[-1].get("k") if before else None,
+            "k_last": steps[-1].get("k") if steps else None,
             "loss": last["last"]["loss"],
             "loss_along": last["last"].get("loss_along"),
             "loss_across": last["last"].get("loss_across"),

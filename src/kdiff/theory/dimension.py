@@ -161,13 +161,13 @@ def estimate_dimensions(
     of the points' MLE values, and the mean of participation ratio and energy of up to 1000 neighbourhoods' spectra, which
     cannot exceed neighbours − 1. Of equal points the neighbours' methods keep one.
 
-    The interval is value ± t s. Points are dealt at random into G = `subsamples` groups, and in G − 1 balanced ways (columns of
-    a Hadamard matrix) the groups into two halves A, B; neighbours are those within the half. The halves share no points, so
-    (θ_A − θ_B)/2 has the standard error of θ from all points if that falls as 1/√N; s is its root mean square, t Student's
-    quantile for G − 1 degrees of freedom. The interval covers sampling noise alone, for independent points; it is too wide
-    where the error falls faster (a participation ratio with all eigenvalues equal). That of the global energy belongs to the
-    real number at which the running sum crosses 95 %; its ends are rounded up, as the value is. It does not cover the method's
-    bias: too few points for the dimension, a curved or noisy manifold, an uneven density.
+    The interval is value ± t s. Points (or owners) are dealt at random into G = `subsamples` groups, and in G − 1 balanced ways
+    (columns of a Hadamard matrix) the groups into two halves A, B; neighbours are those within the half. The halves share no
+    points, so (θ_A − θ_B)/2 has the standard error of θ from all points if that falls as 1/√N; s is its root mean square, t
+    Student's quantile for G − 1 degrees of freedom. The interval covers sampling noise alone, for independent points or owners;
+    it is too wide where the error falls faster (a participation ratio with all eigenvalues equal). That of the global energy
+    belongs to the real number at which the running sum crosses 95 %; its ends are rounded up, as the value is. It does not
+    cover the method's bias: too few points for the dimension, a curved or noisy manifold, an uneven density.
 
     Args:
         x: only `len(x)` and slices are used.
@@ -178,12 +178,13 @@ def estimate_dimensions(
         confidence: nominal coverage of the interval, in (0, 1).
         seed: of all that is drawn at random.
         owners: (N,), for points that depend on each other: the number of what each was taken from, as the image of a patch.
-            Points of one owner are dealt into one group, so that the interval is that of independent owners.
+            Points of one owner are dealt into one group, so that the interval is that of independent owners; of fewer owners
+            than subsamples into as many groups as they allow, at least 4.
         tick: is told how many of how many evaluations are done, after each, for a progress bar.
 
     Raises:
         ValueError: an argument out of range, values that are not finite, too few points that differ (every half must hold
-            neighbours + 2), or fewer owners than subsamples.
+            neighbours + 2), or fewer than 4 owners.
     """
     if neighbours < 3 or subsamples < 4 or subsamples & (subsamples - 1):
         raise ValueError(f"needed: neighbours from 3 and subsamples a power of two from 4, found {neighbours} and {subsamples}")
@@ -202,8 +203,11 @@ def estimate_dimensions(
     count = min(len(x), max_points, max(needed, MAX_BYTES // take_rows(x[0:1]).nbytes))
     chosen = np.sort(rng.choice(len(x), count, replace=False)) if count < len(x) else None
     points, owners = take_rows(x, chosen), owners if chosen is None else owners[chosen]
-    if (found := len(np.unique(owners))) < subsamples:
-        raise ValueError(f"{subsamples} subsamples need at least as many owners (images that patches are from), found {found}")
+    several = len(np.unique(owners))
+    if several < 4:
+        raise ValueError(f"intervals need at least 4 owners (images that patches are from), found {several}")
+    while subsamples > several:
+        subsamples //= 2
     distinct = distinct_rows(points)
     if len(distinct) < needed:
         raise ValueError(
@@ -268,8 +272,10 @@ def _from_neighbours(
     rng: np.random.Generator,
     evaluated: Callable[[], None],
 ) -> list[DimensionEstimate]:
-    # Of so many, at least `neighbours` lie in a half; but for one point in a thousand or less, which the half leaves out.
-    searched = min(len(points) - 1, 2 * neighbours + int(np.ceil(8 * neighbours**0.5)))
+    # Of so many, at least `neighbours` lie in a half; but for one point in a thousand or less, which the half leaves out. Where
+    # owners repeat they come in clumps, and more of them are looked at.
+    clumps = 1 if len(np.unique(owners)) == len(points) else 2
+    searched = min(len(points) - 1, clumps * (2 * neighbours + int(np.ceil(8 * neighbours**0.5))))
     distances, numbers = nearest_neighbours(points, searched)
     group = deal(owners, subsamples, rng)
     centre = np.zeros(len(points), dtype=bool)

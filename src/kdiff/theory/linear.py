@@ -254,8 +254,9 @@ def _search(values: Array, counts: Array, tau: float, times: Timesteps | None, n
             found.append((0.0 if first == 0 else 1.0, float(scanned[0 if first == 0 else last])))
             continue
         bounds = (grid[first - 1], grid[end + 1])
-        best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
-        found.append((float(expit(best.x)), float(best.fun)))
+        valley = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+        found.append((float(expit(valley.x)), float(valley.fun)))
     # White data are the noise's mirror image: k and 1 − k tie, and rounding is not to choose. Named first is the one near data.
-    (k, lowest), *others = sorted(found, key=lambda minimum: (float(np.round(minimum[1] / scanned.min(), 12)), -minimum[0]))
+    best = min(value for _, value in found)
+    (k, lowest), *others = sorted(found, key=lambda minimum: (float(np.round(minimum[1] / best, 12)), -minimum[0]))
     return Optimum(k, lowest, "quadrature", others)
