@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from kdiff.experiments import ablation, depth, loss_space, toy
-from kdiff.experiments.claim import Study
+from kdiff.experiments.claim import Finding, Study
+from kdiff.experiments.evidence import learned_k, nearest
 from kdiff.experiments.quality import by_target, quality_rows, reaches_the_best
 from kdiff.experiments.reproduce import CLAIMS, find_claim
 
@@ -42,39 +43,51 @@ def test_every_claim_has_its_line_and_its_verdict(name: str) -> None:
 # What the committed figures say, by the code as it is
 
 
-def committed(name: str) -> tuple[Study, list[str]]:
-    """The study of a claim from its results.csv, without run folders, and the evidence that its verdict gives."""
+def committed(name: str) -> tuple[Study, list[tuple[str, str]]]:
+    """The study of a claim from its results.csv, without run folders, and the verdict and evidence of its findings."""
     texts, rows = {"cell", "target", "sampler", "measure"}, list[dict[str, Any]]()
     with (RESULTS / "claims" / name / "results.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             row = {key: value if key in texts else float(value) if value else None for key, value in line.items()}
             rows.append({**row, "seed": int(line["seed"])})
     verdict = json.loads((RESULTS / "claims" / name / "verdict.json").read_text(encoding="utf-8"))
-    return Study(find_claim(name).jobs(True, Path("nowhere")), rows, True), [one["evidence"] for one in verdict["findings"]]
+    found = [(one["verdict"], one["evidence"]) for one in verdict["findings"]]
+    return Study(find_claim(name).jobs(True, Path("nowhere")), rows, True), found
+
+
+def said(finding: Finding) -> tuple[str, str]:
+    return finding.verdict, finding.evidence
 
 
 def test_toys_distances() -> None:
-    study, evidence = committed("toy")
-    assert toy._as_good(toy.distances(study), True).evidence == evidence[3]
+    study, found = committed("toy")
+    assert said(toy._as_good(toy.distances(study), True)) == found[3]
+    cells = {toy.cell(data, D): D for data in toy.sizes(True)[0] for D in toy.sizes(True)[1]}
+    ks, predicted = {name: learned_k(study, name) for name in cells}, {name: toy.predictions(D) for name, D in cells.items()}
+    assert said(nearest("", ks, predicted, toy.RULE)) == found[2]
 
 
 def test_the_kinds_of_k() -> None:
-    study, evidence = committed("ablation")
+    study, found = committed("ablation")
     laws = [[ablation.cell(data, law) for data in ablation.DATA] for law in (ablation.UNIFORM, ablation.LOGIT_NORMAL)]
     values = {name: by_target(quality_rows(study, name)) for cells in laws for name in cells}
     pairs = [(cells, target) for cells in laws for target in ablation.FORMS] + [([*laws[0], *laws[1]], ablation.PAIR)]
-    found = [ablation._better("", values, cells, "learned", target, True, ablation.DECIDING) for cells, target in pairs]
-    assert [one.evidence for one in found] == evidence[: len(found)]
+    again = [ablation._better("", values, cells, "learned", target, True, ablation.DECIDING) for cells, target in pairs]
+    assert [said(one) for one in again] == found[: len(again)]
+    assert (*said(ablation._clamp(study, laws[0])), *said(ablation._law(study, list(ablation.DATA)))) == (
+        *found[10],
+        *found[12],
+    )
 
 
 def test_the_losses_samples() -> None:
-    study, evidence = committed("loss_space")
-    assert loss_space.quality(study).evidence == evidence[3]
+    study, found = committed("loss_space")
+    assert said(loss_space.quality(study)) == found[3]
 
 
 def test_learned_k_beside_the_best_fixed_one() -> None:
-    study, evidence = committed("depth")
+    study, found = committed("depth")
     values = {name: by_target(quality_rows(study, name)) for name in depth.rules(True)}
     learned = {name: found["learned"] for name, found in values.items()}
     fixed = {name: depth._fixed(found) for name, found in values.items()}
-    assert reaches_the_best("", learned, fixed, "learned k's distance").evidence == evidence[3]
+    assert said(reaches_the_best("", learned, fixed, "learned k's distance")) == found[3]
