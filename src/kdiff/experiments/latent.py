@@ -264,7 +264,7 @@ CLAIM = Claim(
     refuted_if=f"on latents normalised by channel k rests outside {BETWEEN} (moving less than {RESTING} in the last quarter); "
     "or k rises from pixels to latents or from larger to smaller latents (paired over seeds); or learned k is told apart from "
     "velocity as worse. Beside the claim: whether normalisation moves k as the linear theory says.",
-    core_hours=(0.08, 3.4),
+    core_hours=(0.08, 4.4),
     plan=plan,
     examine=examine,
     draw=draw,
