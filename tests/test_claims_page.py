@@ -12,7 +12,7 @@ import pytest
 
 from kdiff.experiments import ablation, depth, loss_space, toy
 from kdiff.experiments.claim import Finding, Study
-from kdiff.experiments.evidence import learned_k, nearest
+from kdiff.experiments.evidence import learned_k, nearest, still_moving, within
 from kdiff.experiments.quality import by_target, quality_rows, reaches_the_best
 from kdiff.experiments.reproduce import CLAIMS, find_claim
 
@@ -89,3 +89,5 @@ def test_learned_k_beside_the_best_fixed_one() -> None:
     learned = {name: found["learned"] for name, found in values.items()}
     fixed = {name: depth._fixed(found) for name, found in values.items()}
     assert said(reaches_the_best("", learned, fixed, "learned k's distance")) == found[3]
+    ks, moving = {name: learned_k(study, name) for name in values}, still_moving(study, values)
+    assert said(within("", ks, depth.rules(True), moving=moving)) == found[4]
