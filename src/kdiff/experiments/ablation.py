@@ -141,13 +141,8 @@ def _better(
     span = f"{level}: {math.expm1(overall.low):+.0%} to {math.expm1(overall.high):+.0%}" if seeds > 1 else "one seed, no spread"
     evidence = f"distance of the other: {math.expm1(overall.mean):+.0%} ({span}), {seeds} seed{'s' * (seeds > 1)}; {gains}"
     better, worse = any(found.low > 0 for found in each.values()), any(found.high < 0 for found in each.values())
-    verdict: Verdict = (
-        "confirmed"
-        if overall.low > least and not worse
-        else "refuted"
-        if overall.high < -least and not better
-        else "inconclusive"
-    )
+    confirmed, refuted = overall.low > least and not worse, overall.high < -least and not better
+    verdict: Verdict = "confirmed" if confirmed else "refuted" if refuted else "inconclusive"
     return Finding(statement, verdict if full else "inconclusive", evidence)
 
 
