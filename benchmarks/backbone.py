@@ -26,11 +26,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
 from kdiff.networks.transformer import ModulatedBlock, RMSNorm, SwiGLU
+from kdiff.training.plan import flop_counter
 
 SAMPLES = {"JiT-B/16": (3, 256), "LightningDiT-B/1": (32, 16), "SiT-B/2": (4, 32), "DiT-B/4": (4, 32)}
 BATCH, SIDE = 2, 2048
@@ -137,7 +137,7 @@ def compare(name: str, rounds: int) -> str:
     with torch.no_grad():
         difference = (network(*inputs) - other(*inputs)).abs().max().item()
     assert difference < 1e-4, f"plain and ours differ by {difference:.2g}"
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         forward_backward(network, inputs)
     flops = counter.get_total_flops()
     network.zero_grad(set_to_none=True)

@@ -125,11 +125,12 @@ def _unknown(name: str, problem: str) -> str:
     path = Path(name).expanduser()
     there = list(path.parent.iterdir()) if path.parent.is_dir() else []
     beside = [entry.name for entry in there if entry.suffix.lower() in READERS or entry.is_dir()]
-    hint = _nearest(path.name, beside) or _nearest(name, list(SOURCES))
+    # A path is not a misspelt name of a source: latents/fashion is not fashion.
+    hint = _nearest(path.name, beside) or ("" if path.name != name else _nearest(name, list(SOURCES)))
     return (
         f"{name!r}: {problem}{hint}; data are named by one of {', '.join(SOURCES)}, by the path of a file ending in "
-        f"{', '.join(READERS)} or of a folder of images or latents, or by a function package.module.function that returns a "
-        "kdiff.data.Dataset"
+        f"{', '.join(READERS)}, of a folder of images or of latents that kdiff encode wrote, or by a function "
+        "package.module.function that returns a kdiff.data.Dataset"
     )
 
 

@@ -92,11 +92,26 @@ def cost_of(config: TrainConfig, data: Expected) -> Cost:
     return Cost(count, two[0] - one[0], max(2 * one[1] - two[1], 0.0), two[1] - one[1], math.prod(grid) if grid else 0)
 
 
-def _trace(model: KDiff, shape: tuple[int, ...], half: bool) -> tuple[float, float]:
-    """FLOPs of a forward and backward pass, and bytes kept in between."""
+def flop_counter() -> Any:
+    """PyTorch's counter of the FLOPs of matrix products, convolutions and attention, with the CPU's attention added."""
     from torch.utils import flop_counter
 
+    def forward(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+        return int(flop_counter.sdpa_flop_count(q, k, v))
+
+    def backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+        return int(flop_counter.sdpa_backward_flop_count(grad, q, k, v))
+
     aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    return flop_counter.FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def _trace(model: KDiff, shape: tuple[int, ...], half: bool) -> tuple[float, float]:
+    """FLOPs of a forward and backward pass, and bytes kept in between."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, tuple[int, Any]] = {}
 
@@ -106,19 +121,8 @@ def _trace(model: KDiff, shape: tuple[int, ...], half: bool) -> tuple[float, flo
             kept[storage._cdata] = (storage.nbytes(), storage)  # held, so that its address is not used again
         return tensor
 
-    def forward(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
-        return int(flop_counter.sdpa_flop_count(q, k, v))
-
-    def backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
-        return int(flop_counter.sdpa_backward_flop_count(grad, q, k, v))
-
-    attention = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
     model.zero_grad()
-    counter = flop_counter.FlopCounterMode(display=False, custom_mapping=attention)
-    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with flop_counter() as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
             loss = model.loss(torch.empty(shape))
         loss.backward()
