@@ -98,6 +98,11 @@ def test_unknown_option_of_a_file(tmp_path: Path) -> None:
         load(str(tmp_path / "a.npy"), normalize="none")
 
 
+def test_a_path_is_not_taken_for_a_misspelt_source() -> None:
+    with pytest.raises(FileNotFoundError, match=r"^'latents/fashion': no such file or folder; .*latents that kdiff encode wrote"):
+        load("latents/fashion")
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
