@@ -99,7 +99,7 @@ def test_unknown_option_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_path_is_not_taken_for_a_misspelt_source() -> None:
-    with pytest.raises(FileNotFoundError, match=r"^'latents/fashion': no such file or folder; .*latents that kdiff encode wrote"):
+    with pytest.raises(FileNotFoundError, match=r"^'latents/fashion': no such file or folder; .*that kdiff encode wrote"):
         load("latents/fashion")
 
 
