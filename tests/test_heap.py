@@ -20,17 +20,17 @@ def step():
     a = torch.ones(12_000_000)
     b = a + 1
     return float(b[0])
-for _ in range(5):  # until the heap has grown as far as it will
+for _ in range(10):  # until the heap has grown as far as it will
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(50):
     step()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(how: str, **environment: str) -> tuple[str, int]:
-    """What `keep_freed_memory` said, and the pages that ten steps asked the system for."""
+    """What `keep_freed_memory` said, and the pages that fifty steps asked the system for."""
     plain = {name: value for name, value in os.environ.items() if name not in CHOSEN}
     command = [sys.executable, "-c", STEPS, how]
     out = subprocess.run(command, env=plain | environment, check=True, capture_output=True, text=True).stdout.split()
@@ -45,7 +45,8 @@ def test_freed_blocks_are_kept() -> None:
         return
     _, many = faults("leave")
     assert kept == "True"
-    # 10 steps, 2 blocks, 48 MB in pages of 4 KiB (or 2 MiB where the system gives huge ones).
+    # 50 steps, 2 blocks, 48 MB in pages of 4 KiB (or 2 MiB where the system gives huge ones). Not none with it: a small block
+    # that happens to lie at the end of a large free one makes the heap grow by another, which was seen three times in a run.
     assert few < many / 10
 
 
