@@ -94,12 +94,12 @@ def same_k(study: Study, name: str) -> Finding:
 def draw(study: Study, outcome: Outcome, path: Path) -> None:
     """A column per kind of pictures: distances, k, and samples with learned k (the same noise for all networks)."""
     kinds = list(pictures(study.full))
-    figure = new_figure(5.2 * len(kinds), 8.5)
-    columns = figure.subplots(3, len(kinds), squeeze=False, height_ratios=(1, 0.8, 1.2)).T
+    figure = new_figure(5.2 * len(kinds), 8)
+    columns = figure.subplots(3, len(kinds), squeeze=False, height_ratios=(1, 0.8, 1)).T
     for name, (above, middle, below) in zip(kinds, columns):
         labels = {cell(network, name): network for network in NETWORKS}
         draw_distances(above, study, labels)
-        above.set_title(f"{name}: Fréchet distance, clean last step (a point per seed)", fontsize=9, color=INK)
+        above.set_title(f"{name}: Fréchet distance, clean (a point per seed)", fontsize=9, color=INK)
         for i, found in enumerate(learned_k(study, one) for one in labels):
             middle.plot([i] * len(found), list(found.values()), "o", color=TARGETS["learned"], markersize=5, alpha=0.8)
         middle.set_xticks(range(len(labels)), list(labels.values()), fontsize=7)

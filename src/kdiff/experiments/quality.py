@@ -62,7 +62,7 @@ def by_target(rows: Sequence[dict[str, Any]], field: str = "value", sampler: str
 
 def target_table(rows: Mapping[str, list[dict[str, Any]]], first: str, last: str, beside: Mapping[tuple[str, str], str]) -> str:
     """A line per cell and target: k, v-loss, distance under both samplers, its floors; and what stands `beside` some lines."""
-    lines = []
+    lines, exact = [], any(row["exact"] is not None for found in rows.values() for row in found)
     for name, found in rows.items():
         fields = {field: by_target(found, field) for field in ("k", "loss", "value", "grouped", "exact")}
         paper = by_target(found, sampler="paper")
@@ -71,10 +71,11 @@ def target_table(rows: Mapping[str, list[dict[str, Any]]], first: str, last: str
             figures = [with_spread(statistics.mean(v), deviation(v)) for v in shown]
             floor = next((value for value in fields["exact"][target] if value is not None), None)
             grouped = f"{statistics.mean(fields['grouped'][target]):.3g}"
-            floors = ["" if floor is None else f"{floor:.3g}", grouped, f"{found[0]['heldout']:.3g}"]
+            floors = ["" if floor is None else f"{floor:.3g}"] * exact + [grouped, f"{found[0]['heldout']:.3g}"]
             lines.append([name, target, *figures, *floors, beside.get((name, target), "")])
     header = [first, "target", "k", "v-loss", "distance, clean", "distance, paper's sampler"]
-    return markdown([*header, "floor: exact denoiser, clean", "clean, in groups", "floor: held out", last], lines)
+    floors = ["floor: exact denoiser, clean"] * exact + ["clean, in groups", "floor: held out"]
+    return markdown([*header, *floors, last], lines)
 
 
 def not_apart(values: Mapping[str, Sequence[float]]) -> list[str]:
