@@ -34,10 +34,9 @@ from kdiff.experiments.panels import TARGETS, draw_distances, draw_samples, of_t
 from kdiff.experiments.predictions import predictions, second_moments
 from kdiff.files import read_json
 from kdiff.report.samples import INK, new_figure, save_figure
-from kdiff.training.autoencoder import train_autoencoder
 from kdiff.training.config import TrainConfig
-from kdiff.training.encode import encode
-from kdiff.training.latent_config import AutoencoderConfig, EncodeConfig
+from kdiff.training.latent_config import AutoencoderConfig
+from kdiff.training.own_latents import make_latents
 
 PAPERS = 0.66
 BETWEEN = (0.52, 0.95)  # clear of velocity's ½, and of what `pixel` takes for 1
@@ -80,9 +79,7 @@ def prepare(full: bool) -> None:
     """Train the autoencoders and encode the pictures, as far as that is not done."""
     for kind, level in made(full):
         config = autoencoder(kind, level, full)
-        at, name = folder(config, "autoencoder"), f"{kind}, {level}"
-        train_autoencoder(config, at, resume=(at / "config.yaml").exists(), progress=f"autoencoder of {name}")
-        encode(EncodeConfig(data=config.data, autoencoder=str(at)), folder(config, "latents"), progress=f"latents of {name}")
+        make_latents(config, folder(config, "autoencoder"), folder(config, "latents"), f"{kind}, {level}")
 
 
 def pixels(kind: str) -> str:
