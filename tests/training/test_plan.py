@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kdiff.cli import main
 from kdiff.files import read_json
 from kdiff.training.config import Expected, PlanConfig, TrainConfig
-from kdiff.training.plan import as_json, as_text, cost_of, dry_run, expected_data, largest_local_batch, memory
+from kdiff.training.plan import Cost, as_json, as_text, cost_of, dry_run, expected_data, largest_local_batch, memory
 from kdiff.training.run import train_run
 
 IMAGES = Expected([3, 32, 32], 10, 1000)
@@ -19,6 +20,17 @@ IMAGES = Expected([3, 32, 32], 10, 1000)
 def jit(depth: int = 2, **more: Any) -> TrainConfig:
     network = f"JiT(patch_size=4, hidden_size=64, depth={depth}, num_heads=4, bottleneck=16, context_tokens=0)"
     return TrainConfig(data="nowhere", network=network, expects=IMAGES, **more)
+
+
+class Stepped(torch.nn.Linear):
+    """A network whose constructor reads numbers of a tensor, as rates that grow with depth are often made."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 5)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return super().forward(z)
 
 
 class TestCost:
@@ -47,6 +59,36 @@ class TestCost:
         assert half.flops == full.flops
         assert 0.4 * full.per_sample < half.per_sample < 0.9 * full.per_sample
         assert 0.8 < (half.fixed - full.fixed) / (2 * full.parameters) <= 1  # weights, cast, but for tables
+
+    @pytest.mark.parametrize("precision", ["no", "bf16"])
+    @pytest.mark.parametrize("name", ["JiT", "DiT", "LightningDiT"])
+    def test_blocks_that_are_computed_again(self, name: str, precision: str) -> None:
+        """The inside of one is kept at a time, so that of a single block all is, and each further one adds what enters it."""
+
+        def cost(depth: int, again: bool) -> Cost:
+            more = ", bottleneck=16, context_tokens=0" if name == "JiT" else ""
+            network = f"{name}(patch_size=4, hidden_size=64, num_heads=4, depth={depth}, checkpointing={again}{more})"
+            return cost_of(TrainConfig(network=network, precision=precision), IMAGES)
+
+        kept, one, four, all_four = cost(1, False), cost(1, True), cost(4, True), cost(4, False)
+        assert (one.fixed, one.per_sample) == (kept.fixed, kept.per_sample) == (four.fixed, kept.per_sample)
+        assert four.per_sample - one.per_sample == 3 * 64 * 64 * 4  # float32 under bf16 too, as residuals are
+        forward = (four.flops - all_four.flops) / 4
+        assert one.flops - kept.flops == forward > 0
+
+    @pytest.mark.parametrize("name", ["U-ViT-S/2", "U-ViT-L/2", "DiT-XL/2", "SiT-XL/2", "LightningDiT-XL/1", "JiT-H/16"])
+    def test_of_published_sizes(self, name: str) -> None:
+        """Whatever they draw their weights from (U-ViT from a truncated normal law, which is read while it is drawn)."""
+        patch = int(name.rpartition("/")[2])
+        cost = cost_of(TrainConfig(network=name), Expected([4, 4 * patch, 4 * patch], 1000))
+        assert cost.tokens == 16
+        assert 3e7 < cost.parameters < 1e9
+        # Six per parameter and token; some parameters are tables, or work once a sample, and some tokens are no patches.
+        assert 6 * 16 * 0.6 < cost.flops / cost.parameters < 6 * (16 + 32)
+
+    def test_a_network_that_reads_its_numbers(self) -> None:
+        with pytest.raises(ValueError, match=r"reads a number of a tensor.*--dry-run"):
+            cost_of(TrainConfig(network="tests.training.test_plan.Stepped"), Expected([5]))
 
     def test_a_network_of_labels_alone_and_vectors(self) -> None:
         assert cost_of(TrainConfig(network="MLP(width=8, depth=1)"), Expected([5], 3)).flops > 0

@@ -69,7 +69,7 @@ class ImageNetwork(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}; expected 0 or more")
         self.shape, self.patch_size, self.num_classes = (channels, *image), patch_size, num_classes
-        self.hidden_size, self.checkpointing = hidden_size, checkpointing
+        self.hidden_size, self.depth, self.checkpointing = hidden_size, depth, checkpointing
 
     def label_module(self, condition: nn.Module | None, null_class: bool = True) -> nn.Module | None:
         """The condition's module: the user's, a table of labels, or none."""

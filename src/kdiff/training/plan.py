@@ -7,7 +7,8 @@ sizes, since what a step does and keeps is linear in the batch:
 
 FLOPs are those of matrix products, convolutions and attention (2 per multiplication and addition, recomputation included), as
 torch's own counter has them; attention keeps no matrix of tokens × tokens, as fused kernels do not. What is kept is counted in
-the run's precision, fixed being the weights cast to half precision. Training holds besides, in float32 and on every device
+the run's precision, fixed being the weights cast to half precision; of blocks that are computed again (`checkpointing`), what
+enters each and the inside of one. Training holds besides, in float32 and on every device
 (data parallelism: weights and optimiser are not split), per parameter
 
     weight 4 · gradient 4 · optimiser 8 (AdamW) or 0 (SGD) · averages 4 each      bytes
@@ -79,15 +80,30 @@ def expected_data(config: TrainConfig) -> Expected:
 
 
 def cost_of(config: TrainConfig, data: Expected) -> Cost:
-    """The cost of a step, traced without memory for tensors."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """The cost of a step, traced without memory for tensors.
 
-    with FakeTensorMode():
-        model = build_model(config, config.target, tuple(data.shape), data.num_classes).train()
-        model.null_rate = 0.0  # labels are values, which fake tensors have not; without them all are "no class"
-        one, two = (_trace(model, (batch, *data.shape), config.precision == "bf16") for batch in (1, 2))
-        grid = getattr(model.network, "grid", ())
+    Raises:
+        ValueError: the network reads numbers of tensors, which are not there.
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    try:
+        # On the meta device nothing is drawn: trunc_normal_ would read what it drew, and a fake tensor cannot be read.
+        with torch.device("meta"):
+            model = build_model(config, config.target, tuple(data.shape), data.num_classes).train()
         count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        model.null_rate = 0.0  # labels are values, which fake tensors have not; without them all are "no class"
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            one, two = (_step(model, (batch, *data.shape), config.precision == "bf16") for batch in (1, 2))
+    except RuntimeError as error:
+        if not isinstance(error, DataDependentOutputException) and "meta tensors" not in str(error):
+            raise
+        raise ValueError(
+            f"the network reads a number of a tensor ({error}), and a plan is made without memory for tensors. Take real steps "
+            "instead: kdiff train CONFIG --dry-run"
+        ) from None
+    grid = getattr(model.network, "grid", ())
     # A network without tokens may keep less for two samples than twice; a step never costs less than nothing.
     return Cost(count, two[0] - one[0], max(2 * one[1] - two[1], 0.0), two[1] - one[1], math.prod(grid) if grid else 0)
 
@@ -108,6 +124,21 @@ def flop_counter() -> Any:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     return flop_counter.FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def _step(model: KDiff, shape: tuple[int, ...], half: bool) -> tuple[float, float]:
+    """FLOPs of a forward and backward pass, and bytes kept in between.
+
+    Blocks that are computed again are so one at a time: beside what enters each, the inside of one is kept, a depth-th of
+    that of all.
+    """
+    flops, kept = _trace(model, shape, half)
+    network: Any = model.network
+    if getattr(network, "checkpointing", False):
+        network.checkpointing = False
+        kept += (_trace(model, shape, half)[1] - kept) / network.depth
+        network.checkpointing = True
+    return flops, kept
 
 
 def _trace(model: KDiff, shape: tuple[int, ...], half: bool) -> tuple[float, float]:
