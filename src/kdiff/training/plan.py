@@ -74,7 +74,8 @@ def expected_data(config: TrainConfig) -> Expected:
                 f"{error}. To plan without the data, say what they are: --expects.shape '[3, 256, 256]' "
                 "--expects.num_classes 1000 --expects.num_samples 1281167"
             ) from None
-        print(f"data as the configuration expects them; they are not read: {error}", file=sys.stderr)
+        why = str(error).partition("; ")[0]  # what names are known is not news to a configuration that is complete
+        print(f"data as the configuration expects them; they are not read: {why}", file=sys.stderr)
         return config.expects
     return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part(config.train_on)[0]))
 
