@@ -187,9 +187,8 @@ def main() -> None:
     keep_freed_memory()  # as the commands do
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH}, float32")
-    print(
-        "| network | GFLOP | product, GFLOP/s | plain, s (fraction) | ours | ours with AdamW | plain / ours (95 %) | difference |"
-    )
+    header = ["network", "GFLOP", "product, GFLOP/s", "plain, s (fraction)", "ours", "ours with AdamW", "plain / ours (95 %)"]
+    print(f"| {' | '.join([*header, 'difference'])} |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in arguments.networks:
         print(compare(name, arguments.rounds), flush=True)
