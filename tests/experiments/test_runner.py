@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -421,3 +423,29 @@ def test_workers_compute_with_one_thread() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_second_ctrl_c_does_not_break_into_the_shutdown(monkeypatch, tmp_path, capfd) -> None:
+    """It would leave the pool waiting for ever; the handlers of before are back behind it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    shut = []
+
+    class Interrupted(Serial):
+        def submit(self, function: Callable[[Job], None], job: Job) -> Future[None]:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the first one acts")
+
+        def __exit__(self, *_: object) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            shut.append(True)
+
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs(make_jobs({"spiral": CONFIG}, TARGETS, [0], tmp_path, 0, False), workers=1)
+        assert shut == [True]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert capfd.readouterr().err.count("ending the runs under way") == 1
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -43,6 +43,7 @@ from kdiff.training.config import TrainConfig, as_dict, from_dict
 from kdiff.training.folder import locked
 from kdiff.training.metrics import read_metrics
 from kdiff.training.run import describe_environment, load_dataset, load_run, train_run
+from kdiff.training.signals import acting_once
 
 
 class RunFailed(RuntimeError):
@@ -148,7 +149,8 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
     total = sum(job.config.steps for job in jobs)
     bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
     context = multiprocessing.get_context("spawn")
-    with bar, ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool, _ended_with_us():
+    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    with bar, acting_once("ending the runs under way; those in training save first"), processes as pool, _ended_with_us():
         waiting, running, done = list(reversed(jobs)), dict[Future[None], Job](), 0
         while waiting or running:
             # Submitted one by one: whatever the pool has been given, it would still run after a failure.

@@ -89,3 +89,33 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
+def acting_once(message: str) -> Iterator[None]:
+    """While entered (in the main thread), the first SIGINT or SIGTERM says `message` and acts as before; others do nothing.
+
+    For a pool of processes, whose shutdown a second exception would leave waiting for ever. And many a signal comes twice: from
+    `timeout`, which tells the group too, or from an impatient hand.
+    """
+    before = {signum: handler for signum in ASKING if callable(handler := signal.getsignal(signum))}
+    told = False
+
+    def act(signum: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            return
+        told = True
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{message}\n".encode())
+        before[signum](signum, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    for signum in before:
+        signal.signal(signum, act)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
