@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kdiff.experiments import ablation, depth, loss_space, toy
+from kdiff.experiments import ablation, depth, dimension, loss_space, toy
 from kdiff.experiments.claim import Finding, Study
 from kdiff.experiments.evidence import learned_k, nearest, still_moving, within
 from kdiff.experiments.quality import by_target, quality_rows, reaches_the_best
@@ -70,12 +70,22 @@ def test_toys_distances() -> None:
 def test_the_kinds_of_k() -> None:
     study, found = committed("ablation")
     laws = [[ablation.cell(data, law) for data in ablation.DATA] for law in (ablation.UNIFORM, ablation.LOGIT_NORMAL)]
-    values = {name: by_target(quality_rows(study, name)) for cells in laws for name in cells}
+    values = ablation.both_distances(study, [name for cells in laws for name in cells])
     pairs = [(cells, target) for cells in laws for target in ablation.FORMS] + [([*laws[0], *laws[1]], ablation.PAIR)]
     again = [ablation._better("", values, cells, "learned", target, True, ablation.DECIDING) for cells, target in pairs]
     assert [said(one) for one in again] == found[: len(again)]
+    assert said(ablation._better("", values, laws[0], "learned", ablation.PACES[1], True)) == found[9]
     assert said(ablation._clamp(study, laws[0])) == found[10]
+    assert said(ablation._better("", values, laws[0], ablation.DATA_CLAMPED, ablation.DATA_EXACT, True)) == found[11]
     assert said(ablation._law(study, list(ablation.DATA))) == found[12]
+
+
+def test_which_prediction_is_nearest() -> None:
+    study, found = committed("dimension")
+    cases = dimension.present(study)
+    ks = {name: learned_k(study, name) for name in cases}
+    predicted = {name: dimension.predictions(case) for name, case in cases.items() if case.d}
+    assert said(nearest("", ks, predicted, dimension.RULE, moving=still_moving(study, ks))) == found[-1]
 
 
 def test_the_losses_samples() -> None:

@@ -50,8 +50,12 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
         distance: Factor = usual,
         k: Factor = usual_k,
         ends: Callable[[str], float] = lambda name: 2.0 if UNIFORM in name else 0.5,
+        heldout: Factor | None = None,
     ) -> Study:
-        """Runs with these distances and k; the free table's logit k is ends(cell) at t = 0 and −ends(cell) at 1."""
+        """Runs with these distances, to held-out data the same unless given, and k.
+
+        The free table's logit k is ends(cell) at t = 0 and −ends(cell) at 1.
+        """
         jobs, rows = ablation.CLAIM.jobs(full, tmp_path), []
         places = list(dict.fromkeys((job.cell, job.target) for job in jobs))
         for job in jobs:
@@ -63,7 +67,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
             value = distance(job.cell, job.target) * shift
             pair = ("sliced_wasserstein", 0.0), ("off_manifold", value)
             for sampler in ("paper", "clean"):
-                for measure, figure in (("frechet", value),) if job.cell.startswith("digits") else pair:
+                images = ("frechet", value), ("frechet_heldout", (heldout or distance)(job.cell, job.target) * shift)
+                for measure, figure in images if job.cell.startswith("digits") else pair:
                     floors = {"grouped": figure, "heldout": 0.02, "exact": 0.01 if job.exact else None}
                     rows.append({**one, "sampler": sampler, "measure": measure, "value": figure, **floors})
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +147,22 @@ def test_a_form_that_is_better_on_one_data_set_and_worse_on_the_other_is_inconcl
 
     outcome = ablation.examine(planted(distance=mixed))
     assert [outcome.findings[i].verdict for i in (0, 3)] == ["inconclusive"] * 2
+    assert verdicts(outcome)[1:3] == ["confirmed"] * 2
+
+
+def test_what_is_nearer_to_the_training_data_alone_decides_nothing(planted) -> None:
+    """A table that copies more: nearer to the training digits, and farther from others."""
+
+    def copies(name: str, target: str) -> float:
+        return 0.6 if target == TABLE else usual(name, target)
+
+    def heldout(name: str, target: str) -> float:
+        return 1.04 if target == TABLE else usual(name, target)
+
+    assert verdicts(ablation.examine(planted(distance=copies)))[0] == "refuted"
+    outcome = ablation.examine(planted(distance=copies, heldout=heldout))
+    assert [outcome.findings[i].verdict for i in (0, 3)] == ["inconclusive"] * 2
+    assert "digits, uniform times, to held-out data +4%" in outcome.findings[0].evidence
     assert verdicts(outcome)[1:3] == ["confirmed"] * 2
 
 

@@ -118,6 +118,31 @@ class TestNearest:
         ks = {"a": seeds(0.58, 0.58), "b": seeds(0.9, 0.9)}
         assert nearest("near", ks, PREDICTED, "rule").verdict == "confirmed"
 
+    def test_a_mean_that_one_cell_makes_does_not_confirm(self) -> None:
+        ks = {"a": seeds(0.58, 0.58), "b": seeds(0.9, 0.9), "c": seeds(0.58, 0.58)}
+        finding = nearest("near", ks, {**PREDICTED, "c": PREDICTED["a"]}, "rule")
+        assert finding.verdict == "inconclusive"
+        assert "nearest by k in 1 (rule), 2 (other) of 3 cells" in finding.evidence
+
+    def test_ties_count_for_both(self) -> None:
+        ks = {"a": seeds(0.55, 0.55), "b": seeds(0.9, 0.9)}
+        predicted = {"a": {"rule": 0.5, "other": 0.4996}, "b": PREDICTED["b"]}
+        assert "2 (rule), 1 (other) of 2 cells" in nearest("near", ks, predicted, "rule").evidence
+
+    def test_what_still_moves_does_not_count(self) -> None:
+        ks = {"a": seeds(0.6, 0.59), "b": seeds(0.9, 0.9)}
+        assert nearest("near", ks, PREDICTED, "rule").verdict == "confirmed"
+        finding = nearest("near", ks, PREDICTED, "rule", moving=["b"])
+        assert finding.verdict == "refuted"
+        assert "1 of 2 cells, where k still moved, left out" in finding.evidence
+        assert nearest("near", ks, PREDICTED, "rule", moving=["a", "b"]).verdict == "inconclusive"
+
+    def test_a_limit_is_compared_by_k_alone(self) -> None:
+        """As a logit 1 is as far as one likes; by k it is nearer here."""
+        ks = {"a": seeds(0.99, 0.991), "b": seeds(0.995, 0.996)}
+        predicted = {"a": {"rule": 0.94, "limit": 1.0}, "b": {"rule": 0.98, "limit": 1.0}}
+        assert nearest("near", ks, predicted, "rule").verdict == "refuted"
+
 
 class TestAlike:
     NEAR, FAR = seeds(0.5, 0.505), seeds(0.7, 0.71)

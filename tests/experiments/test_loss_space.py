@@ -112,6 +112,23 @@ def test_quality(v, verdict) -> None:
     assert loss_space.quality(study_of({}, full=False, frechet=frechet)).verdict == "inconclusive"
 
 
+def test_the_frechet_distance_stands_beside_where_another_one_decides() -> None:
+    """On a manifold: a reader must see where the two disagree."""
+    rows = study_of({}, frechet={named(what, space): [2.0, 2.2, 1.8] for what in JUDGED for space in "uv"}).rows
+    spiral = next(what for what in JUDGED if "spiral" in what)
+    for space, frechet in (("u", 1.0), ("v", 2.0)):
+        one = {"cell": named(spiral, space), "target": "learned", "k": 0.8, "sampler": "clean", "grouped": 1.0, "heldout": 1.0}
+        one |= {"exact": None}
+        rows = [row for row in rows if row["cell"] != one["cell"]]
+        for measure, value in (("frechet", frechet), ("sliced_wasserstein", 0.1), ("off_manifold", 1 / frechet)):
+            rows += [{**one, "seed": seed, "measure": measure, "value": value * (1 + 0.01 * seed)} for seed in range(3)]
+    jobs = [job for job in loss_space.CLAIM.jobs(True, Path("out")) if "spiral" in job.cell]
+    evidence = loss_space.quality(Study(jobs, rows, True)).evidence
+    assert f"by the Fréchet distance {spiral} +0.69 [" in evidence
+    assert f"{spiral} -0.6" in evidence
+    assert "by the Fréchet distance digits" not in evidence
+
+
 @pytest.mark.parametrize(
     ("u", "v", "full", "verdict"),
     [

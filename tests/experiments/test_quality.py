@@ -50,6 +50,12 @@ def test_of_labelled_images_it_is_the_frechet_distance() -> None:
     assert found == {**rows[0], "measure": "quality"}
 
 
+def test_held_out_images_may_be_compared_with_instead() -> None:
+    rows = [row(**figures(measure, value, None)) for measure, value in (("frechet", 1.0), ("frechet_heldout", 7.0))]
+    (found,) = quality_rows(study("digits", rows), "one", heldout=True)
+    assert found == {**rows[1], "measure": "quality"}
+
+
 def test_fields_are_listed_by_target_in_order_of_seeds() -> None:
     rows = [row(seed=seed, value=float(seed), target=target) for target in "ab" for seed in (2, 0, 1)]
     rows += [row(seed=0, value=9.0, target="a", sampler="paper")]

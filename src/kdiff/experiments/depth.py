@@ -129,7 +129,8 @@ def examine(study: Study) -> Outcome:
             moving=moving,
         ),
         replace(
-            nearest("D/(D + d) is nearer to learned k than the linear theories", ks, _predicted(study), RULE), decides=False
+            nearest("D/(D + d) is nearer to learned k than the linear theories", ks, _predicted(study), RULE, moving=moving),
+            decides=False,
         ),
     ]
     if not study.full:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from kdiff.experiments.paired import intervals
 
 FACTOR = 1.25  # of (1 − k)/k, by the rule of d, that counts as agreement, and as having moved
 NEAREST = 1e-7  # to 0 and 1, of k in float32
+TIE = 0.001  # of k: predictions whose errors differ by less are equally near
 
 
 def learned_k(study: Study, cell: str, target: str = "learned") -> dict[int, float]:
@@ -154,30 +155,53 @@ def nearest(
     predicted: Mapping[str, Mapping[str, float]],
     rule: str,
     may_refute: bool = True,
+    moving: Collection[str] = (),
 ) -> Finding:
     """Whether of several predictions of each cell's k a rule's has the smallest mean error over the cells, in every seed.
 
-    As an error of k and as one of logit k, since near 1 the first says little: refuted if some other prediction's is smaller in
-    every seed by both. A prediction of 1 counts as 1 − 1e-7 there, what float32 tells from it.
+    As an error of k and as one of logit k, since near 1 the first says little; a prediction of 0 or 1, a limit that k goes to,
+    has no logit, and is compared by k alone. Confirmed if the rule's is smallest by both and no other prediction is nearest in
+    more cells (ties count for both), since one cell can make a mean; refuted if some other prediction's is smaller in every
+    seed by both (a limit's by k). Cells that are still `moving` do not count: they are on their way to somewhere else.
     """
-    seeds = sorted(set.intersection(*(set(ks[cell]) for cell in predicted)))
-    names = list(next(iter(predicted.values())))
-    best, beaten, listed = [], [], []
-    for of in (float, logit):
-        errors = {
+    cells = {cell: found for cell, found in predicted.items() if cell not in moving}
+    moved = f"{len(predicted) - len(cells)} of {len(predicted)} cells, where k still moved, left out"
+    if not cells:
+        return Finding(statement, "inconclusive", moved)
+    seeds = sorted(set.intersection(*(set(ks[cell]) for cell in cells)))
+    names = list(next(iter(cells.values())))
+    limits = {name for name in names if any(not NEAREST < found[name] < 1 - NEAREST for found in cells.values())}
+    errors = {
+        of: {
             name: [
-                statistics.mean(abs(of(ks[cell][seed]) - of(found[name])) for cell, found in predicted.items())
-                for seed in seeds
+                statistics.mean(abs(of(ks[cell][seed]) - of(found[name])) for cell, found in cells.items()) for seed in seeds
             ]
             for name in names
         }
-        own, others = errors[rule], {name: values for name, values in errors.items() if name != rule}
-        best.append(all(mine < value for values in others.values() for mine, value in zip(own, values)))
-        beaten.append({name for name, values in others.items() if all(value < mine for mine, value in zip(own, values))})
-        listed.append(", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in errors.items()))
-    verdict: Verdict = "confirmed" if all(best) else "refuted" if beaten[0] & beaten[1] and may_refute else "inconclusive"
-    evidence = f"mean difference of learned k from {listed[0]}; of logit k: {listed[1]}; {len(predicted)} cells, "
-    return Finding(statement, verdict, evidence + counted_seeds(len(seeds)))
+        for of in (float, logit)
+    }
+    compared = {float: names, logit: [rule, *(name for name in names if name != rule and name not in limits)]}
+
+    def smaller(of: Callable[[float], float], one: str, other: str) -> bool:
+        return all(a < b for a, b in zip(errors[of][one], errors[of][other]))
+
+    others = [name for name in names if name != rule]
+    best = all(smaller(of, rule, name) for of, there in compared.items() for name in there if name != rule)
+    beaten = any(all(smaller(of, name, rule) for of, there in compared.items() if name in there) for name in others)
+    distance = {
+        cell: {name: abs(statistics.mean(ks[cell][seed] for seed in seeds) - found[name]) for name in names}
+        for cell, found in cells.items()
+    }
+    leads = {name: sum(found[name] <= min(found.values()) + TIE for found in distance.values()) for name in names}
+    most = leads[rule] == max(leads.values())
+    verdict: Verdict = "confirmed" if best and most else "refuted" if beaten and may_refute else "inconclusive"
+    listed = {
+        of: ", ".join(f"{name} {statistics.mean(errors[of][name]):.3f}" for name in there) for of, there in compared.items()
+    }
+    evidence = f"mean difference of learned k from {listed[float]}; of logit k: {listed[logit]}; nearest by k in "
+    evidence += f"{', '.join(f'{count} ({name})' for name, count in leads.items())} of {len(cells)} cells"
+    evidence += f"; {moved}" if len(cells) < len(predicted) else ""
+    return Finding(statement, verdict, f"{evidence}; {counted_seeds(len(seeds))}")
 
 
 def logit(k: float) -> float:

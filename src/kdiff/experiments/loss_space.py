@@ -29,7 +29,7 @@ from torch import Tensor
 from kdiff.evaluation.exact import ExactDenoiser
 from kdiff.experiments.claim import Claim, Finding, Group, Outcome, Study, Verdict, counted_seeds, markdown
 from kdiff.experiments.compare import deviation, table, with_spread
-from kdiff.experiments.paired import as_good, log_ratios
+from kdiff.experiments.paired import as_good, interval, log_ratios
 from kdiff.experiments.predictions import second_moments
 from kdiff.experiments.quality import by_target, quality_rows
 from kdiff.path import LinearPath
@@ -92,7 +92,7 @@ def plan(full: bool) -> list[Group]:
     if not full:
         digits = {name: config for name, config in vectors.items() if name.startswith("digits")}
         return [*groups, Group(digits, TARGETS, [0], num_samples=500)]
-    return [*groups, Group(vectors, TARGETS, range(5), 2000, exact=True), Group(images, TARGETS, seeds, 2000)]
+    return [*groups, Group(vectors, TARGETS, range(5), 2000, exact=True), Group(images, TARGETS, seeds, 2000, exact=True)]
 
 
 @lru_cache
@@ -209,6 +209,10 @@ def quality(study: Study) -> Finding:
     verdict, text = as_good({what: log_ratios(distances[what, "v"], distances[what, "u"]) for what in judged(study)})
     if not study.full:
         verdict = "inconclusive"
+    for what in judged(study):
+        u, v = (study.values("frechet", cell=named(what, space), target="learned") for space in SPACES)
+        if study.values("off_manifold", cell=named(what, "v"), target="learned"):  # where another distance decides
+            text += f"; by the Fréchet distance {what} {interval(log_ratios(v, u))}"
     statement = "k learned under the v-loss gives samples as good as k learned under the u-loss, or better"
     return Finding(statement, verdict, f"distance (clean), v-loss / u-loss: {text}")
 

@@ -34,12 +34,17 @@ def plane_dim(data: str) -> int:
     return manifold.plane_dim
 
 
-def quality_rows(study: Study, cell: str) -> list[dict[str, Any]]:
-    """Tidy rows of one cell, of the measure "quality" alone: a row per run and sampler, floors as in the others."""
+def quality_rows(study: Study, cell: str, heldout: bool = False) -> list[dict[str, Any]]:
+    """Tidy rows of one cell, of the measure "quality" alone: a row per run and sampler, floors as in the others.
+
+    With `heldout`, images are compared with those held out, a distance that copies of training images do not lower. Where
+    these are few it is mostly its own floor, so that it tells ways and not sizes. Data on a manifold are compared as ever.
+    """
     rows = [row for row in study.rows if row["cell"] == cell]
     off = {(r["target"], r["seed"], r["sampler"]): r for r in rows if r["measure"] == "off_manifold"}
     if not off:
-        return [{**row, "measure": QUALITY} for row in rows if row["measure"] == "frechet"]
+        measure = "frechet_heldout" if heldout else "frechet"
+        return [{**row, "measure": QUALITY} for row in rows if row["measure"] == measure]
     p = plane_dim(next(str(job.config.data) for job in study.jobs if job.cell == cell))
 
     def together(row: dict[str, Any], field: str) -> float | None:
