@@ -10,6 +10,7 @@ from torch import nn
 
 from kdiff import FixedK, GeneralTarget, KDiff, LearnedK
 from kdiff.networks import MLP
+from kdiff.target import LearnedKOfTime, LearnedPair
 from kdiff.training.config import LoopConfig, TrainConfig, as_dict, from_dict
 from kdiff.training.loop import learning_rate_factor
 from kdiff.training.objective import ClassificationObjective, DiffusionObjective
@@ -42,13 +43,35 @@ def test_without_directions_there_is_only_the_loss():
     assert parts == {}
 
 
-def test_state_reports_k_and_its_gradient():
+def test_k_and_its_gradient_are_reported():
     objective = DiffusionObjective(KDiff(MLP((3,)), LearnedK(0.75)))
     assert objective.state() == {"k": pytest.approx(0.75)}
+    assert objective.gradients() == {}
     objective(torch.randn(8, 3), None)[0].backward()
-    assert objective.state() == {"k": pytest.approx(0.75), "w_gradient": objective.module.target.w.grad.item()}
+    assert objective.gradients() == {"w_gradient": objective.module.target.w.grad}
     assert DiffusionObjective(KDiff(MLP((3,)), FixedK(0.25))).state() == {"k": 0.25}
-    assert DiffusionObjective(KDiff(MLP((3,)), GeneralTarget(1, 1))).state() == {}
+    fixed = DiffusionObjective(KDiff(MLP((3,)), GeneralTarget(1, 1)))
+    fixed(torch.randn(8, 3), None)[0].backward()
+    assert fixed.state() == fixed.gradients() == {}
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        (LearnedPair(), ["w0_gradient", "w1_gradient"]),
+        (LearnedKOfTime("polynomial"), ["w0_gradient", "w1_gradient", "w2_gradient"]),
+        (LearnedKOfTime("table"), ["w_gradient(0)", "w_gradient(1)"]),
+    ],
+)
+def test_gradients_of_several_numbers(target, names):
+    objective = DiffusionObjective(KDiff(MLP((3,)), target))
+    objective(torch.randn(64, 3), None)[0].backward()
+    found, gradient = objective.gradients(), target.w.grad.tolist()
+    expected = gradient if len(names) == len(gradient) else [gradient[0], gradient[-1]]
+    assert [*found] == names
+    assert [value.item() for value in found.values()] == expected
+    target.w.grad.zero_()
+    assert [value.item() for value in found.values()] == expected, "they are copies"
 
 
 def test_directions_are_no_part_of_what_is_saved():

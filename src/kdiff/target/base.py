@@ -80,6 +80,10 @@ class Target(nn.Module, ABC):
         """What a training log should say of the target as it stands; nothing if it does not change and has no name for it."""
         return {}
 
+    def gradients(self) -> dict[str, Tensor]:
+        """After a backward pass, the scalars of the gradient that a training log should have; none of what is not learned."""
+        return {}
+
     @full_precision
     def encode(self, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
         """u = a x − b n, what a perfect network would learn the mean of. x, n: (batch, ...); t: a number or (batch,)."""

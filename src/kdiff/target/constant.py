@@ -67,6 +67,17 @@ class Learned(Target):
         # Without it a state would not say what w means.
         self.register_buffer("pace", torch.tensor(self.rate))
 
+    def _logged(self) -> dict[str, int]:
+        """The names of the gradients to log, and which w they are of."""
+        return {f"w{i}_gradient": i for i in range(len(self.w))}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Copies: processes may share the memory of gradients, and write the next step's there."""
+        if self.w.grad is None:
+            return {}
+        gradient = self.w.grad.clone()
+        return {name: gradient[i] for name, i in self._logged().items()}
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         refuse_other(state_dict, prefix + "pace", self.rate, rest[-1])
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -121,9 +132,12 @@ class LearnedK(Learned):
         return torch.sigmoid(self.rate * self.w.detach()).item()
 
     def state(self) -> dict[str, float]:
-        """k, and the gradient of w if there is one."""
-        gradient = {} if self.w.grad is None else {"w_gradient": self.w.grad.item()}
-        return {"k": self.k, **gradient}
+        """k."""
+        return {"k": self.k}
+
+    def _logged(self) -> dict[str, int]:
+        """The names of the gradients to log, and which w they are of."""
+        return {"w_gradient": 0}
 
     def extra_repr(self) -> str:
         """For print."""

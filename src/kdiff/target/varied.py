@@ -170,6 +170,10 @@ class LearnedKOfTime(Learned):
         at = {f"k({t:g})": k for t, k in zip((0.05, 0.25, 0.5, 0.75, 0.95), self.k_at(times).tolist())}
         return {"k": self.k, **at}
 
+    def _logged(self) -> dict[str, int]:
+        """A table's at its ends, t = 0 and 1, where the density of t may vanish; of the other forms all."""
+        return {"w_gradient(0)": 0, "w_gradient(1)": self.size - 1} if self.form == "table" else super()._logged()
+
     def extra_repr(self) -> str:
         """For print."""
         return f"form={self.form!r}, size={self.size}, rate={self.rate:g}"

@@ -209,7 +209,8 @@ class _Steps:
             group["lr"] = group["base_lr"] * learning_rate_factor(self.config, step)
         self.optimizer.step()
         self.ema.update(step)
-        self.averages.add({**values, "gradient_norm": norm.to(self.accelerator.device)})
+        gradients = {"gradient_norm": norm.to(self.accelerator.device), **self.objective.gradients()}
+        self.averages.add({**values, **gradients})
 
     def _backward(self, step: int) -> dict[str, Tensor]:
         """The micro-batches of this process, forward and backward; returns the means of loss and extras."""

@@ -22,7 +22,11 @@ class Objective(nn.Module, ABC):
         """The loss of a batch, and further scalars to average over the logging interval."""
 
     def state(self) -> dict[str, float]:
-        """What to log of the module as it stands after a backward pass (k, gradients)."""
+        """What to log of the module as it stands (k)."""
+        return {}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Scalars of the gradient, after a backward pass, to average over the logging interval."""
         return {}
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -59,8 +63,12 @@ class DiffusionObjective(Objective):
         return loss + self.module.cosine_weight * cosine, {**extras, "loss_cosine": cosine.detach()}
 
     def state(self) -> dict[str, float]:
-        """What the target says of itself: k, and the gradient of w if k is learned."""
+        """What the target says of itself: k."""
         return self.module.target.state()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Of w, if k is learned."""
+        return self.module.target.gradients()
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Those of the model: k apart, without decay."""
