@@ -60,9 +60,13 @@ def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Ten
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn each adjacent pair (a, b) of x (…, tokens, h) to (a cos − b sin, b cos + a sin); `table` is `rotary_table`'s.
 
-    In real numbers: complex ones would save a CPU about 1 % of a block, but have no bfloat16 and compile poorly.
+    On a CPU as complex numbers, (a + i b)(cos + i sin), which go through memory once and save 2 % of a block; they have no
+    bfloat16, and compile poorly.
     """
     cosine, sine = table
+    if x.device.type == "cpu" and x.dtype == table.dtype == torch.float32 and not torch.compiler.is_compiling():
+        turn = torch.complex(cosine[:, ::2], sine[:, 1::2])
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cosine, swapped, sine)
 

@@ -51,6 +51,8 @@ from kdiff.training.signals import Stopped, StopSignals
 # How long one process waits for another: the first draws pictures, hashes, judges and writes while the others wait. Torchrun
 # sees to it that all end if one dies.
 PATIENCE = datetime.timedelta(days=1)
+# How many steps several processes take between asking each other whether to stop, which waits for their devices.
+ASKED_EVERY = 10
 
 
 class TrainingDiverged(RuntimeError):
@@ -151,7 +153,7 @@ def fit(
         for step in range(start, config.steps):
             steps.run(step)
             done = step + 1
-            last, stopping = done == config.steps, _asked(signals, accelerator)
+            last, stopping = done == config.steps, _asked(signals, accelerator, done)
             logging = last or done % config.log_every == 0
             saving = last or stopping or (config.checkpoint_every and done % config.checkpoint_every == 0)
             if logging or saving:
@@ -222,8 +224,7 @@ class _Steps:
             seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
             seed(mix_seed(self.config.seed, step, number))
             rows = batch[number :: self.shares]
-            x = self.x[rows].to(device, non_blocking=True)
-            y = None if self.y is None else self.y[rows].to(device, non_blocking=True)
+            x, y = _sent(self.x[rows], device), None if self.y is None else _sent(self.y[rows], device)
             # Processes exchange gradients once, with the last micro-batch.
             with self.accelerator.no_sync(self.model) if part < parts - 1 else nullcontext():
                 loss, extras = self.model(x, y)
@@ -244,11 +245,18 @@ def _random_states_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
-def _asked(signals: StopSignals, accelerator: Accelerator) -> int:
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is doing: a copy to CUDA from memory that is not pinned would."""
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+
+
+def _asked(signals: StopSignals, accelerator: Accelerator, done: int) -> int:
     """The signal that asks to stop, 0 for none: the same on all processes, who must leave behind the same step."""
     asked = signals.signum or 0
     if accelerator.num_processes == 1 or not signals.active:
         return asked
+    if done % ASKED_EVERY:
+        return 0
     everyone = accelerator.gather(torch.tensor([asked], device=accelerator.device))
     return int(everyone.max())
 
