@@ -161,26 +161,23 @@ def _estimate(argv: list[str]) -> None:
     config, data, further = read_config("estimate", EstimateConfig, argv, "DATA", extras)
     check_data_given(data, argv, "kdiff estimate DATA, for example: kdiff estimate digits")
     from kdiff.components import parse
-    from kdiff.experiments.estimate import as_json, as_text, estimate, meaning
+    from kdiff.experiments.estimate import as_json, checked_times, estimate
     from kdiff.experiments.runner import slug
     from kdiff.files import write_json
     from kdiff.report.estimate import draw_estimate
+    from kdiff.report.estimate_text import as_text, meaning
     from kdiff.training.build import describe_environment, load_dataset
     from kdiff.training.config import as_dict
 
+    out = Path(further["out"] or Path("estimates") / slug(data_name(config.data)))
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; expected a folder for the results: name another by --out")
+    checked_times(config)
     dataset = load_dataset(config)
     views = estimate(dataset, config, progress=True)
-    out = Path(further["out"] or Path("estimates") / slug(data_name(config.data)))
     out.mkdir(parents=True, exist_ok=True)
-    write_json(
-        out / "estimate.json",
-        {
-            "config": as_dict(config),
-            "data": dataset.fingerprint,
-            "views": as_json(views),
-            "environment": describe_environment(),
-        },
-    )
+    record = {"config": as_dict(config), "data": dataset.fingerprint, "views": as_json(views)}
+    write_json(out / "estimate.json", {**record, "environment": describe_environment()})
     draw_estimate(out / "estimate.png", views)
     print("\n\n".join([*map(as_text, views), meaning(dataset, views, str(parse(config.data)))]))
     print(f"\npicture    {out / 'estimate.png'}\nfigures    {out / 'estimate.json'}")

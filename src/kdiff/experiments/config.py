@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -92,6 +93,7 @@ class EstimateConfig:
         data: a name (digits, spiral, …) or a file; options as in "spiral(ambient_dim=32)".
         patch_size: side of an image's patches; near a quarter of the image's if left out.
         timesteps: the law of t that you train with.
+        noise_scale: the standard deviation of the noise that you train with.
         rank: also what a network with an output of so many dimensions would do; 0 for none.
         max_points: samples, and patches, that are looked at.
         neighbours: of each point, in the estimates of d that go by distances; fewer need fewer points, and scatter more.
@@ -101,6 +103,7 @@ class EstimateConfig:
     data: Spec = "digits"
     patch_size: int = 0
     timesteps: Spec = "uniform"
+    noise_scale: float = 1.0
     rank: int = 0
     max_points: int = 10000
     neighbours: int = 20
@@ -110,6 +113,8 @@ class EstimateConfig:
         for name, low in {"patch_size": 0, "rank": 0, "max_points": 100, "neighbours": 3, "seed": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if not (math.isfinite(self.noise_scale) and self.noise_scale > 0):
+            raise ValueError(f"noise_scale is {self.noise_scale}; expected a positive number, 1 for noise of variance 1")
 
 
 @dataclass

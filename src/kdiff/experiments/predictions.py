@@ -48,15 +48,18 @@ def second_moments(data: str) -> Array:
     return moments_of(load_dataset(TrainConfig(data=data)).part("train")[0])
 
 
-def linear_theory(moments: Array, times: Timesteps | None = None) -> dict[str, Optimum]:
-    """The best k under the loss on u (start and end, if t has mean ½), and under that on v at the start and at the end."""
+def linear_theory(moments: Array, times: Timesteps | None = None, noise_scale: float = 1.0) -> dict[str, Optimum]:
+    """The best k under the loss on u (start and end, if t has mean ½), and under that on v at the start and at the end.
+
+    For moments (D,) in the units that are trained on, a law of t, and noise of standard deviation `noise_scale`.
+    """
     return {
-        "loss on u": optimal_k(moments, times=times),
-        "loss on v, start": optimal_k(moments, space="v", at="initialisation", times=times),
-        "loss on v, end": optimal_k(moments, space="v", times=times, clamp=PAPER_CLAMP),
+        "loss on u": optimal_k(moments, times=times, noise_scale=noise_scale),
+        "loss on v, start": optimal_k(moments, space="v", at="initialisation", times=times, noise_scale=noise_scale),
+        "loss on v, end": optimal_k(moments, space="v", times=times, noise_scale=noise_scale, clamp=PAPER_CLAMP),
     }
 
 
 def predictions(data: str, timesteps: Spec = "uniform") -> dict[str, float]:
-    """The same for the samples of a data set, as numbers."""
+    """The same for the samples of a data set and noise of scale 1, as numbers."""
     return {name: float(k) for name, k in linear_theory(second_moments(data), build("timesteps", timesteps)).items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kdiff.experiments.estimate import View
+from kdiff.experiments.estimate import View, at_limit
 from kdiff.report.samples import INK, new_figure, save_figure
 from kdiff.target import PAPER_CLAMP
 from kdiff.theory import optimal_k, whitened
@@ -32,14 +32,14 @@ def draw_estimate(path: Path, views: Sequence[View]) -> None:
 
 def _spectrum(axes: Any, view: View) -> None:
     shown = view.eigenvalues[view.eigenvalues > view.eigenvalues[0] * 1e-12]
-    index = np.arange(1, len(shown) + 1)
+    index, noise = np.arange(1, len(shown) + 1), view.noise_scale**2
     axes.plot(index, shown, ".-", color="#4c72b0", markersize=3, linewidth=1)
     if shown[0] > 10 * shown[-1]:
         axes.set_yscale("log")
     else:  # less than a decade, which has no ticks
-        axes.set_ylim(0, 1.1 * max(shown[0], 1))
-    axes.axhline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.text(1, 1, " the noise's variance", fontsize=7, color="#777777", va="bottom")
+        axes.set_ylim(0, 1.1 * max(shown[0], noise))
+    axes.axhline(noise, color="#999999", linewidth=0.8, linestyle=":")
+    axes.text(1, noise, f" the noise's variance, {noise:g}", fontsize=7, color="#777777", va="bottom")
     axes.set(xlabel="direction", ylabel="variance")
     axes.set_title(f"{view.name}: spectrum, D = {view.D}, total {view.total_variance:.3g}", fontsize=9, color=INK)
     held = axes.twinx()
@@ -56,30 +56,35 @@ def _spectrum(axes: Any, view: View) -> None:
 
 
 def _predictions(axes: Any, view: View) -> None:
-    """Curves for data whitened on d of D directions; on them or beside them, these data."""
+    """Curves for data with the noise's variance in d of D directions; on them or beside them, these data.
+
+    Estimates of d at their limit are hollow. Minima that tie are dashed lines, all of them.
+    """
     axes.semilogx(RATIOS, 1 / (1 + RATIOS), color=INK, linewidth=1.2, label="D/(D + d): linear, loss on u")
     axes.semilogx(RATIOS, 1 / (1 + np.sqrt(RATIOS)), color=INK, linewidth=1, linestyle="--", label="linear, loss on v, start")
     axes.semilogx(RATIOS, _ends(), color=INK, linewidth=1, linestyle=":", label="linear, loss on v, end (clamp 0.05)")
     for i, estimated in enumerate(view.dimensions):
         ratio, colour = estimated.value / view.D, COLOURS[i % len(COLOURS)]
         marker = "o" if estimated.scope == "global" else "D"
-        label = f"{estimated.method} ({estimated.scope}): d = {estimated.value:.3g}"
-        axes.plot(ratio, 1 / (1 + ratio), marker, color=colour, markersize=6, label=label, zorder=3, alpha=0.8)
+        label, fill = f"{estimated.method} ({estimated.scope}): d = {estimated.value:.3g}", colour
+        if at_limit(estimated, view.D):
+            label, fill = f"{label}, at its limit", "white"
+        style = {"color": colour, "markerfacecolor": fill, "markersize": 6, "alpha": 0.8}
+        axes.plot(ratio, 1 / (1 + ratio), marker, label=label, zorder=3, **style)
         likely = np.array([estimated.low, estimated.high]) / view.D
         axes.plot(likely, 1 / (1 + likely), color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt", zorder=2)
     # An estimate above D is one not to trust, and to be seen.
     right = max([1.0, *(1.3 * each.value / view.D for each in view.dimensions if each.value > view.D)])
     spectral = [one for one in view.predictions if not one.theory.startswith("D/(D + d)")]
-    places = _apart([one.k for one in spectral])
-    for i, (one, place) in enumerate(zip(spectral, places)):
-        colour = COLOURS[i % len(COLOURS)]
-        axes.axhline(one.k, color=colour, linewidth=1, alpha=0.7)
+    marks = [(k, one, COLOURS[i % len(COLOURS)]) for i, one in enumerate(spectral) for k in (one.k, *one.ties)]
+    for (k, one, colour), place in zip(marks, _apart([k for k, *_ in marks])):
+        axes.axhline(k, color=colour, linewidth=1, alpha=0.7, linestyle="--" if one.ties else "-")
         beside = axes.get_yaxis_transform()  # from the right edge on
-        text = f"{one.k:.3f}  {one.theory}"
+        text = f"{k:.3f}  {one.theory}{' (a tie)' if one.ties else ''}"
         axes.text(1.01, place, text, transform=beside, fontsize=6.5, color=colour, va="center", clip_on=False)
-    axes.set(xlim=(RATIOS[0], right), ylim=(0, 1.03), xlabel="d/D", ylabel="k")
+    axes.set(xlim=(RATIOS[0], right), ylim=(-0.03, 1.03), xlabel="d/D", ylabel="k")
     axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
-    axes.set_title("curves: data whitened on d of D directions; lines: these data", fontsize=9, color=INK)
+    axes.set_title("curves: the noise's variance in d of D directions; lines: these data", fontsize=9, color=INK)
     axes.legend(fontsize=6.5, frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
