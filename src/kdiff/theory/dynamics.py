@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kdiff.theory.linear import Space, _modes, check_space, check_spectrum, optimal_k
+from kdiff.theory.linear import Space, check_space, check_spectrum, losses_and_gains, optimal_k
 from kdiff.theory.times import Array
 from kdiff.timesteps import Timesteps
 
@@ -69,10 +69,10 @@ def modes(
     if np.ndim(k) or not 0 <= k <= 1:
         raise ValueError(f"k is {k}; expected a number in [0, 1]")
     values, counts = check_spectrum(spectrum, noise_scale)
-    # Time in units of the noise's variance, as everything else in `_modes`.
+    # Time in units of the noise's variance, as everything else in `losses_and_gains`.
     unit = noise_scale**2
-    at = [_modes(k, 1 - k, values, float(one) * unit, space, times, clamp) for one in taus]
-    end, _ = _modes(k, 1 - k, values, np.inf, space, times, clamp)
+    at = [losses_and_gains(k, 1 - k, values, float(one) * unit, space, times, clamp) for one in taus]
+    end, _ = losses_and_gains(k, 1 - k, values, np.inf, space, times, clamp)
     losses, gains = np.stack([loss for loss, _ in at]) * unit, np.stack([gain for _, gain in at])
     return Modes(values * unit, counts, gains, losses, losses - end * unit)
 

@@ -168,7 +168,7 @@ def expected_loss(
     tau, ks = training_time(at) * noise_scale**2, np.asarray(k, dtype=np.float64)
     if not ((ks >= 0) & (ks <= 1)).all():
         raise ValueError(f"k runs from {ks.min():g} to {ks.max():g}; expected numbers in [0, 1]")
-    losses = [_modes(float(one), 1 - float(one), values, tau, space, times, clamp)[0] @ counts for one in ks.ravel()]
+    losses = [losses_and_gains(float(one), 1 - float(one), values, tau, space, times, clamp)[0] @ counts for one in ks.ravel()]
     return np.reshape(losses, ks.shape) / counts.sum() * noise_scale**2
 
 
@@ -200,7 +200,7 @@ def weighted(k: float, rest: float, space: Space, times: Timesteps | None, clamp
     return nodes, np.maximum(k * nodes.rest + rest * nodes.t, clamp) ** -2.0
 
 
-def _modes(
+def losses_and_gains(
     k: float, rest: float, values: Array, tau: float, space: Space, times: Timesteps | None, clamp: float
 ) -> tuple[Array, Array]:
     """Loss (2) and gain w_i(τ) of every direction, for noise of variance 1; `rest` is 1 − k. (λ,) each."""
@@ -238,7 +238,7 @@ def _search(values: Array, counts: Array, tau: float, times: Timesteps | None, n
     """All minima of the loss on v over logit k: a scan, then Brent's method in each valley."""
 
     def loss(y: float) -> float:
-        each, _ = _modes(float(expit(y)), float(expit(-y)), values, tau, "v", times, clamp)
+        each, _ = losses_and_gains(float(expit(y)), float(expit(-y)), values, tau, "v", times, clamp)
         return float(each @ counts / counts.sum()) * noise_scale**2
 
     grid = np.linspace(-FARTHEST_LOGIT, FARTHEST_LOGIT, 241)
