@@ -328,6 +328,19 @@ def test_before_anything_is_learned_an_end_costs_infinitely_much_on_v():
     assert modes(0, 1.0, whitened(4, 2), space="v").loss.tolist() == [[np.inf, 0.0]]
 
 
+def test_without_a_clamp_the_best_k_of_the_v_loss_leaps_at_the_start():
+    """As k → 1 the flow is infinitely fast: a time that is no time serves there, and a clamp forbids it."""
+    spectrum, start = whitened(2, 1), 2 - 2**0.5
+    assert float(optimal_k(spectrum, space="v", at="initialisation")) == pytest.approx(start, abs=1e-9)
+    soon = optimal_k(spectrum, space="v", at=1e-12)
+    assert soon.k == pytest.approx(1, abs=1e-9)
+    assert soon.others[0][0] == pytest.approx(start, abs=1e-6)
+    clamped = [float(optimal_k(spectrum, space="v", at=at, clamp=0.05)) for at in (1e-12, 1e-6, 1e-4)]
+    assert clamped == pytest.approx([start] * 3, abs=1e-4)
+    early = [modes(1e-15, 1 - rest, spectrum, space="v").gain[0, 0] for rest in (1e-4, 1e-6, 1e-8)]
+    assert np.diff(np.log10(early)) == pytest.approx([2, 2], abs=0.01), "the rate grows as 1/(1 − k)"
+
+
 @pytest.mark.parametrize("numbers", [(8, 2.5), (8, True), (8.0, 2)])
 def test_dimensions_are_whole_numbers(numbers):
     with pytest.raises(ValueError, match="expected whole numbers"):

@@ -113,6 +113,10 @@ def optimal_k(
 
     `optimal_k(whitened(D, d))` is the paper's D/(D + d).
 
+    Just after the start the loss on v without a clamp can be lowest next to k = 1, infinite as it is there at τ = 0: V_i of (2)
+    grows without bound as k → 1, and this flow is infinitely fast there (whitened(2, 1): 0.586 at τ = 0, 1 at τ = 1e-12). Such
+    a k says nothing of training, whose steps are finite; with a clamp the best k begins at its value at τ = 0.
+
     Args:
         spectrum: (D,) eigenvalues of E x xᵀ, the covariance of data of mean 0, in the units that are trained on.
         space: "u", loss on the network's output (closed form), or "v", on the velocity, which k-Diff trains with.
