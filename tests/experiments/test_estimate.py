@@ -276,6 +276,8 @@ def test_a_mean_counts_as_much_as_a_variance_where_nothing_is_learned_yet() -> N
     assert whole.total_variance + whole.squared_mean == pytest.approx(total, rel=0.01)
     assert by_theory(whole)["linear, loss on u"] == pytest.approx(64 / (64 + total), rel=0.01)
     assert by_theory(whole)["linear, loss on v, start"] == pytest.approx(1 / (1 + (total / 64) ** 0.5), rel=0.01)
+    with_mean, without = by_theory(whole)["linear, loss on u"], 64 / (64 + whole.total_variance)
+    assert (with_mean, without) == pytest.approx((0.58, 0.78), abs=0.01)
 
 
 def test_a_rank_that_limits_patches_nowhere_is_left_out_there() -> None:
