@@ -8,18 +8,10 @@ import pytest
 import torch
 
 from kdiff.theory import dimension as dimensions
-from kdiff.theory.dimension import (
-    DimensionEstimate,
-    energy_dimension,
-    estimate_dimensions,
-    levina_bickel,
-    local_levina_bickel,
-    participation_ratio,
-    spectrum,
-    two_nn,
-)
+from kdiff.theory.dimension import DimensionEstimate, estimate_dimensions
+from kdiff.theory.estimators import energy_dimension, levina_bickel, local_levina_bickel, participation_ratio, two_nn
 from kdiff.theory.neighbours import distinct_rows, nearest_neighbours, neighbour_distances
-from kdiff.theory.spectra import local_spectra
+from kdiff.theory.spectra import local_spectra, spectrum
 from kdiff.theory.tokens import patches, random_patches
 
 

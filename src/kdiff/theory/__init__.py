@@ -2,9 +2,10 @@
 
 from kdiff.theory.beyond import initial_loss, k_of_time, k_per_direction, wiener
 from kdiff.theory.capacity import Arrangement, rank_limited
-from kdiff.theory.dimension import DimensionEstimate, estimate_dimensions, spectrum
+from kdiff.theory.dimension import DimensionEstimate, estimate_dimensions
 from kdiff.theory.dynamics import Modes, k_over_training, modes
 from kdiff.theory.linear import Optimum, expected_loss, optimal_k, whitened
+from kdiff.theory.spectra import spectrum
 from kdiff.theory.tokens import patches, random_patches
 
 __all__ = [

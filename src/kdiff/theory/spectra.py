@@ -17,6 +17,18 @@ LARGEST = 8192  # rows of a matrix to decompose
 BATCH = 2**22  # float64 values
 
 
+def spectrum(x: Rows, chunk: int | None = None, centred: bool = True) -> np.ndarray:
+    """Eigenvalues (D,), descending, float64, of the covariance of x (N, *shape); with centred=False of E xxᵀ.
+
+    Moments are the population's (divided by N), summed over chunks of `chunk` rows, which changes nothing else. For D > N the
+    N × N matrix of inner products is decomposed instead; the D − N other eigenvalues are 0.
+
+    Raises ValueError for no rows, values that are not finite, or N and D both above 8192.
+    """
+    source = eigenvalue_source(x, np.zeros(len(x), dtype=np.int64), 1, chunk, centred)
+    return source(np.ones(1, dtype=bool))
+
+
 def eigenvalue_source(
     x: Rows, group: np.ndarray, num_groups: int, chunk: int | None = None, centred: bool = True
 ) -> Callable[[np.ndarray], np.ndarray]:
