@@ -85,7 +85,7 @@ def _predictions(axes: Any, view: View) -> None:
     axes.set(xlim=(RATIOS[0], right), ylim=(-0.03, 1.03), xlabel="d/D", ylabel="k")
     axes.set_yticks([0, 0.5, 1], ["0  noise", "½  velocity", "1  data"])
     axes.set_title("curves: the noise's variance in d of D directions; lines: these data", fontsize=9, color=INK)
-    axes.legend(fontsize=6.5, frameon=False, loc="lower left")
+    axes.legend(fontsize=6.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 0.03))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
