@@ -47,8 +47,8 @@ def plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
 def plain_rotation(x: Tensor, rotary: Tensor) -> Tensor:
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(-2)
-    sign = torch.tensor([-1.0, 1.0]).repeat(x.shape[-1] // 2)  # the table's sines carry one
-    return x * rotary[0] + turned * (rotary[1] * sign)
+    cosine, sine = (table[0].repeat_interleave(2, dim=-1) for table in (rotary.real, rotary.imag))
+    return x * cosine + turned * sine
 
 
 def plain_attention(attention: nn.Module, x: Tensor, rotary: Tensor | None) -> Tensor:

@@ -28,6 +28,7 @@ from kdiff.networks.transformer import (
     SkipBlock,
     SwiGLU,
     bare_layer_norm,
+    for_this_device,
     rotary_table,
     rotate,
 )
@@ -107,7 +108,13 @@ def test_rotation_turns_adjacent_pairs_by_row_and_column():
     frequencies = torch.tensor([1.0, 0.01])
     angles = torch.cat([(row * frequencies).expand(3, 4, 2), (column * frequencies).expand(3, 4, 2)], dim=2)
     expected = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).reshape(12, h)
-    assert_close(rotate(x.reshape(12, h), rotary_table(3, 4, h)), expected)
+    table = rotary_table(3, 4, h)
+    for form in (table, for_this_device(table)):
+        assert_close(rotate(x.reshape(12, h), form), expected)
+        half = rotate(x.reshape(12, h).bfloat16(), form)
+        assert half.dtype == torch.float32  # the table's: rounded once, by who wants less
+    assert for_this_device(table).is_complex()
+    assert for_this_device(table.bfloat16()).dtype == torch.bfloat16
 
 
 def test_rotation_keeps_lengths_and_leaves_the_prefix():

@@ -26,7 +26,7 @@ from kdiff.networks.embedding import (
     sine_positions,
     unpatchify,
 )
-from kdiff.networks.transformer import FinalLayer, rotary_table
+from kdiff.networks.transformer import FinalLayer, for_this_device, rotary_table
 
 Grid = tuple[int, int]
 
@@ -183,6 +183,7 @@ class ModulatedTransformer(ImageNetwork):
         if label is not None:
             c = c + label
         positions, rotary = self.tables(grid)
+        rotary = rotary if rotary is None else for_this_device(rotary)
         x = self.through(self.x_embedder(z) + positions, c, label, rotary)
         return unpatchify(self.final_layer(x, c), grid, self.patch_size)[:, : self.returned]
 
