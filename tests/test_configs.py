@@ -56,7 +56,7 @@ def test_the_true_size_network(name: str) -> None:
 def test_the_recipes_way_of_sampling(name: str) -> None:
     config = config_of(name)
     sampling = config.sampling
-    assert sampling.guidance_interval == (0.1, 1.0)
+    assert sampling.guidance_interval == (0.125 if "800ep" in name else 0.1, 1.0)
     scales = {"jit_b": 2.9, "256_jit_l": 2.4, "512_jit_l": 2.5, "jit_h": 2.2, "lightningdit": 2.0}
     assert sampling.guidance == next(scale for part, scale in scales.items() if part in name)
     way = ("heun", 50, "uniform") if "jit" in name else ("euler", 249, "shifted(0.3)")
