@@ -265,7 +265,8 @@ def test_it_does_not_go_on_with_anything_else(config, images, autoencoder_folder
     before = contents(copy)
     other = changed_autoencoder(autoencoder_folder, tmp_path)
     for changes, message in (
-        ({"data": changed_images(images, tmp_path)}, r"the images .* are not those that .*copy was begun with: fingerprint"),
+        ({"data": changed_images(images, tmp_path)}, r"the images .* are not those that .*copy was begun with .*: fingerprint"),
+        ({"data": f"{images}(normalise=range, value_range=[0, 510])"}, r"normalisation .* 255\.0.* there .* 127\.5"),
         ({"autoencoder": other}, r"copy was begun with another autoencoder: .* of identity"),
         ({"flip": False}, r"copy was begun with flip True; go on with that, or choose another folder"),
         ({"posterior": False, "dtype": "float16"}, r"begun with posterior True, dtype float32"),

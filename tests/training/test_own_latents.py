@@ -72,3 +72,78 @@ def test_data_that_are_no_images(images) -> None:
     with pytest.raises(ValueError, match="autoencoders take images"):
         kdiff.load_data(SOURCE, images="vectors.npy")
     assert not Path("runs").exists()
+
+
+def files() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+
+
+def others(path: str, **more: object) -> str:
+    np.savez(path, x=np.random.default_rng(1).integers(0, 256, (60, 3, 8, 8), np.uint8), **more)
+    return path
+
+
+def test_other_images_of_the_same_name_are_refused_and_have_a_folder_of_their_own(images) -> None:
+    first = kdiff.load_data(SOURCE, images=images)
+    Path("b").mkdir()
+    second, before = others("b/pictures.npz"), files()
+    with pytest.raises(
+        ValueError, match=r"latents/pictures was made of other images than b/pictures.npz: fingerprint"
+    ) as error:
+        kdiff.load_data(SOURCE, images=second)
+    assert "--data.folder latents/pictures_2" in str(error.value)
+    assert files() == before
+    found = kdiff.load_data(SOURCE, images=second, folder="latents/pictures_2")
+    assert Path("runs/pictures_2_autoencoder").is_dir()
+    assert found.fingerprint != first.fingerprint
+    assert kdiff.load_data(SOURCE, images=images).fingerprint == first.fingerprint
+
+
+def test_images_that_have_changed(images) -> None:
+    kdiff.load_data(SOURCE, images=images)
+    others(images)
+    with pytest.raises(ValueError, match="Have they changed"):
+        kdiff.load_data(SOURCE, images=images)
+
+
+def test_an_autoencoder_of_other_images_is_refused_before_anything_is_made(images) -> None:
+    train_autoencoder(SMALL(data=others("more.npz")), Path("runs/pictures_autoencoder"))
+    before = files()
+    with pytest.raises(ValueError, match=r"runs/pictures_autoencoder was made of other images"):
+        kdiff.load_data(SOURCE, images=images)
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalise": "range", "value_range": [0, 510]}, r"normalisation .*255"),
+        ({"num_classes": 4}, "num_classes 4, there 3"),
+        ({"flip": True}, "encoded without flip"),
+    ],
+)
+def test_the_same_pictures_read_in_another_way(images, options, message) -> None:
+    others(images, y=np.arange(60) % 3)
+    kdiff.load_data(SOURCE, images=images)
+    with pytest.raises(ValueError, match=message):
+        kdiff.load_data(SOURCE, images={"name": images, **options})
+
+
+def test_what_the_commands_made_with_other_options_is_taken(images) -> None:
+    """An autoencoder of more steps and channels, from the same file by another path; and latents of it."""
+    wider = partial(AutoencoderConfig, channels=[8, 8], latent_channels=2, steps=4, batch_size=8)
+    train_autoencoder(wider(data=f"./{images}"), Path("runs/pictures_autoencoder"))
+    assert kdiff.load_data(SOURCE, images=images).shape == (2, 4, 4)
+    encode(EncodeConfig(images, "runs/pictures_autoencoder", flip=True), Path("latents/flipped"))
+    assert kdiff.load_data(SOURCE, images=images, folder="latents/flipped").flip
+
+
+def test_what_another_autoencoder_began_is_not_gone_on_with_by_a_new_one(images, monkeypatch) -> None:
+    train_autoencoder(SMALL(data=images), Path("elsewhere"))
+    with monkeypatch.context() as patch:
+        patch.setattr("kdiff.training.encode._write_shard", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            encode(EncodeConfig(images, "elsewhere"), Path("latents/pictures"))
+    with pytest.raises(ValueError, match=r"only 0 of 1 shards .* kdiff encode .*elsewhere"):
+        kdiff.load_data(SOURCE, images=images)
+    assert not Path("runs").exists()

@@ -74,7 +74,7 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
         raise ValueError(f"{folder} holds something else than latents; choose another folder by --out")
     with locked(folder, "encoding") if main else nullcontext():
         if main:
-            there = _done(folder, manifest) if is_latent_folder(folder) else {}
+            there = _done(folder, manifest, dataset) if is_latent_folder(folder) else {}
             if len(there) == number_of_shards(manifest):  # all is there, and stays usable
                 manifest["statistics"] = read_manifest(folder)["statistics"]
             _list(folder, manifest, there)
@@ -151,7 +151,20 @@ def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> d
     }
 
 
-def _done(folder: Path, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def unlike(there: Mapping[str, Any], images: Dataset) -> str:
+    """What tells images from those that are described, as data.json does; nothing if nothing does.
+
+    The fingerprint is that of raw values and labels; what becomes of them depends on normalisation and number of classes too.
+    """
+    found = {
+        "fingerprint": images.fingerprint,
+        "normalisation": images.normalisation.describe(),
+        "num_classes": images.num_classes,
+    }
+    return ", ".join(f"{key} {value}, there {there[key]}" for key, value in found.items() if there[key] != value)
+
+
+def _done(folder: Path, wanted: Mapping[str, Any], images: Dataset) -> dict[str, dict[str, Any]]:
     """What an earlier encoding says of its shards that are whole, by name; refuses to go on with another one."""
     there = read_manifest(folder)
     if there["autoencoder"]["identity"] != wanted["autoencoder"]["identity"]:
@@ -160,11 +173,10 @@ def _done(folder: Path, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             f"{there['autoencoder']['identity']}; {wanted['autoencoder']['source']} is {wanted['autoencoder']['identity']}. "
             "Name that one, or choose another folder by --out"
         )
-    if there["source"]["fingerprint"] != wanted["source"]["fingerprint"]:
+    if difference := unlike({**there, **there["source"]}, images):
         raise ValueError(
-            f"the images {wanted['source']['data']!r} are not those that {folder} was begun with: fingerprint "
-            f"{wanted['source']['fingerprint']}, begun with {there['source']['fingerprint']} ({there['source']['data']}). "
-            "Encode them into another folder by --out"
+            f"the images {wanted['source']['data']!r} are not those that {folder} was begun with ({there['source']['data']}): "
+            f"{difference}. Encode them into another folder by --out"
         )
     # Where things lie may have changed, and the classes' names: what is encoded is the same.
     free = {"source", "autoencoder", "about", "shards", "statistics"}
