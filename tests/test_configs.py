@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import kdiff
 from kdiff.arguments import config_folder, read_config
 from kdiff.cli import main
 from kdiff.target import LearnedK
 from kdiff.training.build import build_model
-from kdiff.training.config import TrainConfig
+from kdiff.training.config import Expected, TrainConfig
+from kdiff.training.latent_config import AutoencoderConfig
 
 NAMES = sorted(path.stem for path in config_folder().glob("*.yaml"))
 # Parameters in millions, as published with the architectures (LightningDiT-XL is DiT-XL's size).
@@ -67,10 +70,37 @@ def test_the_recipes_way_of_sampling(name: str) -> None:
 def test_a_plan_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "imagenet256_jit_b16"]) == 0
     out, err = capsys.readouterr()
-    assert "data as the configuration expects them; they are not read: " in err
-    assert "imagenet/train" in err
+    assert not err
+    assert "1000 classes, as the configuration expects them; they are not read\n" in out
     assert "131.1 M parameters, 256 tokens per sample" in out
     assert "8 devices" in out
+
+
+def test_planning_a_run_on_latents_of_its_own_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "fashion_latent"]) == 0
+    assert main(["train", "fashion_latent", "--dry-run"]) == 0
+    assert "4 × 7 × 7, 10 classes" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_that_runs_expectation_is_right() -> None:
+    """The number that is trained on, and the shape that the small autoencoder's defaults give."""
+    try:
+        images = kdiff.load_data("fashion")
+    except FileNotFoundError:
+        pytest.skip("Fashion-MNIST is not installed")
+    defaults, expected = AutoencoderConfig(), config_of("fashion_latent").expects
+    sides = [side // 2 ** (len(defaults.channels) - 1) for side in images.shape[1:]]
+    train = images.part(config_of("fashion_latent").train_on)[0]
+    assert expected == Expected([defaults.latent_channels, *sides], images.num_classes, len(train))
+
+
+def test_a_configuration_for_other_data() -> None:
+    words = ["fashion_latent", "--data.images", "photos/", "--expects", "null"]
+    assert read_config("train", TrainConfig, words, "[CONFIG]")[0].expects is None
 
 
 STEP = """

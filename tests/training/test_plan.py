@@ -127,9 +127,13 @@ def test_impossible_devices(wrong: dict[str, float]) -> None:
 
 
 class TestExpectations:
-    def test_data_that_are_there_speak_for_themselves(self) -> None:
-        config = TrainConfig(data="digits", expects=Expected([1, 2, 2]))
-        assert expected_data(config).shape == [1, 8, 8]
+    def test_data_are_read_where_nothing_is_expected(self) -> None:
+        found = expected_data(TrainConfig(data="digits", train_on="all"))
+        assert found == Expected([1, 8, 8], 10, 1797)
+
+    def test_and_not_where_something_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kdiff.training.plan.load_dataset", lambda config: 1 / 0)
+        assert expected_data(jit()) == IMAGES
 
     def test_neither_data_nor_expectation(self) -> None:
         with pytest.raises(ValueError, match=r"expects\.shape"):

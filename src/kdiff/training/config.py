@@ -134,7 +134,7 @@ class TrainConfig(LoopConfig, ModelConfig):
         target: what the network predicts: noise, velocity, data, learned, a fixed k, or "learned(init=0.5, rate=1)".
         sample_every: steps between pictures of samples, from the first averaged weights; 0 for one at the end.
         train_on: train, the part of the data that is for training; all, held-out samples too, which then tell nothing.
-        expects: what the data must be: others are refused, and `kdiff plan` and --dry-run need no data.
+        expects: what the data must be: others are refused, and `kdiff plan` and --dry-run read none.
         sampling: how the pictures of samples are drawn, and what `kdiff sample` does unless told otherwise.
     """
 

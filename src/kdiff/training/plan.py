@@ -59,24 +59,22 @@ class Cost:
 
 
 def expected_data(config: TrainConfig) -> Expected:
-    """Shape, classes and number of the samples: of the data themselves where they are, else as the configuration expects them.
+    """Shape, classes and number of the samples: as the configuration expects them, else of the data themselves.
 
-    Says on stderr why the data are not read where only the expectation is there.
+    What training refuses to differ from needs no reading, which may take long: `own_latents` makes what is not there.
 
     Raises:
-        ValueError: neither is there.
+        ValueError: neither expectation nor data are there.
     """
+    if config.expects is not None:
+        return config.expects
     try:
         dataset = load_dataset(config)
     except (ValueError, OSError) as error:
-        if config.expects is None:
-            raise ValueError(
-                f"{error}. To plan without the data, say what they are: --expects.shape '[3, 256, 256]' "
-                "--expects.num_classes 1000 --expects.num_samples 1281167"
-            ) from None
-        why = str(error).partition("; ")[0]  # what names are known is not news to a configuration that is complete
-        print(f"data as the configuration expects them; they are not read: {why}", file=sys.stderr)
-        return config.expects
+        raise ValueError(
+            f"{error}. To plan without the data, say what they are: --expects.shape '[3, 256, 256]' "
+            "--expects.num_classes 1000 --expects.num_samples 1281167"
+        ) from None
     return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part(config.train_on)[0]))
 
 
@@ -189,7 +187,8 @@ def as_text(config: PlanConfig, data: Expected, cost: Cost) -> str:
     )
     seen = config.steps * config.batch_size
     lines = [
-        f"data         {' × '.join(map(str, data.shape))}, {data.num_classes or 'no'} classes",
+        f"data         {' × '.join(map(str, data.shape))}, {data.num_classes or 'no'} classes"
+        + (", as the configuration expects them; they are not read" if config.expects else ""),
         f"network      {cost.parameters / 1e6:,.1f} M parameters"
         + (f", {cost.tokens:,} tokens per sample" if cost.tokens else ""),
         f"step         {step / 1e12:.4g} TFLOP ({cost.flops / 1e9:.4g} GFLOP per sample, forward and backward)",

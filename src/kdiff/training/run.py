@@ -199,8 +199,8 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
     if found != (wanted.shape, wanted.num_classes, wanted.num_samples):
         raise ValueError(
             f"the data {config.data!r} have samples of shape {list(dataset.shape)}, {dataset.num_classes} classes and {number} "
-            f"samples to train on; the configuration expects {wanted}. Prepare them as it says, or change `expects`, where a "
-            "num_samples of 0 is any number"
+            f"samples to train on; the configuration expects {wanted}. Prepare them as it says, or, for other data than it was "
+            "made for, change `expects` (a num_samples of 0 is any number) or leave it out (--expects null)"
         )
 
 
