@@ -334,6 +334,26 @@ def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], messag
 
 
 @pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (
+            True,
+            4,
+            r"latents.json: labels must lie in 0 … 3 \(num_classes=4\), found 0 … 4, the first one out of range in sample",
+        ),
+        (True, 0, "num_classes must be at least 1"),
+        (False, 5, "without labels"),
+    ],
+)
+def test_a_number_of_classes_that_is_not_the_labels(tmp_path: Path, labels: bool, classes: int, message: str) -> None:
+    """One too few would make the last class "no class"."""
+    folder = write(tmp_path / "a", labels=labels)
+    change(folder, num_classes=classes)
+    with pytest.raises(ValueError, match=message):
+        load_latents(folder)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [("{", "is damaged"), ("[]", "is damaged"), ('{"format": 7}', "has format 7; this version of kdiff reads format 1")],
 )

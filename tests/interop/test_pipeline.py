@@ -217,6 +217,14 @@ def test_vectors_come_back_in_their_own_units(trained, vectors, tmp_path, export
             pipeline(**options)
 
 
+@pytest.mark.parametrize("wrong", [11, -1, [3, 11]])
+def test_classes_that_the_model_does_not_know_are_refused_before_it_is_called(trained, tmp_path, exported, wrong) -> None:
+    pipeline = exported(load_run(trained()), tmp_path)
+    pipeline.transformer.forward = lambda *given, **options: pytest.fail("called")
+    with pytest.raises(ValueError, match="this model knows whole numbers from 0 to 9, or 10 for no class"):
+        pipeline(wrong)
+
+
 @pytest.mark.parametrize("timestep", [1000.0, 999.0, 980.0, 333.25, 1.0, 0.0])
 def test_the_time_is_exact_in_float32(timestep) -> None:
     time = KDiffTransformer.time(torch.tensor(timestep), torch.zeros(1))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from kdiff.data import cache
+from kdiff.data.checks import checked_labels
 from kdiff.data.dataset import Dataset
 from kdiff.data.normalisation import GIVEN, Normalisation
 from kdiff.data.progress import shown
@@ -51,8 +52,8 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
     The checksums of the shards are compared when they are read for the first time, and their sizes always.
 
     Raises FileNotFoundError for a folder that is none or without latents; ValueError for one whose encoding is not finished, a
-    shard that is missing, cut short or changed, another `normalise` or one of other channels, and `posterior` or `flip` where
-    that was not encoded.
+    shard that is missing, cut short or changed, labels beyond the manifest's `num_classes`, another `normalise` or one of other
+    channels, and `posterior` or `flip` where that was not encoded.
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder)
@@ -86,11 +87,12 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
     kept = cache.entry("latents", [cache.stamp(file) for file in paths], manifest["shards"], normalisation.describe())
     statistics = cache.json_of(kept.with_suffix(".json"), check)
     x, fixed = _mapped(paths, normalisation, flip, posterior)
+    y, num_classes = checked_labels(str(folder / MANIFEST), fixed.get("y"), manifest["num_classes"], len(x))
     return Dataset(
         name=folder.resolve().name,
         x=x,
-        y=fixed.get("y"),
-        num_classes=manifest["num_classes"],
+        y=y,
+        num_classes=num_classes,
         normalisation=normalisation,
         split=fixed["split"],
         manifold=None,
