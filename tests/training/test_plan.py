@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from kdiff.cli import main
 from kdiff.files import read_json
 from kdiff.training.config import Expected, PlanConfig, TrainConfig
-from kdiff.training.plan import Cost, as_json, as_text, cost_of, dry_run, expected_data, largest_local_batch, memory
+from kdiff.training.plan import Cost, as_json, as_text, cost_of, dry_run, expected_data, in_digits, largest_local_batch, memory
 from kdiff.training.run import train_run
 
 IMAGES = Expected([3, 32, 32], 10, 1000)
@@ -118,6 +119,22 @@ def test_device_hours(tmp_path: Path) -> None:
     cost = cost_of(config, IMAGES)
     assert as_json(config, IMAGES, cost)["device_hours"] == pytest.approx(1000 * 10 * cost.flops / (0.5 * 1e9) / 3600)
     assert "10 epochs of 1,000" in as_text(config, IMAGES, cost)
+
+
+@pytest.mark.parametrize(("precision", "peak"), [("no", 67), ("bf16", 989)])
+def test_the_peak_is_that_of_the_precision(precision: str, peak: float) -> None:
+    config = PlanConfig(**vars(jit(precision=precision)))
+    assert as_json(config, IMAGES, cost_of(config, IMAGES))["peak_tflops"] == peak
+    assert f"40% of {peak} TFLOP/s" in as_text(config, IMAGES, cost_of(config, IMAGES))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-9, 1e9])
+def test_no_powers_of_ten(size: float) -> None:
+    config = PlanConfig(**vars(jit(steps=1000)), device_memory=1e9 * size, peak_tflops=1e6)
+    cost = Cost(int(4e9 * size) + 1, 1e12 * size, 1e9 * size, 2e9 * size, 4096)
+    text = as_text(config, IMAGES, cost)
+    assert not re.search(r"\de[+-]?\d", text)
+    assert in_digits(1024 * size) in ("1,020", "0.00000102", "1,020,000,000,000")
 
 
 @pytest.mark.parametrize("wrong", [{"peak_tflops": 0}, {"utilisation": 1.5}, {"device_memory": -1}])

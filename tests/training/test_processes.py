@@ -10,7 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kdiff.training.loop import make_accelerator
 from kdiff.training.run import load_run, train_run
+
+
+def test_gradients_are_not_kept_beside_the_buckets_they_are_exchanged_in() -> None:
+    """As `kdiff plan` counts them: once."""
+    handler = make_accelerator("no").ddp_handler
+    assert handler is not None
+    assert handler.gradient_as_bucket_view
 
 
 def test_two_processes_train_one_run(tmp_path):

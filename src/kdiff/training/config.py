@@ -9,6 +9,7 @@ from typing import Any, Literal
 from kdiff.components import Spec
 from kdiff.evaluation.config import Sampling
 
+H100_TFLOPS = {"no": 67.0, "bf16": 989.0}  # SXM, dense, by precision
 CHOICES = {"schedule": ("constant", "cosine"), "precision": ("no", "bf16"), "optimizer": ("adamw", "sgd")}
 
 
@@ -161,22 +162,28 @@ class PlanConfig(TrainConfig):
     """A training run, and the devices it is planned for.
 
     Args:
-        peak_tflops: of one device in the run's precision, 10¹² operations per second; an H100's in bfloat16 if left out.
+        peak_tflops: of one device in the run's precision, 10¹² operations per second; an H100's if left out, 989 in bfloat16
+            and 67 in float32, as PyTorch multiplies float32 matrices without TF32 unless told otherwise.
         utilisation: the part of that which training reaches.
         device_memory: of one device, GB.
     """
 
-    peak_tflops: float = 989.0
+    peak_tflops: float | None = None
     utilisation: float = 0.4
     device_memory: float = 80.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.peak_tflops > 0 and 0 < self.utilisation <= 1 and self.device_memory > 0):
+        if not (self.peak > 0 and 0 < self.utilisation <= 1 and self.device_memory > 0):
             raise ValueError(
-                f"peak_tflops is {self.peak_tflops}, utilisation {self.utilisation}, device_memory {self.device_memory}; "
+                f"peak_tflops is {self.peak:g}, utilisation {self.utilisation}, device_memory {self.device_memory}; "
                 "expected positive numbers, and a utilisation of at most 1"
             )
+
+    @property
+    def peak(self) -> float:
+        """`peak_tflops`, that of the run's precision if left out."""
+        return H100_TFLOPS[self.precision] if self.peak_tflops is None else self.peak_tflops
 
 
 # What may differ when a run is resumed: none of it has a part in the weights of a step. (A cosine schedule depends on the

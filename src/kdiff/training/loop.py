@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
@@ -88,7 +89,9 @@ def make_accelerator(precision: str) -> Accelerator:
     join_processes()
     if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != precision:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    # Gradients lie in the buckets that processes exchange: kept beside them, they would take their memory twice.
+    buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[buckets])
 
 
 def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.Optimizer:

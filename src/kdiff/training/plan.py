@@ -13,6 +13,8 @@ enters each and the inside of one. Training holds besides, in float32 and on eve
 
     weight 4 · gradient 4 · optimiser 8 (AdamW) or 0 (SGD) · averages 4 each      bytes
 
+(gradients lie in the buckets in which processes exchange them, which so need no room of their own).
+
     device-hours = steps · FLOPs(batch_size) / (peak FLOP/s · utilisation) / 3600
 """
 
@@ -22,6 +24,7 @@ import contextlib
 import math
 import sys
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import torch
@@ -178,12 +181,19 @@ def largest_local_batch(cost: Cost, config: TrainConfig, limit: float) -> int:
     return max(0, int(free / cost.per_sample)) if cost.per_sample else config.batch_size
 
 
+def in_digits(value: float, significant: int = 3) -> str:
+    """A number with so many significant digits, and none written as a power of ten: 1,030."""
+    return f"{Decimal(f'{value:.{significant}g}'):,f}"
+
+
 def as_text(config: PlanConfig, data: Expected, cost: Cost) -> str:
     """The plan, to read."""
     step = cost.flops * config.batch_size
-    hours = config.steps * step / (config.peak_tflops * 1e12 * config.utilisation) / 3600
+    hours = config.steps * step / (config.peak * 1e12 * config.utilisation) / 3600
     epochs = (
-        f"{config.steps * config.batch_size / data.num_samples:.4g} epochs of {data.num_samples:,}" if data.num_samples else ""
+        f"{in_digits(config.steps * config.batch_size / data.num_samples, 4)} epochs of {data.num_samples:,}"
+        if data.num_samples
+        else ""
     )
     seen = config.steps * config.batch_size
     lines = [
@@ -191,32 +201,32 @@ def as_text(config: PlanConfig, data: Expected, cost: Cost) -> str:
         + (", as the configuration expects them; they are not read" if config.expects else ""),
         f"network      {cost.parameters / 1e6:,.1f} M parameters"
         + (f", {cost.tokens:,} tokens per sample" if cost.tokens else ""),
-        f"step         {step / 1e12:.4g} TFLOP ({cost.flops / 1e9:.4g} GFLOP per sample, forward and backward)",
+        f"step         {in_digits(step / 1e12, 4)} TFLOP "
+        f"({in_digits(cost.flops / 1e9, 4)} GFLOP per sample, forward and backward)",
         f"run          {config.steps:,} steps of {config.batch_size:,}: {seen:,} samples" + (f", {epochs}" if epochs else ""),
     ]
     if cost.tokens:
-        lines[-1] += f", {seen * cost.tokens:.3g} tokens"
+        lines[-1] += f", {in_digits(seen * cost.tokens)} tokens"
     lines += ["", f"memory on each device, GB{'':12}" + "".join(f"{n:>10} device{'s' * (n > 1)}" for n in DEVICES)]
     columns = [memory(cost, config, devices) for devices in DEVICES]
-    lines += [f"  {part:34}" + "".join(f"{column[part] / GB:17.3g}" for column in columns) for part in columns[0]]
-    lines.append(f"  {'together':34}" + "".join(f"{sum(column.values()) / GB:17.3g}" for column in columns))
+    lines += [f"  {part:34}" + "".join(f"{in_digits(column[part] / GB):>17}" for column in columns) for part in columns[0]]
+    lines.append(f"  {'together':34}" + "".join(f"{in_digits(sum(column.values()) / GB):>17}" for column in columns))
     fits = largest_local_batch(cost, config, config.device_memory * GB)
     lines += ["", _advice(config, fits)]
     lines += [
         "",
-        f"time         {hours:,.3g} device-hours at {config.utilisation:.0%} of {config.peak_tflops:g} TFLOP/s"
-        + "".join(f"; {hours / n:,.3g} hours on {n}" for n in DEVICES[1:]),
+        f"time         {in_digits(hours)} device-hours at {config.utilisation:.0%} of {in_digits(config.peak, 6)} TFLOP/s"
+        + "".join(f"; {in_digits(hours / n)} hours on {n}" for n in DEVICES[1:]),
         "             (--utilisation, --peak-tflops, --device-memory: those of your devices; sampling comes on top)",
     ]
     return "\n".join(lines)
 
 
 def _advice(config: PlanConfig, fits: int) -> str:
+    device = f"A device of {in_digits(config.device_memory, 6)} GB"
     if not fits:
-        return (
-            f"A device of {config.device_memory:g} GB does not hold weights, gradients, optimiser and averages of this model."
-        )
-    where = f"A device of {config.device_memory:g} GB takes {fits:,} samples at once"
+        return f"{device} does not hold weights, gradients, optimiser and averages of this model."
+    where = f"{device} takes {fits:,} samples at once"
     for devices in DEVICES:
         if config.batch_size % devices == 0:
             local = config.batch_size // devices
@@ -235,9 +245,9 @@ def as_json(config: PlanConfig, data: Expected, cost: Cost) -> dict[str, Any]:
         "flops_per_sample": cost.flops,
         "flops_per_step": step,
         "bytes_per_device": {str(devices): memory(cost, config, devices) for devices in DEVICES},
-        "device_hours": config.steps * step / (config.peak_tflops * 1e12 * config.utilisation) / 3600,
+        "device_hours": config.steps * step / (config.peak * 1e12 * config.utilisation) / 3600,
         "utilisation": config.utilisation,
-        "peak_tflops": config.peak_tflops,
+        "peak_tflops": config.peak,
     }
 
 
