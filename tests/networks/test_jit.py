@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kdiff.networks import JiT
+from kdiff.networks.transformer import Attention
 
 
 def small(image_size=16, patch_size=4, channels=3, num_classes=10, **changes):
@@ -41,9 +42,9 @@ def test_at_the_start_gradients_reach_the_last_layer_only_and_then_the_gates():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_dropout_is_of_the_middle_blocks_in_training(checkpointing, stirred):
     """Of 9 blocks the third to the sixth: depth // 4 up to three times that. Checkpointing draws the same again."""
-    network = stirred(small(depth=9, dropout=0.5, checkpointing=checkpointing))
-    rates = [(block.attn.dropout, block.mlp.dropout) for block in network.blocks]
-    assert rates == [(0.5, 0.5) if 2 <= i < 6 else (0, 0) for i in range(9)]
+    network = stirred(small(depth=9, dropout=0.5, attention_dropout=0.3, checkpointing=checkpointing))
+    rates = [(block.attn.dropout, block.mlp.dropout, block.attn.attention_dropout) for block in network.blocks]
+    assert rates == [(0.5, 0.5, 0.3) if 2 <= i < 6 else (0, 0, 0) for i in range(9)]
     z, t, y = inputs()
     plain = small(depth=9)
     plain.load_state_dict(network.state_dict())
@@ -66,8 +67,20 @@ def test_dropout_is_of_the_middle_blocks_in_training(checkpointing, stirred):
     expected = (along(small_step) - along(-small_step)) / 2
     assert_close((gradient * small_step).sum(), expected, rtol=1e-5, atol=1e-12)
     for rate in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="expected a rate"):
-            small(dropout=rate)
+        for name in ("dropout", "attention_dropout"):
+            with pytest.raises(ValueError, match=f"^{name} is .* expected a rate"):
+                small(**{name: rate})
+
+
+def test_attention_dropout_is_of_the_weights():
+    """Kept ones are scaled up, so that the mean over draws is what is said without; dropped ones are of single tokens."""
+    attention = Attention(8, 2, attention_dropout=0.5)
+    x = torch.randn(1, 5, 8)
+    with torch.no_grad():
+        drawn, plain = attention.train()(x.expand(20000, -1, -1)), attention.eval()(x)
+    spread = drawn.std(0)
+    assert spread.min() > 0
+    assert ((drawn.mean(0) - plain[0]).abs() < 5 * spread / 20000**0.5).all()
 
 
 @pytest.mark.parametrize("part", ["attn", "mlp"])

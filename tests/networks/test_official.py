@@ -15,6 +15,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from kdiff.networks import DiT, JiT, LightningDiT, UViT, from_official, to_official
+from kdiff.networks.official import ARCHITECTURES
 
 SIZES = {"patch_size": 4, "num_classes": 10, "hidden_size": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 4.0}
 DIT = {**SIZES, "input_size": 16, "in_channels": 3, "class_dropout_prob": 0.1, "learn_sigma": True}
@@ -97,12 +98,59 @@ def test_official_arguments_that_change_nothing_here_are_taken(pair, architectur
     assert_close(from_official(architecture, weights, **{**config, **more})(z, t, y), network(z, t, y), rtol=0, atol=0)
 
 
-def test_dropout_comes_along(pair):
-    network, weights, config = pair("jit")
-    loaded = from_official("jit", weights, **{**config, "depth": 2, "proj_drop": 0.2})
+@pytest.mark.parametrize("rate", ["proj_drop", "attn_drop"])
+def test_dropout_comes_along(pair, rate):
+    _, _, config = pair("jit")
+    deep = {**config, "depth": 4}
+    network = JiT(16, 4, 3, 10, 32, 4, 2, bottleneck=6, context_tokens=2, context_start=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    loaded = from_official("jit", to_official("jit", network), **{**deep, rate: 0.2})
     assert loaded.random
     z, t, y = inputs()
+    assert (loaded(z, t, y) - loaded(z, t, y)).abs().max() > 1e-4
     assert_close(loaded.eval()(z, t, y), network(z, t, y), rtol=0, atol=0)
+
+
+# Official arguments that may be left out, with another value of each than the official default.
+OPTIONAL = {
+    "jit": {"mlp_ratio": 3.0},
+    "dit": {"mlp_ratio": 3.0, "class_dropout_prob": 0.0, "learn_sigma": False},
+    "sit": {"mlp_ratio": 3.0, "class_dropout_prob": 0.0, "learn_sigma": False},
+    "lightningdit": {
+        **{"mlp_ratio": 3.0, "class_dropout_prob": 0.0, "learn_sigma": True},
+        **{"use_qknorm": True, "use_swiglu": True, "use_rmsnorm": True, "wo_shift": True},
+    },
+    "uvit": {"mlp_ratio": 3.0, "qkv_bias": True, "mlp_time_embed": True, "conv": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "more"),
+    [
+        (architecture, name, more)
+        for architecture, names in OPTIONAL.items()
+        for name in names
+        for more in ([{"use_rope": False}, {"use_rope": True}] if architecture == "lightningdit" else [{}])
+    ],
+)
+def test_a_wrong_default_fits_no_weights(architecture, name, more, stirred):
+    """What is left out is as official; weights that were made otherwise are refused, never loaded."""
+    usual = {**{"jit": JIT, "uvit": UVIT}.get(architecture, DIT), **more}
+    config = {key: value for key, value in usual.items() if key not in OPTIONAL[architecture]}
+    official = ARCHITECTURES[architecture]
+
+    def weights(**otherwise):
+        settings = {}
+        for key, value in {**official.defaults, **config, **otherwise}.items():
+            ours = official.arguments[key]
+            settings |= {ours: value} if isinstance(ours, str) else ours(value)
+        return to_official(architecture, stirred(official.network(**settings)))
+
+    from_official(architecture, weights(), **config)
+    with pytest.raises(ValueError, match="does not fit"):
+        from_official(architecture, weights(**{name: OPTIONAL[architecture][name]}), **config)
 
 
 def test_fixed_tables_go_out_with_the_weights_under_official_names(pair):
@@ -274,14 +322,21 @@ def test_halves_are_widened(pair):
     ("architecture", "weights", "config", "error", "message"),
     [
         ("jet", {}, JIT, ValueError, "no architecture is called 'jet'; expected one of jit, dit, sit, lightningdit, uvit"),
-        ("jit", {}, {**JIT, "bottleneck": 6}, ValueError, "missing or unknown: bottleneck; jit takes input_size"),
-        ("jit", {}, {"input_size": 16}, ValueError, "missing or unknown: bottleneck_dim, depth"),
+        ("jit", {}, {**JIT, "bottleneck": 6}, ValueError, "^unknown: bottleneck; jit takes input_size"),
+        ("jit", {}, {"input_size": 16}, ValueError, "^missing: patch_size, in_channels, .*, in_context_start; jit takes"),
+        ("dit", {}, {"sigma": 1, "patch": 2}, ValueError, "^missing: input_size, .*, num_heads; unknown: sigma, patch; dit"),
         ("jit", {"model": {}, "epoch": 3}, JIT, TypeError, "no tensors under model, epoch"),
         ("jit", {}, JIT, TypeError, "no tensors under any key"),
         ("jit", 3, JIT, TypeError, "the weights are int"),
         ("jit", {0: torch.zeros(1)}, JIT, TypeError, "no tensors under any key; expected a state dict"),
         ("uvit", {"a": torch.zeros(1)}, {**UVIT, "skip": False}, ValueError, "skip is False"),
-        ("jit", {"a": torch.zeros(1)}, {**JIT, "attn_drop": 0.1}, ValueError, "attn_drop is 0.1; expected 0"),
+        (
+            "uvit",
+            {"a": torch.zeros(1)},
+            {**UVIT, "num_classes": 1},
+            ValueError,
+            "num_classes is 1, .* expected null_class=False",
+        ),
         ("uvit", {"a": torch.zeros(1)}, {**UVIT, "qk_scale": 0.1}, ValueError, "qk_scale is 0.1; expected None, or .* 0.25"),
         ("uvit", {"a": torch.zeros(1)}, {**UVIT, "norm_layer": nn.BatchNorm1d}, ValueError, "norm_layer is .*BatchNorm1d"),
     ],

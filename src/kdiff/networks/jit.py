@@ -40,6 +40,7 @@ class JiT(ModulatedTransformer):
         checkpointing: compute the blocks again in the backward pass, for less memory.
         dropout: rate, in training, of what attention returns and of the perceptron's units, in the middle half of the blocks;
             the published JiT-H was trained with 0.2, the others with none.
+        attention_dropout: rate, in training, of attention's weights in the same blocks; none was published with any.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -61,11 +62,13 @@ class JiT(ModulatedTransformer):
         condition: nn.Module | None = None,
         checkpointing: bool = False,
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         if bottleneck < 1:
             raise ValueError(f"bottleneck is {bottleneck}; expected at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; expected a rate in [0, 1)")
+        for name, rate in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} is {rate}; expected a rate in [0, 1)")
         super().__init__(
             image_size,
             patch_size,
@@ -87,15 +90,16 @@ class JiT(ModulatedTransformer):
             )
         if self.context_tokens:
             self.in_context_posemb = nn.Parameter(EMBEDDING_STD * torch.randn(1, context_tokens, hidden_size))
-        self.random = dropout > 0
-        rates = [dropout if depth // 4 <= i < depth // 4 * 3 else 0.0 for i in range(depth)]
+        self.random = max(dropout, attention_dropout) > 0
+        none, middle = (0.0, 0.0), range(depth // 4, depth // 4 * 3)
+        rates = [(dropout, attention_dropout) if i in middle else none for i in range(depth)]
         self.blocks = nn.ModuleList(
             ModulatedBlock(
                 hidden_size,
-                Attention(hidden_size, num_heads, RMSNorm, dropout=rate),
+                Attention(hidden_size, num_heads, RMSNorm, dropout=rate, attention_dropout=of_weights),
                 SwiGLU(hidden_size, mlp_ratio, rate),
             )
-            for rate in rates
+            for rate, of_weights in rates
         )
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * channels)
         self.set_tables(hidden_size // num_heads, prefix=self.context_tokens)

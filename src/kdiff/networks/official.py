@@ -28,8 +28,9 @@ TABLE_TOLERANCE = 0.01
 class _Architecture:
     """What is official about a network: the constructor's arguments, fixed tables, and keys that we call otherwise.
 
-    Only such arguments have a default as leave a trace in the weights, or have but one value here: of others (num_heads,
-    in_context_start) a default would be silently wrong.
+    Only such arguments have a default, the official one, as leave a trace in the weights, have but one value here, or act in
+    training alone: of others (num_heads, in_context_start) a default would be silently wrong. So it would be of use_rope for
+    weights that have lost their fixed tables, its only trace.
     """
 
     network: Callable[..., nn.Module]
@@ -64,15 +65,14 @@ def _uvit(
         raise ValueError(f"qk_scale is {qk_scale}; expected None, or the usual {usual:.6g}: no other is known here")
     if norm_layer not in (None, nn.LayerNorm):
         raise ValueError(f"norm_layer is {norm_layer}; expected torch.nn.LayerNorm: no other is among the networks here")
+    if num_classes == 1 and null_class:
+        raise ValueError(
+            "num_classes is 1, and U-ViT counts “no class” among its classes: nothing but that would be left; expected "
+            "null_class=False where the one is a class, or num_classes=-1 for a network without labels"
+        )
     rows = max(num_classes, 0)
     null_class = null_class and rows > 0
     return UViT(num_classes=rows - null_class, null_class=null_class, depth=depth - depth % 2, **settings)
-
-
-def _no_attention_dropout(rate: float) -> Mapping[str, Any]:
-    if rate:
-        raise ValueError(f"attn_drop is {rate}; expected 0, as the published models have it: no other is known here")
-    return {}
 
 
 _JIT: dict[str, Any] = {
@@ -86,6 +86,7 @@ _JIT: dict[str, Any] = {
     "mlp_ratio": "mlp_ratio",
 }
 _DIT = _JIT | {"class_dropout_prob": lambda rate: {"null_class": rate > 0}, "learn_sigma": "learn_sigma"}
+_DEFAULTS = {"mlp_ratio": 4.0, "class_dropout_prob": 0.1, "learn_sigma": True}
 
 ARCHITECTURES = {
     "jit": _Architecture(
@@ -93,21 +94,23 @@ ARCHITECTURES = {
         kind=lambda network: isinstance(network, JiT),
         arguments=_JIT
         | {"bottleneck_dim": "bottleneck", "in_context_len": "context_tokens", "in_context_start": "context_start"}
-        | {"attn_drop": _no_attention_dropout, "proj_drop": "dropout"},
+        | {"attn_drop": "attention_dropout", "proj_drop": "dropout"},
         tables=_positions,
-        defaults={"attn_drop": 0.0, "proj_drop": 0.0},
+        defaults={"mlp_ratio": 4.0, "attn_drop": 0.0, "proj_drop": 0.0},
     ),
     "dit": _Architecture(
         network=DiT,
         kind=lambda network: isinstance(network, DiT) and not network.drop_sigma,
         arguments=_DIT,
         tables=_positions,
+        defaults=_DEFAULTS,
     ),
     "sit": _Architecture(
         network=DiT,
         kind=lambda network: isinstance(network, DiT) and network.drop_sigma == network.learn_sigma,
         arguments=_DIT | {"learn_sigma": lambda on: {"learn_sigma": on, "drop_sigma": on}},
         tables=_positions,
+        defaults=_DEFAULTS,
     ),
     "lightningdit": _Architecture(
         network=LightningDiT,
@@ -122,7 +125,15 @@ ARCHITECTURES = {
             "use_checkpoint": "checkpointing",
         },
         tables=_positions_and_rotations,
-        defaults={"use_checkpoint": False},
+        defaults=_DEFAULTS
+        | {
+            "learn_sigma": False,
+            "use_qknorm": False,
+            "use_swiglu": False,
+            "use_rmsnorm": False,
+            "wo_shift": False,
+            "use_checkpoint": False,
+        },
     ),
     "uvit": _Architecture(
         network=_uvit,
@@ -148,6 +159,9 @@ ARCHITECTURES = {
         tables=lambda network: {},
         defaults={
             "in_chans": 3,
+            "mlp_ratio": 4.0,
+            "qkv_bias": False,
+            "mlp_time_embed": False,
             "conv": True,
             "skip": True,
             "use_checkpoint": False,
@@ -174,9 +188,10 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
             "net.") are removed.
         entry: which of a checkpoint's state dicts to take, "model_ema2". If left out: the moving average ("ema", of JiT's two
             "model_ema1"), else "model" or "state_dict".
-        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). U-ViT,
-            which counts "no class" among its classes, also takes `null_class`: False where the last is a class as any other
-            (the ImageNet-64 models). JiT's dropout (`proj_drop`) acts in training alone.
+        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). Those
+            have their official default of which a wrong value would not fit the weights (`mlp_ratio`, `learn_sigma`, …), or
+            acts in training alone (JiT's dropout, `attn_drop` and `proj_drop`). U-ViT, which counts "no class" among its
+            classes, also takes `null_class`: False where the last is a class as any other (the ImageNet-64 models).
 
     Raises:
         FileNotFoundError: no such file.
@@ -187,8 +202,13 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
     """
     official = _architecture(architecture)
     given = {**official.defaults, **config}
-    if wrong := sorted(given.keys() ^ official.arguments.keys()):
-        raise ValueError(f"missing or unknown: {', '.join(wrong)}; {architecture} takes {', '.join(official.arguments)}")
+    missing = [name for name in official.arguments if name not in given]
+    unknown = [name for name in given if name not in official.arguments]
+    if missing or unknown:
+        wrong = "; ".join(
+            f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names
+        )
+        raise ValueError(f"{wrong}; {architecture} takes {', '.join(official.arguments)}")
     settings: dict[str, Any] = {}
     for name, value in given.items():
         ours = official.arguments[name]

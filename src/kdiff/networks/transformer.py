@@ -89,10 +89,17 @@ class Attention(nn.Module):
         qk_norm: a norm of queries and keys over h; none if left out.
         qkv_bias: whether the layer to queries, keys and values has a bias.
         dropout: rate of what is returned, in training.
+        attention_dropout: rate of the softmax's entries, in training.
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, qk_norm: Norm | None = None, qkv_bias: bool = True, dropout: float = 0.0
+        self,
+        hidden_size: int,
+        num_heads: int,
+        qk_norm: Norm | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
@@ -103,7 +110,7 @@ class Attention(nn.Module):
         self.q_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
         self.k_norm = qk_norm(head_dim) if qk_norm else nn.Identity()
         self.proj = linear(hidden_size, hidden_size)
-        self.dropout = dropout
+        self.dropout, self.attention_dropout = dropout, attention_dropout
 
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """x: (batch, tokens, D); rotary: the table of these tokens, as for `rotate`, applied after the norms."""
@@ -112,7 +119,8 @@ class Attention(nn.Module):
         if rotary is not None:
             # The table is float32: half-precision q and k are turned in float32 and rounded once.
             q, k = rotate(q, rotary).to(v.dtype), rotate(k, rotary).to(v.dtype)
-        x = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
+        x = self.proj(x.transpose(1, 2).flatten(2))
         return dropped(x, self.dropout, self.training)
 
 
