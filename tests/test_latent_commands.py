@@ -171,7 +171,8 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys) -> None:
 
     monkeypatch.setattr("kdiff.training.encode.encode", interrupted)
     assert main(["encode", "digits", "--autoencoder", "a"]) == 130
-    assert "kdiff encode digits --autoencoder a" in capsys.readouterr().out
+    again = "go on from the first shard that is missing with: kdiff encode digits --autoencoder a\n"
+    assert again in capsys.readouterr().out
     monkeypatch.setattr("kdiff.training.autoencoder.train_autoencoder", interrupted)
     assert main(["train-autoencoder", "digits"]) == 130
     assert "kdiff train-autoencoder digits --resume" in capsys.readouterr().out

@@ -110,7 +110,9 @@ def _how_to_go_on(name: str, arguments: list[str], what: str) -> str:
     resuming = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
     again = dict.fromkeys(("compare", "reproduce", "encode", "evaluate", "sweep"), arguments)
     again |= {} if "--dry-run" in arguments else dict.fromkeys(("train", "train-autoencoder"), resuming)
-    how = f"go on from the last checkpoint with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
+    where = {"encode": "from the first shard that is missing", "evaluate": "where it was", "sweep": "where it was"}
+    start = where.get(name, "from the last checkpoint")
+    how = f"go on {start} with: {shlex.join(['kdiff', name, *again[name]])}" if name in again else ""
     return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
 
 

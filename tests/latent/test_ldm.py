@@ -126,8 +126,15 @@ def test_without_quant_convolutions(make_attended, to_ldm) -> None:
 
 def test_what_is_none_is_refused(make_attended, to_ldm) -> None:
     state = to_ldm(make_attended([False, False], block_out_channels=(32, 32)).state_dict())
-    with pytest.raises(ValueError, match="no autoencoder in the layout of latent diffusion"):
-        from_ldm({"model.layer.weight": torch.ones(2)})
+    levels = {key: value for key, value in state.items() if not key.startswith("encoder.down.0.")}
+    for other, lacking in (
+        ({"model.layer.weight": torch.ones(2)}, "encoder.down.0"),
+        ({}, "encoder.down.0"),
+        (levels, "encoder.down.0.block.0"),
+        ({key: value for key, value in state.items() if "conv_in" not in key}, "encoder.conv_in.weight"),
+    ):
+        with pytest.raises(ValueError, match=rf"no autoencoder in the layout of latent diffusion \(no {lacking}\)"):
+            from_ldm(other)
     with pytest.raises(ValueError, match=r"does not fit .*encoder.mid_block.resnets.0.conv1.bias"):
         from_ldm({key: value for key, value in state.items() if key != "encoder.mid.block_1.conv1.bias"})
     with pytest.raises(ValueError, match="its encoder gives 4 channels and its decoder takes 4"):

@@ -117,7 +117,7 @@ def test_refusals(trained, tmp_path) -> None:
     for changes, message in (
         ({"data": "spiral"}, r"autoencoders take images"),
         ({"data": str(arrays)}, r"normalised by 'standard'; autoencoders take images .* normalise='range' and a value_range"),
-        ({"channels": [8, 8, 8, 8, 8]}, r"5 levels, which halve the sides of images to a 16th; found images of 8×8"),
+        ({"channels": [8, 8, 8, 8, 8]}, r"5 levels, which divide the sides of images by 16; found images of 8×8"),
         ({"channels": []}, "channels is \\[\\]"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -29,8 +29,7 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         ValueError: no such state dict.
     """
     try:
-        levels = 1 + max(int(match[1]) for key in state if (match := re.match(r"encoder\.down\.(\d+)\.", key)))
-        blocks = 1 + max(int(match[1]) for key in state if (match := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key)))
+        levels, blocks = _number_of(state, "encoder.down"), _number_of(state, "encoder.down.0.block")
         attended = [f"encoder.down.{level}.attn.0.norm.weight" in state for level in range(levels)]
         config: dict[str, Any] = {
             "in_channels": state["encoder.conv_in.weight"].shape[1],
@@ -46,10 +45,10 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "use_post_quant_conv": "post_quant_conv.weight" in state,
             "scaling_factor": 1.0,  # not among the weights; statistics per channel take its place
         }
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
         raise ValueError(
-            f"it holds no autoencoder in the layout of latent diffusion ({error}): expected encoder.down.0.block.0.…, "
-            f"decoder.conv_in.weight and so on; it holds {', '.join(list(state)[:3]) or 'none of these'} …"
+            f"it holds no autoencoder in the layout of latent diffusion (no {error.args[0]}): expected "
+            f"encoder.down.0.block.0.…, decoder.conv_in.weight, …; it holds {', '.join(list(state)[:3]) or 'none of these'} …"
         ) from None
     encoded = state["encoder.conv_out.weight"].shape[0] if "encoder.conv_out.weight" in state else 0
     if encoded != 2 * config["latent_channels"]:
@@ -58,6 +57,14 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "mean and variance (AutoencoderKL)"
         )
     return config
+
+
+def _number_of(state: Mapping[str, Tensor], parts: str) -> int:
+    """How many parts there are, called parts.0.…, parts.1.… and so on; KeyError for none."""
+    numbers = [int(match[1]) for key in state if (match := re.match(rf"{re.escape(parts)}\.(\d+)\.", key))]
+    if not numbers:
+        raise KeyError(f"{parts}.0")
+    return 1 + max(numbers)
 
 
 def from_ldm(state: Mapping[str, Tensor]) -> nn.Module:

@@ -22,6 +22,7 @@ from kdiff.weights import Weights, read_weights
 
 # A table may have gone through half precision or a moving average; another layout differs by about 1.
 TABLE_TOLERANCE = 0.01
+LISTED = 12  # tensors that do not fit, by name
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown architecture; arguments missing or unknown; a file that is no weights; several state dicts to
-            choose from; keys that are missing, left over or misshapen (all are listed); a fixed table that differs from the one
-            computed here.
+            choose from; keys that are missing, left over or misshapen (the first are listed); a fixed table that differs from
+            the one computed here.
         TypeError: no state dict.
     """
     official = _architecture(architecture)
@@ -284,24 +285,44 @@ def _expected(network: nn.Module, official: _Architecture) -> dict[str, Tensor]:
     return weights | official.tables(network)
 
 
+def _unfit(problems: Mapping[str, list[str]], found: int, expected: str) -> str:
+    """What is wrong with a state dict: a sentence, and then the first so many tensors, each with what is wrong with it."""
+    counts = ", ".join(f"{len(names)} {what}" for what, names in problems.items() if names)
+    misshapen, others = len(problems["misshapen"]), len(problems["missing"]) + len(problems["left over"])
+    hint = "; it is of another size: depth, widths, patches, channels and classes must be those of the weights"
+    lines = [f"{what}: {name}" for what, names in problems.items() for name in names]
+    more = [f"… and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "\n  ".join(
+        [
+            f"the state dict of {found} tensors does not fit this configuration, a {expected}: {counts}"
+            f"{hint if misshapen > others else ''}",
+            *lines[:LISTED],
+            *more,
+        ]
+    )
+
+
 def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: _Architecture) -> None:
-    """Copy the weights, after naming every key that does not fit."""
+    """Copy the weights, after naming the keys that do not fit."""
     expected, tables = _expected(network, official), official.tables(network)
-    problems = [f"missing: {key} {tuple(expected[key].shape)}" for key in expected if key not in state_dict]
-    problems += [f"left over: {key} {tuple(value.shape)}" for key, value in state_dict.items() if key not in expected]
-    problems += [
-        f"misshapen: {key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
-        for key, value in state_dict.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    problems += [f"without values: {key} is on the meta device" for key, value in state_dict.items() if value.is_meta]
-    problems += [
-        f"no weights: {key} is of {value.dtype}, expected floating-point numbers"
-        for key, value in state_dict.items()
-        if key in expected and not value.is_floating_point()
-    ]
-    if problems:
-        raise ValueError("the state dict does not fit this configuration:\n  " + "\n  ".join(problems))
+    shared = {key: value for key, value in state_dict.items() if key in expected}
+    problems = {
+        "missing": [f"{key} {tuple(value.shape)}" for key, value in expected.items() if key not in state_dict],
+        "left over": [f"{key} {tuple(value.shape)}" for key, value in state_dict.items() if key not in expected],
+        "misshapen": [
+            f"{key} is {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+            for key, value in shared.items()
+            if value.shape != expected[key].shape
+        ],
+        "without values": [f"{key} is on the meta device" for key, value in state_dict.items() if value.is_meta],
+        "no weights": [
+            f"{key} is of {value.dtype}, expected floating-point numbers"
+            for key, value in shared.items()
+            if not value.is_floating_point()
+        ],
+    }
+    if any(problems.values()):
+        raise ValueError(_unfit(problems, len(state_dict), f"{type(network).__name__} of {len(expected)}"))
     for name, table in tables.items():
         difference = (state_dict[name].float() - table.to(state_dict[name].device)).abs().max().item()
         if not difference < TABLE_TOLERANCE:

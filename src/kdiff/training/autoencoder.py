@@ -69,7 +69,7 @@ def train_autoencoder(
     factor = 2 ** (len(config.channels) - 1)
     if any(side % factor for side in dataset.shape[1:]):
         raise ValueError(
-            f"channels has {len(config.channels)} levels, which halve the sides of images to a {factor}th; found images of "
+            f"channels has {len(config.channels)} levels, which divide the sides of images by {factor}; found images of "
             f"{dataset.shape[1]}×{dataset.shape[2]}. Give fewer levels, or another size of the images (--data.size)"
         )
     processes = join_processes()
