@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -171,23 +172,20 @@ def nearest(
     seeds = sorted(set.intersection(*(set(ks[cell]) for cell in cells)))
     names = list(next(iter(cells.values())))
     limits = {name for name in names if any(not NEAREST < found[name] < 1 - NEAREST for found in cells.values())}
-    errors = {
-        of: {
+    scales: list[Callable[[float], float]] = [float, logit]
+    compared = [names, [name for name in names if name == rule or name not in limits]]
+    errors = [
+        {
             name: [
                 statistics.mean(abs(of(ks[cell][seed]) - of(found[name])) for cell, found in cells.items()) for seed in seeds
             ]
-            for name in names
+            for name in there
         }
-        for of in (float, logit)
-    }
-    compared = {float: names, logit: [rule, *(name for name in names if name != rule and name not in limits)]}
-
-    def smaller(of: Callable[[float], float], one: str, other: str) -> bool:
-        return all(a < b for a, b in zip(errors[of][one], errors[of][other]))
-
+        for of, there in zip(scales, compared)
+    ]
     others = [name for name in names if name != rule]
-    best = all(smaller(of, rule, name) for of, there in compared.items() for name in there if name != rule)
-    beaten = any(all(smaller(of, name, rule) for of, there in compared.items() if name in there) for name in others)
+    best = all(all(map(operator.lt, each[rule], each[name])) for each in errors for name in each if name != rule)
+    beaten = any(all(all(map(operator.lt, each[name], each[rule])) for each in errors if name in each) for name in others)
     distance = {
         cell: {name: abs(statistics.mean(ks[cell][seed] for seed in seeds) - found[name]) for name in names}
         for cell, found in cells.items()
@@ -195,10 +193,8 @@ def nearest(
     leads = {name: sum(found[name] <= min(found.values()) + TIE for found in distance.values()) for name in names}
     most = leads[rule] == max(leads.values())
     verdict: Verdict = "confirmed" if best and most else "refuted" if beaten and may_refute else "inconclusive"
-    listed = {
-        of: ", ".join(f"{name} {statistics.mean(errors[of][name]):.3f}" for name in there) for of, there in compared.items()
-    }
-    evidence = f"mean difference of learned k from {listed[float]}; of logit k: {listed[logit]}; nearest by k in "
+    by_k, by_logit = (", ".join(f"{name} {statistics.mean(values):.3f}" for name, values in each.items()) for each in errors)
+    evidence = f"mean difference of learned k from {by_k}; of logit k: {by_logit}; nearest by k in "
     evidence += f"{', '.join(f'{count} ({name})' for name, count in leads.items())} of {len(cells)} cells"
     evidence += f"; {moved}" if len(cells) < len(predicted) else ""
     return Finding(statement, verdict, f"{evidence}; {counted_seeds(len(seeds))}")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -98,7 +98,9 @@ def acting_once(message: str) -> Iterator[None]:
     For a pool of processes, whose shutdown a second exception would leave waiting for ever. And many a signal comes twice: from
     `timeout`, which tells the group too, or from an impatient hand.
     """
-    before = {signum: handler for signum in ASKING if callable(handler := signal.getsignal(signum))}
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {signum: handler for signum in ASKING if callable(handler := signal.getsignal(signum))}
     told = False
 
     def act(signum: int, frame: FrameType | None) -> None:
@@ -110,8 +112,6 @@ def acting_once(message: str) -> Iterator[None]:
             os.write(2, f"\n{message}\n".encode())
         before[signum](signum, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        before = {}
     for signum in before:
         signal.signal(signum, act)
     try:
