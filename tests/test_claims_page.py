@@ -59,12 +59,14 @@ def said(finding: Finding) -> tuple[str, str]:
     return finding.verdict, finding.evidence
 
 
-def test_toys_distances() -> None:
+def test_toys_k_and_distances() -> None:
     study, found = committed("toy")
     assert said(toy._as_good(toy.distances(study), True)) == found[3]
     cells = {toy.cell(data, D): D for data in toy.sizes(True)[0] for D in toy.sizes(True)[1]}
     ks, predicted = {name: learned_k(study, name) for name in cells}, {name: toy.predictions(D) for name, D in cells.items()}
-    assert said(nearest("", ks, predicted, toy.RULE)) == found[2]
+    moving, rule = still_moving(study, ks), {name: each[toy.RULE] for name, each in predicted.items()}
+    assert said(within("", ks, rule, moving=moving)) == found[1]
+    assert said(nearest("", ks, predicted, toy.RULE, moving=moving)) == found[2]
 
 
 def test_the_kinds_of_k() -> None:

@@ -120,7 +120,7 @@ CLAIM = Claim(
     refuted_if="in some architecture, on either kind of pictures, learned k is told apart as at least 2 % worse than velocity "
     "or than data prediction (paired over seeds, 95 % for all comparisons together). Confirmed if over all cells it is, with "
     "95 % confidence, at most 10 % worse than the better of the two. Beside the claim: whether k depends on the architecture.",
-    core_hours=(0.06, 4.4),
+    core_hours=(0.06, 5.4),
     plan=plan,
     examine=examine,
     draw=draw,

@@ -132,7 +132,8 @@ def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
         [one.statement, f"**{one.verdict}**" if one.decides else f"{one.verdict} (beside the claim)", one.evidence]
         for one in outcome.findings
     ]
-    seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]["taken"]
+    seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]
+    runs = f"{stamp['form']} form: {stamp['runs']} runs, seeds {seeds}"
     about = {
         "Claim": claim.says,
         "Varied": claim.varied,
@@ -143,7 +144,7 @@ def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
         f"# {claim.name}: {claim.title}",
         f"```sh\n{stamp['environment']['command']}\n```",
         "\n".join(f"- **{what}**: {text}" for what, text in about.items()),
-        f"**Verdict: {outcome.verdict}** ({stamp['form']} form: {stamp['runs']} runs, seeds {seeds}, {hours:.2g} core-hours).",
+        f"**Verdict: {outcome.verdict}** ({runs}, {hours['taken']:.2g} core-hours, {hours['estimated']:g} estimated).",
         markdown(["finding", "verdict", "evidence"], findings),
         "\n".join(f"- Note: {note}" for note in outcome.notes),
         f"![{claim.title}]({claim.name}.png)",
