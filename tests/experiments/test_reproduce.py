@@ -84,7 +84,8 @@ def test_a_claim_is_run_examined_and_written(tmp_path, monkeypatch) -> None:
     text = (out / "report.md").read_text()
     for part in (
         "# tiny: a title",
-        "**Verdict: confirmed** (quick form: 5 runs, seeds 0, 1",
+        "**Verdict: confirmed** (quick form: 5 runs, seeds 0, 1, ",
+        " core-hours, 0.01 estimated).",
         "![a title](tiny.png)",
         "refuted",
     ):

@@ -286,10 +286,8 @@ def test_weights_of_another_size_are_summed_up(pair):
     _, weights, config = pair("dit")
     with pytest.raises(ValueError, match="misshapen; it is of another size: depth, widths") as error:
         from_official("dit", weights, **{**config, "hidden_size": 64})
-    first, *lines, last = str(error.value).splitlines()
-    count = int(first.split(": ")[1].split()[0])
-    assert len(lines) == 12
-    assert last == f"  … and {count - 12} more"
+    first, *lines = str(error.value).splitlines()
+    assert len(lines) == int(first.split(": ")[1].split()[0]) > 12
 
 
 def test_tensors_that_hold_no_weights_are_named(pair):

@@ -22,7 +22,6 @@ from kdiff.weights import Weights, read_weights
 
 # A table may have gone through half precision or a moving average; another layout differs by about 1.
 TABLE_TOLERANCE = 0.01
-LISTED = 12  # tensors that do not fit, by name
 
 
 @dataclass(frozen=True)
@@ -286,24 +285,17 @@ def _expected(network: nn.Module, official: _Architecture) -> dict[str, Tensor]:
 
 
 def _unfit(problems: Mapping[str, list[str]], found: int, expected: str) -> str:
-    """What is wrong with a state dict: a sentence, and then the first so many tensors, each with what is wrong with it."""
+    """What is wrong with a state dict: a sentence, and then every tensor that does not fit."""
     counts = ", ".join(f"{len(names)} {what}" for what, names in problems.items() if names)
     misshapen, others = len(problems["misshapen"]), len(problems["missing"]) + len(problems["left over"])
     hint = "; it is of another size: depth, widths, patches, channels and classes must be those of the weights"
     lines = [f"{what}: {name}" for what, names in problems.items() for name in names]
-    more = [f"… and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return "\n  ".join(
-        [
-            f"the state dict of {found} tensors does not fit this configuration, a {expected}: {counts}"
-            f"{hint if misshapen > others else ''}",
-            *lines[:LISTED],
-            *more,
-        ]
-    )
+    fits = f"the state dict of {found} tensors does not fit this configuration, a {expected}: {counts}"
+    return "\n  ".join([fits + hint * (misshapen > others), *lines])
 
 
 def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: _Architecture) -> None:
-    """Copy the weights, after naming the keys that do not fit."""
+    """Copy the weights, after naming every key that does not fit."""
     expected, tables = _expected(network, official), official.tables(network)
     shared = {key: value for key, value in state_dict.items() if key in expected}
     problems = {
