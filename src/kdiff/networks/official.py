@@ -196,7 +196,7 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown architecture; arguments missing or unknown; a file that is no weights; several state dicts to
-            choose from; keys that are missing, left over or misshapen (the first are listed); a fixed table that differs from
+            choose from; keys that are missing, left over or misshapen (all are listed); a fixed table that differs from
             the one computed here.
         TypeError: no state dict.
     """
