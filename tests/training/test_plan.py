@@ -28,7 +28,8 @@ class Stepped(torch.nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(5, 5)
-        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+        # Not torch.linspace, which transformers patches so that it makes real tensors even here.
+        self.rates = [0.1 * rate.item() for rate in torch.arange(3.0)]
 
     def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return super().forward(z)
