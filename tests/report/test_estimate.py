@@ -8,22 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kdiff.experiments.config import EstimateConfig
-from kdiff.experiments.estimate import View, predictions
 from kdiff.report.estimate import LINE, RATIOS, _apart, _ends, _predictions, _spectrum
-from kdiff.theory import DimensionEstimate
-
-
-@pytest.fixture
-def white() -> View:
-    """Made-up whitened data in which two minima tie, with an estimate of d at its limit and one that is none."""
-    dimensions = [
-        DimensionEstimate("TwoNN", "global", 40.0, 38, 42, 0.95, 500),
-        DimensionEstimate("energy", "local", 18.0, 17.8, 18.2, 0.95, 500, 19),
-    ]
-    moments = np.full(64, 1.0)
-    found = predictions(moments, dimensions, EstimateConfig())
-    return View("samples", 64, 500, 64.0, 0.0, moments, dimensions, found)
 
 
 def test_all_minima_that_tie_are_marked(white) -> None:

@@ -9,21 +9,8 @@ import pytest
 
 from kdiff.data import make_dataset
 from kdiff.experiments.config import EstimateConfig
-from kdiff.experiments.estimate import View, estimate, predictions
+from kdiff.experiments.estimate import estimate
 from kdiff.report.estimate_text import as_text, meaning, spread
-from kdiff.theory import DimensionEstimate
-
-
-@pytest.fixture
-def white() -> View:
-    """Made-up whitened data in which two minima tie, with an estimate of d at its limit and one that is none."""
-    dimensions = [
-        DimensionEstimate("TwoNN", "global", 40.0, 38, 42, 0.95, 500),
-        DimensionEstimate("energy", "local", 18.0, 17.8, 18.2, 0.95, 500, 19),
-    ]
-    moments = np.full(64, 1.0)
-    found = predictions(moments, dimensions, EstimateConfig())
-    return View("samples", 64, 500, 64.0, 0.0, moments, dimensions, found)
 
 
 def test_the_headline_is_of_k_that_mean_something(white) -> None:

@@ -60,7 +60,7 @@ def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Ten
 def for_this_device(table: Tensor) -> Tensor:
     """`rotary_table`'s table as `rotate` takes it quickest: on a CPU complex, cos + i sin, (1, prefix + rows · columns, h/2).
 
-    Complex numbers go through memory once, which saves 4 % of a block there. They have no bfloat16, and compile poorly.
+    Complex numbers go through memory once, which is quicker there. They have no bfloat16, and compile poorly.
     """
     if table.device.type != "cpu" or table.itemsize < 4 or torch.compiler.is_compiling():
         return table
