@@ -1,17 +1,16 @@
-"""How fast the transformers are on this machine: forward and backward as a fraction of its own matrix product, beside plain
-code.
+"""Measure the speed of the transformers on this machine, relative to its matrix product and to plain code.
 
     python benchmarks/backbone.py [--networks JiT-B/16 LightningDiT-B/1 …] [--rounds 10] [--profile]
 
-Float32, batch 2, the same weights in three forms that take turns, so that whatever else the machine does hits all alike:
+Float32, batch 2. Three computations take turns, so that other work on the machine affects all of them equally:
 
-    product     2048 × 2048 by 2048 × 2048, what this machine can do
-    plain       the blocks as the papers' formulas read, one operation of PyTorch after the other (attention is PyTorch's)
-    ours        `kdiff.networks`
+    product     2048 × 2048 by 2048 × 2048, which measures the machine itself
+    plain       the blocks as the formulas of the papers read, one PyTorch operation after the other (attention is PyTorch's)
+    ours        `kdiff.networks` with the same weights
 
 A fraction is (FLOPs of all matrix products, forward and backward) / (median time × rate of the product). The outputs of plain
-and ours are compared before anything is timed. "plain / ours" is the median ratio of neighbouring steps with its 95 % interval
-from a bootstrap, "with AdamW" a whole step of ours. `--profile` lists where the time goes.
+and ours are compared before the timing starts. "plain / ours" is the median of the ratios of neighbouring steps, with its 95 %
+bootstrap interval. "with AdamW" is a whole training step of ours. `--profile` lists the operations that take the most time.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ import torch.nn.functional as F
 from objective import interval
 from torch import Tensor, nn
 
-from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
 from kdiff.networks.transformer import ModulatedBlock, RMSNorm, SwiGLU
-from kdiff.training.plan import flop_counter
+from kdiff.run.heap import keep_freed_memory
+from kdiff.training.cost import flop_counter
 
 SAMPLES = {"JiT-B/16": (3, 256), "LightningDiT-B/1": (32, 16), "SiT-B/2": (4, 32), "DiT-B/4": (4, 32)}
 BATCH, SIDE = 2, 2048
@@ -81,7 +80,7 @@ def plain_block(block: ModulatedBlock, x: Tensor, c: Tensor, rotary: Tensor | No
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy of the network with plain blocks; embeddings and the last layer, which cost little, stay."""
+    """A copy of the network with plain blocks; embeddings and the last layer cost little and stay as they are."""
     other = copy.deepcopy(network)
     for module in other.modules():
         if isinstance(module, ModulatedBlock):
@@ -94,7 +93,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor]]:
     channels, side = SAMPLES[name]
     network = published(name, side, channels, 1000)
     for parameter in network.parameters():
-        # Zero-initialised modulation would hide what the blocks compute.
+        # Modulation that is initialised with zeros would hide the output of the blocks.
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return network, (torch.randn(BATCH, channels, side, side), torch.rand(BATCH), torch.arange(BATCH))
@@ -154,7 +153,7 @@ def compare(name: str, rounds: int) -> str:
         step()
     times: dict[str, list[float]] = {what: [] for what in steps}
     for i in range(rounds):
-        # What ran before a step is in the caches: plain and ours come after the product, and after each other, equally often.
+        # The caches depend on the previous step, so plain and ours follow the product, and each other, equally often.
         for what in ["product", *(["plain", "ours"] if i % 2 else ["ours", "plain"]), "with AdamW"]:
             times[what].append(seconds(steps[what]))
     median = {what: statistics.median(values) for what, values in times.items()}

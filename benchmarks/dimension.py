@@ -1,9 +1,9 @@
-"""Estimating the intrinsic dimension of N points in D dimensions: seconds, processor seconds and peak memory.
+"""Measure time, processor time and peak memory of estimating the intrinsic dimension of N points in D dimensions.
 
     python benchmarks/dimension.py [--points 50000] [--dimension 3072] [--intrinsic 30]
 
 The points are Gaussian on a subspace of the intrinsic dimension, plus 1 % of noise in all dimensions, in float32. All points
-are used: TwoNN and MLE search all pairs. Peak memory is the process's, the data themselves and the imports included.
+are used: TwoNN and MLE search all pairs. Peak memory is that of the process; it includes the data and the imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from kdiff.theory.dimension import estimate_dimensions
+from kdiff.theory.intrinsic_dimension import estimate_dimensions
 
 
 def noisy_subspace(points: int, dimension: int, intrinsic: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def main() -> None:
     estimates = estimate_dimensions(x, max_points=arguments.points)
     seconds, processor = time.perf_counter() - began, time.process_time() - worked
     print(f"{arguments.points:,} × {arguments.dimension:,}, {torch.get_num_threads()} threads")
-    print(f"{seconds:.1f} s, of processors {processor:.1f} s")
+    print(f"{seconds:.1f} s, processor time {processor:.1f} s")
     print(f"peak memory {peak_gigabytes():.2f} GB, {before:.2f} GB with the data alone")
     for estimate in estimates:
         print(f"    {estimate}")

@@ -1,13 +1,13 @@
-"""Sampling with guidance: both branches in one batch, and one alone where guidance is off, beside a plain loop.
+"""Compare the speed of guided sampling in kdiff with that of a plain loop.
 
     python benchmarks/guidance.py [--network JiT-B/16] [--batches 1 2 8] [--steps 4] [--rounds 5]
 
-    plain    at every step the network with the label, then the network without it, whatever the interval
-    ours     `KDiff.sample`: one batch of twice the size inside the guidance interval, the label's branch alone outside
+    plain    at every step the network with the label, then the network without it, even outside the guidance interval
+    ours     `KDiff.sample`: inside the guidance interval one batch of twice the size, outside only the branch with the label
 
-Euler's steps; the samples of both are compared before anything is timed. They take turns, so that whatever else the machine
-does hits both alike. "Saved" is the share of the plain loop's branches that the interval does without: plain / ours beyond
-1/(1 − saved) is what the common batch brings.
+Both take Euler steps. Their samples are compared before the timing starts. They take turns, so that other work on the machine
+affects both equally. "saved" is the share of the plain loop's branches that the guidance interval makes unnecessary. If
+plain / ours exceeds 1/(1 − saved), the rest is the gain from the common batch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from kdiff import KDiff
-from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
+from kdiff.run.heap import keep_freed_memory
 from kdiff.sampling.times import uniform_times
 
 SCALE = 2.0

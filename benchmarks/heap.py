@@ -1,12 +1,12 @@
-"""What it saves a CPU to keep freed memory (`kdiff.heap`), beside the C library's own way.
+"""Measure the time saved on a CPU by keeping freed memory (`kdiff.run.heap`) instead of giving it back to the system.
 
     python benchmarks/heap.py [--network JiT-B/16] [--rounds 3]
 
     forward    one evaluation of 8 samples, without gradients, as in sampling
     step       forward and backward of 4 samples, as in training
 
-How memory is kept is settled once per process, so the two ways take turns as processes of their own. "Pages" are those that one
-evaluation or step asks the system for.
+A process cannot change this setting later, so the two settings take turns in separate processes. "pages" is the number of pages
+of memory that one evaluation or step requests from the system.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Callable
 
 import torch
 
-from kdiff.heap import keep_freed_memory
 from kdiff.networks import published
+from kdiff.run.heap import keep_freed_memory
 
 REPEATS = 4
 
 
 def measure(name: str) -> dict[str, tuple[float, int]]:
-    """Seconds and pages of both, medians and means of four."""
+    """Median seconds and mean pages of both kinds of work, over four repetitions."""
     torch.manual_seed(0)
     network = published(name, 256, 3, 1000)
     for parameter in network.parameters():
@@ -64,11 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="JiT-B/16")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", choices=["kept", "given back"], help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--way", choices=["kept", "given back"], help=argparse.SUPPRESS)  # measures in a separate process
     arguments = parser.parse_args()
     if arguments.way:
         if arguments.way == "kept" and not keep_freed_memory():
-            parser.error("this system's C library is another one, or the environment chooses; there is nothing to compare")
+            parser.error("memory cannot be kept: the C library is not glibc, or environment variables already choose")
         print(json.dumps(measure(arguments.network)))
         return
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {arguments.network}, float32")

@@ -1,16 +1,16 @@
-"""Reading batches of latents: `LatentSamples` over shards beside NumPy's indexing of one mapped array.
+"""Compare reading batches of latents by `LatentSamples` from shards with NumPy's indexing of one mapped array.
 
     python benchmarks/latents.py [--folder FOLDER] [--batches 50]
 
-Samples per second at the median time of a batch of 128 rows drawn at random, the ways of reading taking turns:
+The output is samples per second at the median time of a batch of 128 random rows. The ways of reading take turns:
 
-    NumPy       rows of one mapped .npy, float32, and nothing else: what the disk's cache and memory give
-    normalised  the same, brought to mean 0 and variance 1 per channel: what any reader has to do besides
-    shards      the means, of shards of 4096 latents
-    flip        with mirrored images' latents half of the time
-    posterior   with noise besides, seeded for each sample: twice as much to read, and a normal number for every entry
+    NumPy       rows of one mapped .npy in float32, without further work: the speed of memory
+    normalised  the same rows, brought to mean 0 and variance 1 per channel, which every reader must do
+    shards      the means, from shards of 4096 latents
+    flip        with the latents of mirrored images half of the time
+    posterior   also with noise, seeded per sample: twice as much to read, and a normal random number for every entry
 
-The files have just been written, and gone through once, so that they are read from the system's memory, not the disk.
+The files were written and read once before, so they are read from the system's memory, not from the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kdiff.data import LatentSamples, Normalisation
 from kdiff.data.shards import Sharded, map_tensors
 
 BATCH, SHARD = 128, 4096
-# Shape: how many. Fashion-MNIST's, Stable Diffusion's at 256 pixels, VA-VAE's.
+# Shape: number of latents. The shapes are of Fashion-MNIST, of Stable Diffusion at 256 pixels, and of VA-VAE.
 SHAPES = {(4, 7, 7): 65536, (4, 32, 32): 16384, (32, 16, 16): 8192}
 
 
@@ -39,7 +39,7 @@ def median_seconds(ways: dict[str, Callable[[torch.Tensor], object]], num_sample
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for batch in range(batches + 3):
         for name, read in ways.items():
-            # Rows of its own for each: those of the one before would lie in the processor's cache.
+            # Each way of reading draws its own rows, because the rows of the previous one are in the processor's cache.
             rows = torch.randint(num_samples, (BATCH,), generator=generator)
             began = time.perf_counter()
             read(rows)

@@ -1,10 +1,10 @@
-"""What a learned k costs: the time of a training step with LearnedK beside FixedK("velocity"), alternating in one run.
+"""Measure the cost of a learned k: the time of a training step with LearnedK and with FixedK("velocity").
 
     python benchmarks/objective.py [--networks digits fashion JiT-B/16] [--steps 200]
 
-Both models share everything but their target and take turns step by step, so that whatever else the machine does hits both
-alike. Reported: median seconds per step (forward, backward, clipping, AdamW), the ratio of the medians, and the median of the
-ratios of neighbouring steps with its 95 % interval from a bootstrap.
+The two models differ only in their target. They take turns at every step, so that other work on the machine affects both
+equally. The output is the median seconds per step (forward, backward, clipping, AdamW), the ratio of the medians, and the
+median of the ratios of neighbouring steps with its 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trainee:
     def __init__(self, make, target, shape, batch, device):
         torch.manual_seed(0)
         network = make().to(device)
-        # Zero-initialised output layers would make the first steps' work unlike the later ones'.
+        # Output layers that are initialised with zeros would make the first steps differ from later ones.
         for p in network.parameters():
             if not p.any():
                 torch.nn.init.normal_(p, std=0.02)
@@ -73,7 +73,9 @@ def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--steps", type=int, default=0, help="per model; 0: as many as fit in about a minute, 10 at least")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="steps per model; 0: as many as fit into about a minute, at least 10"
+    )
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(

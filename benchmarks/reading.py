@@ -1,9 +1,9 @@
-"""Reading batches of images: `ImageSamples` (uint8 in a mapped file, normalised as float32) beside NumPy's indexing alone.
+"""Compare reading batches of images by `ImageSamples` (uint8 in a mapped file, normalised to float32) with NumPy's indexing.
 
     python benchmarks/reading.py [--folder FOLDER] [--batches 30]
 
-Samples per second at the median time of a batch of 128 rows drawn at random, the ways of reading taking turns. The file has
-just been written, so that it is read from the system's memory, not the disk: the figures say what normalising adds to reading.
+The output is samples per second at the median time of a batch of 128 random rows. The ways of reading take turns. The file was
+written just before, so it is read from the system's memory, not from the disk. So the figures show the cost of normalising.
 """
 
 from __future__ import annotations

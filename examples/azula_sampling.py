@@ -1,9 +1,9 @@
-"""A kdiff model through azula's samplers (pip install azula): a kdiff model is a velocity, and a velocity is a denoiser.
+"""Sample a kdiff model with the samplers of azula (pip install azula).
 
     python examples/azula_sampling.py --steps 400
 
-azula counts time from data, t = 0, to noise, t = 1, and asks a denoiser for the mean of x given z_t and a schedule for α and σ.
-Both follow from the velocity and the path, whatever the prediction target is: x̂ = `path.data(z, v, t)`.
+In azula, time runs from data (t = 0) to noise (t = 1). A sampler needs a denoiser, which gives the mean of x given z_t, and a
+schedule, which gives α and σ. For any prediction target, both follow from the velocity and the path: x̂ = `path.data(z, v, t)`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kdiff.sampling import guided_velocity
 
 
 class PathSchedule(Schedule):
-    """α and σ of a path, by azula's time."""
+    """α and σ of a path as functions of azula's time."""
 
     def __init__(self, path: kdiff.GaussianPath) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class PathSchedule(Schedule):
 
 
 class VelocityDenoiser(Denoiser):
-    """The data that a velocity on a path points to."""
+    """The data prediction of a velocity on a path."""
 
     def __init__(self, velocity: Callable[..., Tensor], path: kdiff.GaussianPath) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class VelocityDenoiser(Denoiser):
 
 
 def main() -> dict[str, float]:
-    """Trains a small model and samples it both ways; returns the largest differences."""
+    """Train a small model and sample it with azula and with kdiff; returns the largest differences."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--steps", type=int, default=400, help="training steps")
     parser.add_argument("--sampling-steps", type=int, default=50)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -69,14 +69,14 @@ def main() -> dict[str, float]:
     noise, labels = kdiff.draw_noise(32, data.shape), torch.arange(32) % 10
     found = {}
 
-    # DDIM's step on the linear path is Euler's: the same samples. (azula's EulerSampler divides by α, which is 0 where this
-    # path begins; its DDIMSampler takes the same step without.)
+    # On the linear path a DDIM step equals an Euler step, so the samples are the same. (azula's EulerSampler divides by α,
+    # which is 0 at the start of this path. Its DDIMSampler takes the same step without this division.)
     denoiser = VelocityDenoiser(model.velocity, model.path).eval()
     theirs = DDIMSampler(denoiser, steps=options.sampling_steps, silent=True)(noise, y=labels)
-    ours = model.sample(noise, solver="euler", steps=options.sampling_steps, y=labels)
+    ours = model.sample(noise, solver="euler", steps=options.sampling_steps, last_step="euler", y=labels)
     found["DDIM and euler"] = (theirs - ours).abs().max().item()
 
-    # With guidance: guide the velocity first; the conditions are then in it.
+    # With guidance, guide the velocity first. The guided velocity contains the conditions.
     guided = guided_velocity(model.velocity, {"y": labels}, model.null, scale=2.0)
     theirs = DDIMSampler(VelocityDenoiser(guided, model.path), steps=options.sampling_steps, silent=True)(noise)
     ours = model.sample(noise, solver="euler", steps=options.sampling_steps, guidance=2.0, y=labels)
@@ -84,9 +84,9 @@ def main() -> dict[str, float]:
     for name, difference in found.items():
         print(f"{name}: largest difference {difference:.1e}")
 
-    # What kdiff has not: ancestral sampling, with fresh noise in every step.
+    # Ancestral sampling, with new noise in every step, which kdiff does not have.
     ancestral = DDPMSampler(denoiser, steps=options.sampling_steps, silent=True)(noise, y=labels)
-    print(f"DDPM: values from {ancestral.min():.2f} to {ancestral.max():.2f}; the data's are from -1 to 1")
+    print(f"DDPM: values from {ancestral.min():.2f} to {ancestral.max():.2f}; the data have values from -1 to 1")
     return found
 
 

@@ -1,13 +1,13 @@
-r"""How far diffusers' schedulers are from kdiff's own solvers on one and the same trained model.
+r"""Compare the schedulers of diffusers with kdiff's solvers on the same trained model.
 
     kdiff train --data digits --steps 1500 --network "JiT(patch_size=2, hidden_size=32, depth=2, num_heads=2, \
         bottleneck=8, context_start=1, context_tokens=2)"
     python examples/diffusers_schedulers.py runs/digits
 
-Exports the run, loads it as any user of diffusers would, and gives every scheduler the same noise. A row: a scheduler, the
-solver of kdiff that it is compared with, its evaluations of the network, the largest difference and the root mean square of
-the differences, in the model's units, where data lie in [-1, 1]; and the same two from a fine solution, to see whether a
-difference is an error.
+The script exports the run, loads the export as any user of diffusers would, and gives every scheduler the same noise. It prints
+one row per scheduler: the solver of kdiff to compare with, the scheduler's evaluations of the network, and the largest and the
+root mean square difference between their samples, in the model's units (data lie in [-1, 1]). The last two columns are the
+errors of scheduler and solver: the root mean square differences of their samples from a fine solution.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusers import (
 )
 
 import kdiff
-from kdiff.interop.export import export
+from kdiff.export.diffusers_folder import export
 
 SCHEDULERS = {
     "Euler": (FlowMatchEulerDiscreteScheduler(), "euler"),
@@ -35,11 +35,11 @@ SCHEDULERS = {
 
 
 def main() -> list[tuple[str, float]]:
-    """Prints the table; returns each scheduler's largest difference."""
+    """Print the table; returns the largest difference for each scheduler."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", help="a run folder of kdiff train")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--num", type=int, default=64, help="samples")
+    parser.add_argument("--num", type=int, default=64, help="number of samples")
     parser.add_argument("--guidance", type=float, default=1.0)
     options = parser.parse_args()
 
@@ -56,8 +56,8 @@ def main() -> list[tuple[str, float]]:
     theirs = {"guidance_scale": options.guidance, "latents": noise, "class_labels": labels, "output_type": "latent"}
     exact = run.model.sample(noise, solver="rk4", steps=400, **ours)
 
-    columns = ("evaluations", "largest", "rms", "from exact", "solver's")
-    print(f"{'scheduler':10}{'solver':12}" + "".join(f"{column:>12}" for column in columns))
+    columns = ("evaluations", "largest", "rms", "error", "solver's error")
+    print(f"{'scheduler':10}{'solver':12}" + "".join(f"{column:>16}" for column in columns))
     found = []
     for name, (scheduler, solver) in SCHEDULERS.items():
         pipeline.scheduler = scheduler
@@ -67,8 +67,8 @@ def main() -> list[tuple[str, float]]:
         errors = [(x - exact).square().mean().sqrt().item() for x in (images, samples)]
         count = len(scheduler.timesteps)
         print(
-            f"{name:10}{solver:12}{count:12d}{difference.max():12.2e}{difference.square().mean().sqrt():12.2e}"
-            f"{errors[0]:12.2e}{errors[1]:12.2e}"
+            f"{name:10}{solver:12}{count:16d}{difference.max():16.2e}{difference.square().mean().sqrt():16.2e}"
+            f"{errors[0]:16.2e}{errors[1]:16.2e}"
         )
         found.append((name, difference.max().item()))
     return found

@@ -1,9 +1,9 @@
-"""A training script of diffusers, with a learned prediction target: diffusers' own transformer, on scikit-learn's digits.
+"""A diffusers training script with a learned prediction target: a transformer of diffusers on scikit-learn's digits.
 
     python examples/diffusers_training.py --steps 600
 
-Laid out like diffusers' scripts for flow matching (SD3's DreamBooth, say). Marked with "kdiff" are the lines that differ from
-them; all else, data, noise, times, weighting, model, optimiser and scheduler, is as it would be without.
+The script has the structure of diffusers' scripts for flow matching, such as the DreamBooth script for SD3. The comment "kdiff"
+marks the lines that differ from those scripts. Data, noise, times, weighting, model, optimiser and scheduler are the same.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from diffusers.utils import make_image_grid, pt_to_pil
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from kdiff.interop import KDiffLoss  # kdiff
+from kdiff.published import KDiffLoss  # kdiff
 
 
 def main() -> tuple[list[float], list[float]]:
-    """Trains, and writes samples and weights; returns the losses and k after every step."""
+    """Train, and write samples and weights; returns the loss and k of every step."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -48,7 +48,7 @@ def main() -> tuple[list[float], list[float]]:
     scheduler = FlowMatchEulerDiscreteScheduler()
     loss_fn = KDiffLoss(target=options.target)  # kdiff
     optimizer = torch.optim.AdamW(
-        # kdiff: weight decay would pull k to 1/2.
+        # kdiff: no weight decay for k, which it would pull towards 1/2.
         [{"params": transformer.parameters()}, {"params": loss_fn.parameters(), "weight_decay": 0.0}],
         lr=options.learning_rate,
     )
@@ -70,7 +70,7 @@ def main() -> tuple[list[float], list[float]]:
 
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)  # kdiff: the network alone, so that k keeps its pace
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)  # kdiff: only the network, so that k keeps its pace
         optimizer.step()
         losses.append(loss.item())
         ks.append(loss_fn.target.state()["k"])
@@ -96,12 +96,12 @@ def sample(
     labels: torch.Tensor,
     steps: int = 30,
 ) -> torch.Tensor:
-    """Images (batch, 1, 8, 8), by the scheduler."""
+    """Draw images (batch, 1, 8, 8) with the scheduler."""
     latents = torch.randn(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(1))
     scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
     for timestep in scheduler.timesteps:
         model_pred = transformer(latents, timestep.expand(len(labels)), class_labels=labels).sample
-        # kdiff: what the transformer says, as the noise - data that a scheduler expects.
+        # kdiff: convert the transformer's output to noise - data, which the scheduler expects.
         noise_pred = loss_fn.model_output(model_pred, latents, timestep / scheduler.config.num_train_timesteps)
         latents = scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
     return latents

@@ -1,8 +1,8 @@
-"""Somebody else's training loop, with a learned prediction target in three lines: points on a ring in 16 dimensions.
+"""A plain PyTorch training loop with a learned prediction target in three lines, for points on a ring in 16 dimensions.
 
     python examples/plain_loop.py --steps 2000
 
-Network, noise, times, optimiser, averaged weights and sampler are the loop's own. Of kdiff it takes a path and a target.
+The loop has its own network, noise, times, optimiser, averaged weights and sampler. It uses only a path and a target of kdiff.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import kdiff
 
 
 class Network(nn.Module):
-    """Any module will do: z (batch, 16) and t (batch,) in, (batch, 16) out. It need not know what it is asked for."""
+    """Any module from z (batch, 16) and t (batch,) to (batch, 16) can be used; it need not know its prediction target."""
 
     def __init__(self, dimension: int, width: int = 128) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class Network(nn.Module):
 
 
 def ring(count: int, basis: torch.Tensor) -> torch.Tensor:
-    """Points on a circle of radius 2 in a plane of the space."""
+    """Points on a circle of radius 2 in the plane that the basis spans."""
     angle = 2 * torch.pi * torch.rand(count)
     return 2 * torch.stack([angle.cos(), angle.sin()], dim=1) @ basis
 
 
 def main() -> tuple[list[float], float, float]:
-    """Trains and samples; returns the losses, k, and how far the samples are from the ring, root mean square."""
+    """Train and sample; returns the losses, k, and the root mean square distance of the samples from the ring."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--dimension", type=int, default=16)
@@ -46,7 +46,7 @@ def main() -> tuple[list[float], float, float]:
     basis = torch.linalg.qr(torch.randn(options.dimension, 2))[0].T
 
     path, target = kdiff.LinearPath(), kdiff.LearnedK()
-    # In one module, so that the averages are of the network's weights and of k alike: they belong together.
+    # One module for both, so that the averages include the network's weights and k, which belong together.
     model = nn.ModuleDict({"network": Network(options.dimension), "target": target})
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -73,7 +73,7 @@ def main() -> tuple[list[float], float, float]:
             z = z + target.to_velocity(network(z, t), z, t, path) / steps
     inside = z @ basis.T
     off = ((inside.norm(dim=1) - 2).square() + (z - inside @ basis).square().sum(dim=1)).mean().sqrt().item()
-    print(f"samples are {off:.3f} from the ring, root mean square; noise is {(options.dimension**0.5):.1f} long")
+    print(f"root mean square distance of the samples from the ring: {off:.3f}; norm of noise: {(options.dimension**0.5):.1f}")
     return losses, target.k, off
 
 

@@ -1,60 +1,50 @@
-"""The arrows between the packages, the length of files, no pickle, and a command line that starts without torch.
+"""The order of the rooms, the length of files, no pickle, and a command line that starts without torch.
 
-All but the last read the source with `ast`; what they look for is also planted in small snippets, so that a check that
-sees nothing fails.
+Most of it reads the source with `ast`. What a check looks for is also planted in small snippets, so that a check that sees
+nothing fails.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parent.parent / "src" / "kdiff"
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "kdiff"
 FILES = sorted(SOURCE.rglob("*.py"))
-LONGEST = 350
+LONGEST = 300
 
-CORE = {"precision", "path", "target", "timesteps", "sampling"}
-OUTER = {
-    "arguments",
-    "components",
-    "export_command",
-    "files",
-    "heap",
-    "latent_commands",
-    "report_command",
-    "training",
-    "evaluation",
-    "experiments",
-    "report",
-    "interop",
-    "cli",
+# The rooms from the ground up. A room may import those before it, and no other. CONTRIBUTING.md shows the same order.
+ORDER = ["config", "files", "path", "sampling", "theory", "targets", "networks", "data", "latent", "model", "published"]
+ORDER += ["run", "training", "evaluation", "export", "studies", "report", "claims", "commands"]
+# Of the rooms before it, a room named here may import these alone: networks, data and autoencoders know nothing of k, and
+# theory knows no networks.
+ONLY = {
+    "files": {"config"},
+    "path": {"config"},
+    "sampling": {"config", "path"},
+    "theory": {"sampling"},
+    "targets": {"config", "path", "theory"},
+    "networks": {"config", "files"},
+    "data": {"config", "files"},
+    "latent": {"files"},
+    "model": {"config", "path", "sampling", "targets"},
 }
-# Room: the kdiff rooms that it may import besides itself. OUTER rooms may import everything but the command line.
-MAY_IMPORT = {
-    "precision": set(),
-    "path": {"precision"},
-    "target": {"precision", "path"},
-    "timesteps": {"precision", "path"},
-    "sampling": {"precision", "path", "target", "timesteps"},
-    "model": CORE,
-    "networks": {"weights"},
-    "weights": set(),
-    "data": {"weights"},
-    "latent": {"weights"},
-    "theory": {"timesteps"},
-}
-# Room: the other packages that it may import besides the standard library. OUTER rooms may import any.
+# Room: the other packages that it may import besides the standard library. Rooms that are not named may import any.
 MAY_REQUIRE = {
-    **{room: {"torch"} for room in [*CORE, "model"]},
-    "sampling": {"torch", "torchdiffeq"},
+    **{room: {"torch"} for room in ("path", "targets", "model")},
     "networks": {"torch", "numpy"},
-    "weights": {"torch", "safetensors"},
+    "config": set(),
+    "sampling": {"torch", "torchdiffeq"},
+    "files": {"torch", "numpy", "safetensors", "filelock"},
     "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools", "filelock", "tqdm"},
     "latent": {"torch", "diffusers", "huggingface_hub"},
     "theory": {"torch", "numpy", "scipy", "sklearn"},
@@ -62,7 +52,7 @@ MAY_REQUIRE = {
 PICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNPICKLING = {"torch.load", "torch.save", "torch.serialization.load", "torch.serialization.save"}
 # Published weights are mostly pickles. This module alone may read them, by torch's own reader, which runs nothing.
-READS_WEIGHTS = "kdiff.weights"
+READS_WEIGHTS = "kdiff.files.weights"
 
 
 def imports(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -83,16 +73,16 @@ def imports(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[tu
 
 
 def forbidden_imports(tree: ast.AST, module: str, is_package: bool = False) -> list[str]:
-    """What `module` (a dotted name below kdiff) imports against the arrows."""
+    """What `module` (a dotted name below kdiff) imports against the order."""
     room = module.split(".")[1]
+    below = ONLY.get(room, set(ORDER[: ORDER.index(room)]))
     found = []
     for line, name in imports(tree, module, is_package):
         top, _, rest = name.partition(".")
         if top == "kdiff":
-            other = rest.split(".")[0]
-            if other == room or (room in OUTER and other != "cli") or other in MAY_IMPORT.get(room, set()):
+            if rest == "__version__" or rest.split(".")[0] in {room, *below}:
                 continue
-        elif top in sys.stdlib_module_names or room in OUTER or top in MAY_REQUIRE[room]:
+        elif top in sys.stdlib_module_names or room not in MAY_REQUIRE or top in MAY_REQUIRE[room]:
             continue
         found.append(f"line {line}: {name}")
     return found
@@ -142,22 +132,51 @@ def everywhere(check, files: list[Path]) -> dict[str, list[str]]:
 ROOMS = [p for p in FILES if p.parent != SOURCE or p.stem not in {"__init__", "__main__"}]
 
 
-def test_every_room_has_its_place_in_the_table() -> None:
-    rooms = {p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in ROOMS}
-    assert rooms <= MAY_IMPORT.keys() | OUTER
-    assert {"path", "target"} <= rooms
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_the_house_is_small() -> None:
+    assert {room_of(path) for path in ROOMS} == set(ORDER)
+    assert len({path.parent for path in FILES if path.parent != SOURCE}) <= 17, "folders"
+    assert len([path for path in FILES if path.parent == SOURCE]) <= 6, "files beside the folders"
+
+
+def test_imports_follow_the_order() -> None:
     assert everywhere(forbidden_imports, ROOMS) == {}
 
 
-def test_the_arrows_have_no_cycle() -> None:
-    seen: list[str] = []
-    while rest := MAY_IMPORT.keys() - set(seen):
-        free = [room for room in rest if MAY_IMPORT[room] <= set(seen)]
-        assert free, f"these rooms may import each other: {sorted(rest)}"
-        seen += free
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Within rooms too. A name imported from a package is followed to the file that defines it."""
+    modules = {dotted(path): path for path in FILES if path.name != "__init__.py"}
+    homes: dict[str, dict[str, str]] = {}
+    for path in FILES:
+        if path.name == "__init__.py":
+            found = (name.rpartition(".") for _, name in imports(ast.parse(path.read_text("utf-8")), dotted(path), True))
+            homes[dotted(path)] = {attribute: module for module, _, attribute in found if module in modules}
+    arrows: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        arrows[module] = set()
+        for _, name in imports(ast.parse(path.read_text("utf-8")), module):
+            base, _, attribute = name.rpartition(".")
+            other = name if name in modules else base if base in modules else homes.get(base, {}).get(attribute)
+            arrows[module] |= {other} - {None, module}  # type: ignore[arg-type]
+    assert sum(map(len, arrows.values())) > len(modules)
+    while free := {module for module, to in arrows.items() if not to & arrows.keys()}:
+        arrows = {module: to for module, to in arrows.items() if module not in free}
+    assert arrows == {}
+
+
+def test_every_base_name_is_there_once() -> None:
+    names = Counter(path.stem for path in ROOMS if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_contributing_shows_this_order() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = text.partition("## The order of the rooms")[2].partition("```")[2].partition("```")[0]
+    shown = [re.findall(r"[a-z]+", line.partition("  ")[0]) for line in picture.strip().splitlines()]
+    assert [room for line in reversed(shown) for room in line] == ORDER
 
 
 @pytest.mark.parametrize(
@@ -166,17 +185,19 @@ def test_the_arrows_have_no_cycle() -> None:
         ("kdiff.path", "from kdiff.model import KDiff", False),
         ("kdiff.path", "from kdiff import KDiff", False),
         ("kdiff.path", "import kdiff.training.loop", False),
-        ("kdiff.path", "def f():\n    from .target import FixedK", False),
+        ("kdiff.path", "def f():\n    from .targets import FixedK", False),
         ("kdiff.sampling.ode", "from ..training import loop", False),
         ("kdiff.sampling.ode", "from .. import model", False),
         ("kdiff.sampling.ode", "from . import grids\nfrom .grids import uniform\nfrom ..path import LinearPath", True),
+        ("kdiff.sampling.ode", "from kdiff.targets import FixedK", False),
+        ("kdiff.config.parts", "import torch", False),
         ("kdiff.networks.dit", "import accelerate", False),
         ("kdiff.networks.dit", "import math, torch.nn.functional as F\nimport numpy as np", True),
         ("kdiff.data.toy", "from kdiff.path import LinearPath", False),
-        ("kdiff.theory.linear", "from kdiff.networks import MLP", False),
-        ("kdiff.model", "from kdiff.target import Target\nfrom kdiff.sampling import solve", True),
+        ("kdiff.theory.optimum", "from kdiff.networks import MLP", False),
+        ("kdiff.model", "from kdiff.targets import Target\nfrom kdiff.sampling import solve", True),
         ("kdiff.training.loop", "from kdiff.model import KDiff\nimport accelerate", True),
-        ("kdiff.training.loop", "from kdiff.cli import main", False),
+        ("kdiff.training.loop", "from kdiff.commands.main import main", False),
     ],
 )
 def test_the_arrow_check_sees(module: str, code: str, allowed: bool) -> None:
@@ -212,7 +233,7 @@ def test_nothing_pickles() -> None:
     ],
 )
 def test_the_pickle_check_sees(code: str, harmless: bool) -> None:
-    assert (pickling(ast.parse(code), "kdiff.training.checkpoint") == []) is harmless
+    assert (pickling(ast.parse(code), "kdiff.run.checkpoint") == []) is harmless
 
 
 @pytest.mark.parametrize(
@@ -234,7 +255,7 @@ def test_help_comes_without_torch() -> None:
     """`kdiff --help` must answer at once; importing torch takes seconds."""
     code = """
 import json, sys
-from kdiff.cli import main
+from kdiff.commands.main import main
 status = 0
 try:
     status = main(["--help"])
@@ -248,3 +269,49 @@ print(json.dumps({"status": status or 0, "heavy": heavy}))
     *text, last = run.stdout.splitlines()
     assert json.loads(last) == {"status": 0, "heavy": []}
     assert "compare" in "\n".join(text)
+
+
+CLIMBS = """
+import json, sys
+source, order = sys.argv[1], sys.argv[2].split()
+import accelerate, jsonargparse, matplotlib.figure, sklearn.datasets, torch.nn  # not watched, which would take half a minute
+climbs, calls = [], 0
+
+class Reached(Exception):
+    pass
+
+def room(frame):
+    path = frame.f_code.co_filename
+    return path[len(source) + 1 :].split("/")[0].removesuffix(".py") if path.startswith(source) else None
+
+def watch(frame, event, arg):
+    global calls
+    if event != "call" or room(frame) not in order or frame.f_code.co_name == "<module>":
+        return
+    calls += 1
+    if (room(frame), frame.f_code.co_name) == ("training", "batch"):
+        sys.setprofile(None)
+        raise Reached
+    caller = frame.f_back
+    while caller is not None and room(caller) not in order:
+        caller = caller.f_back
+    if caller is not None and order.index(room(frame)) > order.index(room(caller)):
+        climbs.append(f"{room(caller)}.{caller.f_code.co_name} calls {room(frame)}.{frame.f_code.co_name}")
+
+from kdiff.commands.main import main
+sys.setprofile(watch)
+try:
+    main("train --data moons(num_samples=60) --network MLP(width=8) --steps 2 --batch-size 8".split())
+except Reached:
+    print(json.dumps({"calls": calls, "climbs": climbs}))
+"""
+
+
+def test_calls_from_the_command_to_the_first_batch_run_downwards(tmp_path: Path) -> None:
+    """Every call of `kdiff train` until the first batch is drawn, from the room that calls to the room that is called."""
+    command = [sys.executable, "-c", CLIMBS, str(SOURCE), " ".join(ORDER)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["calls"] > 100
+    assert len(found["climbs"]) <= 4, found["climbs"]

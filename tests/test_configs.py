@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import kdiff
-from kdiff.arguments import config_folder, read_config
-from kdiff.cli import main
-from kdiff.target import LearnedK
-from kdiff.training.build import build_model
-from kdiff.training.config import Expected, TrainConfig
-from kdiff.training.latent_config import AutoencoderConfig
+from kdiff.commands.arguments import config_folder, read_config
+from kdiff.commands.main import main
+from kdiff.config.autoencoding import AutoencoderConfig
+from kdiff.config.training import Expected, TrainConfig
+from kdiff.run.build import build_model
+from kdiff.targets import LearnedK
 
 NAMES = sorted(path.stem for path in config_folder().glob("*.yaml"))
 # Parameters in millions, as published with the architectures (LightningDiT-XL is DiT-XL's size).
@@ -105,9 +105,9 @@ def test_a_configuration_for_other_data() -> None:
 
 STEP = """
 import json, sys
-from kdiff.arguments import read_config
-from kdiff.training.config import TrainConfig
-from kdiff.training.plan import dry_run, peak_memory
+from kdiff.commands.arguments import read_config
+from kdiff.config.training import TrainConfig
+from kdiff.training.cost import dry_run, peak_memory
 config = read_config("train", TrainConfig, [sys.argv[1]], "[CONFIG]")[0]
 fitted = dry_run(config, batch_size=1, steps=1)
 print(json.dumps({"loss": fitted.metrics["loss"], "peak": peak_memory()}))

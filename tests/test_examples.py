@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import train_run
+from kdiff.config.training import TrainConfig
+from kdiff.training.trainer import train_run
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

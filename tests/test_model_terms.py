@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from kdiff import FixedK, KDiff, LearnedK, LinearPath, draw_noise
 from kdiff.evaluation.exact import ExactDenoiser
-from kdiff.target import Target
-from kdiff.training.generate import generate
+from kdiff.run.generate import generate
+from kdiff.targets import Target
 from kdiff.training.objective import DiffusionObjective
 
 
@@ -77,7 +77,7 @@ class TestNoiseScale:
         torch.testing.assert_close(found, torch.tanh(0.4 * z / (0.6 * scale) ** 2))
 
     def test_a_stochastic_solver_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="noise of scale 1 alone"):
+        with pytest.raises(ValueError, match="needs a noise_scale of 1; this model has"):
             KDiff(Half(), noise_scale=2.0).sample(torch.randn(2, 3), solver="sde")
 
 

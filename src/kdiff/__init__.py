@@ -1,71 +1,56 @@
 """kdiff: diffusion and flow models whose prediction target is learned (k-Diff, arXiv 2601.21419).
 
-The public names below are loaded on first use, so that `kdiff --help` does not wait for torch.
+The public names below, and rooms such as `kdiff.networks`, are imported on first use, so that `kdiff --help` needs no torch.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from kdiff.config import moved
+
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from kdiff.data import load as load_data
     from kdiff.model import KDiff
     from kdiff.path import GaussianPath, LinearPath, VariancePreservingPath
-    from kdiff.sampling import draw_noise
-    from kdiff.target import FixedK, GeneralTarget, LearnedK, Target, to_data, to_noise, to_velocity
-    from kdiff.timesteps import LogitNormal, Uniform
-    from kdiff.training.run import load_run
+    from kdiff.run.run import load_run
+    from kdiff.sampling import LogitNormal, Uniform, draw_noise
+    from kdiff.targets import FixedK, GeneralTarget, LearnedK, Target, to_data, to_noise, to_velocity
 
-_HOME = {
-    "KDiff": "kdiff.model",
-    "Target": "kdiff.target",
-    "FixedK": "kdiff.target",
-    "LearnedK": "kdiff.target",
-    "GeneralTarget": "kdiff.target",
-    "to_velocity": "kdiff.target",
-    "to_data": "kdiff.target",
-    "to_noise": "kdiff.target",
-    "GaussianPath": "kdiff.path",
-    "LinearPath": "kdiff.path",
-    "VariancePreservingPath": "kdiff.path",
-    "Uniform": "kdiff.timesteps",
-    "LogitNormal": "kdiff.timesteps",
-    "draw_noise": "kdiff.sampling",
-    "load_data": "kdiff.data",
-    "load_run": "kdiff.training.run",
+# Rooms and files, and the public names that each holds.
+_PLACES = {
+    "data": "load_data",
+    "model": "KDiff",
+    "path": "GaussianPath LinearPath VariancePreservingPath",
+    "run.run": "load_run",
+    "sampling": "LogitNormal Uniform draw_noise",
+    "targets": "FixedK GeneralTarget LearnedK Target to_data to_noise to_velocity",
 }
+_HOME = {name: f"kdiff.{place}" for place, names in _PLACES.items() for name in names.split()}
 
-__all__ = [
-    "FixedK",
-    "GaussianPath",
-    "GeneralTarget",
-    "KDiff",
-    "LearnedK",
-    "LinearPath",
-    "LogitNormal",
-    "Target",
-    "Uniform",
-    "VariancePreservingPath",
-    "draw_noise",
-    "load_data",
-    "load_run",
-    "to_data",
-    "to_noise",
-    "to_velocity",
-]
+__all__ = ["FixedK", "GaussianPath", "GeneralTarget", "KDiff", "LearnedK", "LinearPath", "LogitNormal", "Target", "Uniform"]
+__all__ += ["VariancePreservingPath", "draw_noise", "load_data", "load_run", "to_data", "to_noise", "to_velocity"]
+_ROOMS = sorted(
+    path.stem for path in Path(__file__).parent.iterdir() if path.stem.isidentifier() and path.suffix in ("", ".py")
+)
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'kdiff' has no attribute {name!r}; it has: {', '.join(sorted(_HOME))}")
-    module = importlib.import_module(_HOME[name])
-    value = getattr(module, "load" if name == "load_data" else name)
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), "load" if name == "load_data" else name)
+    elif name in _ROOMS or f"kdiff.{name}" in moved.MODULES:
+        value = importlib.import_module(f"kdiff.{name}")
+    else:
+        raise AttributeError(f"module 'kdiff' has no attribute {name!r}; it has: {', '.join(sorted([*_HOME, *_ROOMS]))}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *_ROOMS])

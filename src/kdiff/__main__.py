@@ -2,6 +2,6 @@
 
 import sys
 
-from kdiff.cli import main
+from kdiff.commands.main import main
 
 sys.exit(main())

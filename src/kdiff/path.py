@@ -1,23 +1,56 @@
 """Gaussian paths from noise to data: z = α(t) x + σ(t) n, with velocity v = dz/dt = α'(t) x + σ'(t) n.
 
-Time runs from t = 0 (noise: α = 0, σ = 1) to t = 1 (data: α = 1, σ = 0), everywhere in kdiff.
+Everywhere in kdiff, time runs from t = 0 (noise: α = 0, σ = 1) to t = 1 (data: α = 1, σ = 0).
+
+Conversions divide by numbers as small as 0.05 and subtract large ones. In bfloat16 (eight bits) their results would be useless,
+so they run in float32 or better, whatever the precision of the network is (see `full_precision`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from kdiff.precision import full_precision
+from kdiff.config.parts import Spec, resolve
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PAPER_CLAMP = 0.05  # least denominator in the conversion from an output to a velocity (k-Diff, arXiv 2601.21419)
+
+
+def at_least_float32(value: Any) -> Any:
+    """A half-precision tensor as float32. Any other value is returned unchanged."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize < 4:
+        return value.float()
+    return value
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Make `function` run with half-precision tensors as float32 and with autocast off."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        args_, kwargs_ = map(at_least_float32, args), {name: at_least_float32(a) for name, a in kwargs.items()}
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if autocast else contextlib.nullcontext():
+            return function(*args_, **kwargs_)
+
+    return wrapper
 
 
 def broadcast_time(t: Tensor | float, like: Tensor) -> Tensor:
-    """`t` so that it broadcasts against `like` (batch, ...): a number, (batch,), or a shape of the rank of `like`.
+    """`t` in a shape that broadcasts against `like` (batch, ...). t: a number, (batch,), or a shape of the rank of `like`.
 
-    Times keep a precision of their own, float32 or better, also beside half-precision samples.
+    Times have float32 precision or better, even if the samples are in half precision.
     """
     if not isinstance(t, Tensor):
         dtype = like.dtype if like.itemsize >= 4 else torch.float32
@@ -33,19 +66,19 @@ def broadcast_time(t: Tensor | float, like: Tensor) -> Tensor:
 
 
 class GaussianPath(ABC):
-    """z = α(t) x + σ(t) n. A path gives α, σ and their derivatives; all else follows.
+    """z = α(t) x + σ(t) n. A path defines α, σ and their derivatives. Everything else follows from them.
 
-    Data and noise are recovered from a point and its velocity by inverting the 2×2 system (z, v) ← (x, n), whose
-    determinant `α'σ − σ'α` must be positive on [0, 1].
+    Data and noise are recovered from a point and its velocity by inverting the 2×2 system (z, v) ← (x, n). Its determinant
+    `α'σ − σ'α` must be positive on [0, 1].
     """
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """α(t): how much data; α(0) = 0, α(1) = 1."""
+        """The coefficient α(t) of the data, with α(0) = 0 and α(1) = 1."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """σ(t): how much noise; σ(0) = 1, σ(1) = 0."""
+        """The coefficient σ(t) of the noise, with σ(0) = 1 and σ(1) = 0."""
 
     @abstractmethod
     def alpha_dot(self, t: Tensor) -> Tensor | float:
@@ -56,7 +89,7 @@ class GaussianPath(ABC):
         """dσ/dt."""
 
     def determinant(self, t: Tensor) -> Tensor | float:
-        """α'σ − σ'α, positive: 1 on the linear path."""
+        """α'σ − σ'α, which is positive. It is 1 on the linear path."""
         return self.alpha_dot(t) * self.sigma(t) - self.sigma_dot(t) * self.alpha(t)
 
     @full_precision
@@ -112,9 +145,9 @@ class LinearPath(GaussianPath):
 
 
 class VariancePreservingPath(GaussianPath):
-    """z = sin(πt/2) x + cos(πt/2) n: α² + σ² = 1, so that data of unit variance keeps it at every t.
+    """z = sin(πt/2) x + cos(πt/2) n. As α² + σ² = 1, data of unit variance give z of unit variance at every t.
 
-    The trigonometric path of Albergo & Vanden-Eijnden (arXiv 2209.15571); its derivatives stay bounded at both ends,
+    This is the trigonometric path of Albergo & Vanden-Eijnden (arXiv 2209.15571). Its derivatives are bounded at both ends,
     unlike those of the diffusion schedules with linear β.
     """
 
@@ -123,7 +156,7 @@ class VariancePreservingPath(GaussianPath):
         return torch.sin(t * (math.pi / 2))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """cos(πt/2), computed as sin(π(1 − t)/2): exactly 0 at t = 1."""
+        """cos(πt/2), computed as sin(π(1 − t)/2), which is exactly 0 at t = 1."""
         return torch.sin((1 - t) * (math.pi / 2))
 
     def alpha_dot(self, t: Tensor) -> Tensor:
@@ -137,3 +170,11 @@ class VariancePreservingPath(GaussianPath):
     def determinant(self, t: Tensor) -> float:
         """π/2, constant."""
         return math.pi / 2
+
+
+PATHS: dict[str, Callable[..., GaussianPath]] = {"linear": LinearPath, "variance_preserving": VariancePreservingPath}
+
+
+def find_path(spec: Spec, **given: Any) -> Callable[[], GaussianPath]:
+    """The path that `spec` names, ready to be called. `kdiff.config.parts.resolve` explains `given` and the errors."""
+    return resolve("path", spec, PATHS, given)

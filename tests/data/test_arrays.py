@@ -64,7 +64,7 @@ class TestEveryFormat:
         with pytest.raises(FileNotFoundError, match=r"expected a file ending in \.npy, \.npz, \.safetensors"):
             load_array(tmp_path / f"nothing{ending}")
         write(tmp_path / f"images{ending}", x=VECTORS)
-        with pytest.raises(FileNotFoundError, match=rf"no such file \(did you mean images{re.escape(ending)}\?\)"):
+        with pytest.raises(FileNotFoundError, match=rf"no such file or folder \(did you mean images{re.escape(ending)}\?\)"):
             load(str(tmp_path / f"image{ending}"))
 
     def test_content_is_checked(self, tmp_path: Path, ending: str) -> None:
@@ -105,7 +105,7 @@ class TestKeys:
         path = write(tmp_path / f"a{ending}", images=IMAGES, latents=VECTORS)
         listing = r".*'images' \(120, 3, 4, 4\) (torch\.)?uint8.*"
         for options in ({}, {"key": "vectors"}):
-            with pytest.raises(ValueError, match=r"no array under '(x|vectors)'; name the samples by key=…;" + listing):
+            with pytest.raises(ValueError, match=r"no array under '(x|vectors)'; name the samples with key=…;" + listing):
                 load(path, **options)
         single = write(tmp_path / f"b{ending}", images=IMAGES)
         with pytest.raises(ValueError, match=r"no array under 'pictures'" + listing):
@@ -172,7 +172,7 @@ class TestLayout:
         assert load(path).shape == shape[1:]
 
     def test_refusals(self, tmp_path: Path, ending: str) -> None:
-        with pytest.raises(ValueError, match=r"layout is one of channels_first, channels_last, .*found layout='NHWC'"):
+        with pytest.raises(ValueError, match=r"layout must be one of channels_first, channels_last, .*found layout='NHWC'"):
             load(write(tmp_path / f"a{ending}", x=IMAGES), layout="NHWC")
         with pytest.raises(ValueError, match=r"for images of rank 4; found .* shape \(120, 6\)"):
             load(write(tmp_path / f"b{ending}", x=VECTORS), layout="channels_last")

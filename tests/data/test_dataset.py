@@ -119,7 +119,7 @@ class TestNormalisation:
 
     def test_channels_need_channels(self) -> None:
         with pytest.raises(
-            ValueError, match=r"'channels' is for samples \(C, H, W\) or alike, found shape \(5,\); use 'features'"
+            ValueError, match=r"'channels' is for samples \(C, H, W\) or similar, found shape \(5,\); use 'features'"
         ):
             make_dataset("a", samples(), normalise="channels")
 

@@ -167,7 +167,9 @@ class TestMadeUpFont:
 class TestRefusals:
     def test_no_font(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("kdiff.data.font.FOLDERS", (str(tmp_path),))
-        with pytest.raises(FileNotFoundError, match=r"apt-get install fonts-noto-color-emoji\), or give its path by font=PATH"):
+        with pytest.raises(
+            FileNotFoundError, match=r"apt-get install fonts-noto-color-emoji\), or give its path with font=PATH"
+        ):
             load("glyphs")
         with pytest.raises(FileNotFoundError, match=r"no font at .*missing\.ttf"):
             load("glyphs", font=str(tmp_path / "missing.ttf"))
@@ -197,7 +199,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
     def test_sizes(self, size: object, error: type[Exception]) -> None:
-        with pytest.raises(error, match="size must be"):
+        with pytest.raises(error, match="size in pixels must be"):
             load("glyphs", size=size)
 
 

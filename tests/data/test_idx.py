@@ -82,13 +82,13 @@ class TestFolder:
             (labels, "begins with 00 00 08 01, expected 00 00 08 03"),
             (b"\x00\x00\x0d\x03" + whole[4:], "begins with 00 00 0d 03"),
             (b"<html>", "begins with 3c 68 74 6d"),
-            (whole[:10], "holds 10 bytes, its header needs 16; cut off"),
-            (whole[:-1], r"holds 1215 bytes, its 60 × 5 × 4 values need 1216; cut off"),
+            (whole[:10], "holds 10 bytes, but its header needs 16; it is cut off"),
+            (whole[:-1], r"holds 1215 bytes, but its 60 × 5 × 4 values need 1216; it is cut off"),
             (
                 whole[:4] + struct.pack(">I", 2**31) + whole[8:],
-                "holds 1216 bytes, its 2147483648 × 5 × 4 values need 42949672976; cut off",
+                "holds 1216 bytes, but its 2147483648 × 5 × 4 values need 42949672976; it is cut off",
             ),
-            (whole + b"\x00", "holds 1217 bytes.*need 1216; there are bytes too many"),
+            (whole + b"\x00", "holds 1217 bytes.*need 1216; it has too many bytes"),
         ):
             path = write(tmp_path / name, content)
             with pytest.raises(ValueError, match=rf"{name}: {message}"):
@@ -141,7 +141,7 @@ def test_refusals(tmp_path: Path) -> None:
         load(tmp_path, part="train")
     with pytest.raises(ValueError, match=r"part must be train or all, found 'test'"):
         load(tmp_path, part="test")
-    with pytest.raises(TypeError, match=r"has no option size; its options are part"):
+    with pytest.raises(ValueError, match=r"has no option size; its options are part"):
         load(tmp_path, size=8)
 
 

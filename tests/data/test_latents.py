@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 from scipy import stats
 
-from kdiff.data import LatentSamples, cache, latents, load, load_latents
-from kdiff.data.cache import file_digest
+from kdiff.data import LatentSamples, latents, load, load_latents
 from kdiff.data.dataset import PARTS
 from kdiff.data.shards import map_tensors
+from kdiff.files.atomic import file_digest
 
 COUNT, SIZE, SHAPE = 150, 32, (3, 2, 4)
 GENERATOR = np.random.default_rng(0)
@@ -278,7 +278,7 @@ def test_an_unfinished_encoding(folder: Path) -> None:
     manifest = json.loads((folder / "latents.json").read_text())
     change(folder, statistics=None, shards=manifest["shards"][:2])
     options = "--flip true --posterior true --dtype float32 --shard_size 32"
-    again = rf"kdiff encode photos --autoencoder here --out .*mine {options} goes on"
+    again = rf"kdiff encode photos --autoencoder here --out .*mine {options} resumes the encoding"
     with pytest.raises(ValueError, match=f"only 2 of 5 shards are there; {again}"):
         load(folder)
 
@@ -286,10 +286,10 @@ def test_an_unfinished_encoding(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda file: file.unlink(), r"shard_00003.safetensors is missing; kdiff encode .* goes on"),
+        (lambda file: file.unlink(), r"shard_00003.safetensors is missing; kdiff encode .* resumes the encoding"),
         (
             lambda file: file.write_bytes(file.read_bytes()[:-9]),
-            r"shard_00003.safetensors is cut short: \d+ bytes, written with",
+            r"shard_00003.safetensors is cut short: it has \d+ bytes; expected \d+",
         ),
         (lambda file: file.write_bytes(file.read_bytes() + b"."), "shard_00003.safetensors is too long"),
         (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"!"), "shard_00003.safetensors is damaged: its checksum"),
@@ -307,7 +307,7 @@ def test_a_shard_that_is_not_whole(folder: Path, damage: Any, message: str, befo
 
 def test_checksums_are_compared_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_latents(folder)
-    monkeypatch.setattr(cache, "file_digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(latents, "file_digest", lambda path: pytest.fail("read again"))
     again = load_latents(folder)
     assert again.fingerprint == first.fingerprint
     assert again.describe() == first.describe()

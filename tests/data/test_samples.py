@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kdiff.data import Dataset, ImageSamples, Normalisation, checks, dataset, load, make_dataset, principal_directions, samples
-from kdiff.data import cache as cache_module
 from kdiff.data.dataset import PARTS
 from kdiff.data.samples import summarise
+from kdiff.files import cache as cache_module
 
 RAW = np.random.default_rng(0).integers(0, 256, (300, 3, 6, 5)).astype(np.uint8)
 LABELS = np.arange(300) % 7

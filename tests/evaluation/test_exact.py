@@ -11,7 +11,7 @@ from kdiff.evaluation.exact import ExactDenoiser
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.model import KDiff
 from kdiff.path import GaussianPath, LinearPath, VariancePreservingPath
-from kdiff.target import FixedK, LearnedK
+from kdiff.targets import FixedK, LearnedK
 
 PATHS = [LinearPath(), VariancePreservingPath()]
 
@@ -140,7 +140,7 @@ def test_the_clamp_alone_leaves_noise_behind() -> None:
     """What the floor is for: k = 1, a perfect network, and the paper's clamp leave 0.05/e = 0.018 of the noise."""
     target = FixedK("data")
     model = KDiff(ExactDenoiser(torch.zeros(1, 200), target, LinearPath()), target, LinearPath())
-    samples = model.sample(torch.randn(50, 200), steps=1000)
+    samples = model.sample(torch.randn(50, 200), sampler="paper", steps=1000)
     assert float(samples.std()) == pytest.approx(0.05 / math.e, rel=0.05)
 
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdiff.cli import main
+from kdiff.commands.main import main
+from kdiff.config.training import TrainConfig
 from kdiff.evaluation.features import Inception
 from kdiff.evaluation.frechet import frechet_distance, statistics
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import train_run
+from kdiff.training.trainer import train_run
 
 torch_fidelity = pytest.importorskip("torch_fidelity")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.* too few", "ignore:these are not the Inception weights")]
@@ -158,7 +158,7 @@ def test_saved_statistics_serve_as_a_reference(judged: Path, weights: Path, fold
     for name in ("fid", "sfid"):
         assert result["figures"][name]["value"] < 1e-3 * other["figures"][name]["value"]
     assert set(result["left_out"]) == {"kid", "precision", "recall"}
-    assert "left out   kid: the reference holds statistics alone" in capsys.readouterr().out
+    assert "left out   kid: the reference holds only statistics" in capsys.readouterr().out
     assert result["figures"]["inception_score"] == other["figures"]["inception_score"]
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset, load, make_dataset
-from kdiff.evaluation.judge import LAST_STEPS, SAMPLER, Figure, Judge, drawn, evaluate, evaluation_table, matched_heldout
-from kdiff.training.config import TrainConfig
-from kdiff.training.generate import generate
-from kdiff.training.run import Run, train_run
+from kdiff.evaluation.judge import LAST_STEPS, SAMPLER, Figure, Judge, evaluate, evaluation_table
+from kdiff.evaluation.subsets import drawn, matched_heldout
+from kdiff.run.generate import generate
+from kdiff.run.run import Run
+from kdiff.training.trainer import train_run
 
 SPIRAL = "spiral(num_samples=400, ambient_dim=8)"
 EMPTY = 6  # dimensions of R^8 that the spiral's plane does not reach
@@ -257,7 +259,7 @@ def test_evaluate_without_labels_and_with_too_few_samples(unlabelled, make_run) 
     assert result["num_samples"] == unlabelled.group_size
     assert result["classifier"] is None
     assert set(result["samplers"]["clean"]["exact"]) == {"sliced_wasserstein", "mmd", "off_manifold", "copying"}
-    with pytest.raises(ValueError, match="trained without labels: there is no guidance"):
+    with pytest.raises(ValueError, match=r"trained without labels, so only a weaker model .* can guide it"):
         evaluate(run, unlabelled, guidance=2.0)
 
 
@@ -284,7 +286,7 @@ def test_the_table_has_a_line_per_sampler_and_measure() -> None:
     }
     lines = [line.split("  ") for line in evaluation_table(result).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert cells[0] == ["sampler", "measure", "500 samples", "exact denoiser", "groups of 100", "held out"]
+    assert cells[0] == ["sampler", "measure", "500 samples", "exact denoiser", "groups of 100", "held-out data"]
     assert cells[1:] == [
         ["paper", "frechet", "1.235", "0.5", "2.346 ± 0.34", "7"],
         ["paper", "copying", "7", "7", "1"],

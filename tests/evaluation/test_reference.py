@@ -104,14 +104,17 @@ def test_statistics_of_others_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"mu": MU[:3], "sigma": SIGMA[:3, :3]}, r"mu has shape \(3,\).*inception are 4.*--features.*--save-statistics"),
+        (
+            {"mu": MU[:3], "sigma": SIGMA[:3, :3]},
+            r"mu has shape \(3,\).*expected 4 features \(inception\).*--features.*--save-statistics",
+        ),
         ({"mu": MU, "sigma": SIGMA[:3]}, r"sigma \(3, 4\)"),
-        ({"mu": MU}, "holds mu; expected sigma besides"),
+        ({"mu": MU}, "holds mu; expected sigma too"),
         ({"mu": MU * np.nan, "sigma": SIGMA}, "not finite"),
         ({"mu": MU.astype(str), "sigma": SIGMA}, "expected numbers"),
         ({"mu": np.array([{}] * 4), "sigma": SIGMA}, "damaged or pickled"),
-        ({"mu": MU, "sigma": SIGMA, "kdiff": np.array("{}")}, "does not say which features"),
-        ({"mu": MU, "sigma": SIGMA, "kdiff": np.array("no JSON")}, "does not say which features"),
+        ({"mu": MU, "sigma": SIGMA, "kdiff": np.array("{}")}, "does not name the features"),
+        ({"mu": MU, "sigma": SIGMA, "kdiff": np.array("no JSON")}, "does not name the features"),
     ],
 )
 def test_what_are_no_statistics_of_these_features_is_refused(arrays, message, tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ def test_what_are_no_statistics_of_these_features_is_refused(arrays, message, tm
 def test_other_weights_pickles_and_damage_are_refused(tmp_path: Path) -> None:
     found = image_reference(IMAGES, Plain(), 7)
     write_statistics(tmp_path / "a.npz", found.statistics, Plain("other"), {})
-    with pytest.raises(ValueError, match="with weights other; these are inception with weights abc"):
+    with pytest.raises(ValueError, match="with weights other; expected inception with weights abc"):
         read_statistics(tmp_path / "a.npz", Plain())
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match=r"pickles.*can run code"):

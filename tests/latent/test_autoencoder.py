@@ -129,7 +129,7 @@ def test_damaged_or_other_folders(copy: Path, tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"a.bin is no file of weights; expected one that ends in .safetensors, .pth"):
+    with pytest.raises(ValueError, match=r"a.bin is no file of weights; expected a name that ends in .safetensors, .pth"):
         load_autoencoder(tmp_path / "a.bin")
     (tmp_path / "a.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(ValueError, match=r"a.safetensors cannot be read as weights"):
@@ -194,5 +194,5 @@ def test_small_autoencoders() -> None:
         assert found.module.config.norm_num_groups == groups
         assert found.latent_shape((1, 32, 32)) == (3, 32 // found.factor, 32 // found.factor)
     for channels, latent in (([], 4), ([8, 0], 4), ([8], 0)):
-        with pytest.raises(ValueError, match="expected whole numbers from 1 on"):
+        with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
             small_autoencoder(1, channels, latent)

@@ -290,7 +290,9 @@ def test_wrong_inputs_are_refused(name, z, t, y, message):
 
 
 def test_a_learned_table_takes_no_other_size():
-    with pytest.raises(ValueError, match=r"\(3, 8, 24\); .*\(3, 16, 16\), one learned place.*build one with that image_size"):
+    with pytest.raises(
+        ValueError, match=r"\(3, 8, 24\); .*\(3, 16, 16\) and has one learned place.*build one with that image_size"
+    ):
         small("U-ViT")(*inputs((3, 8, 24)))
 
 

@@ -74,6 +74,7 @@ def test_sampling(reference, scenario):
 
     output = model.sample(
         settings["noise_scale"] * file["input.noise"],
+        sampler="paper",
         solver=settings["method"],
         steps=settings["steps"],
         guidance=settings["cfg_scale"],

@@ -191,9 +191,9 @@ def test_a_checkpoint_gives_its_moving_average_or_what_is_asked_for(pair):
     assert bias({"opt": state, "state_dict": {f"module.{key}": value for key, value in weights.items()}}) == 0
     assert bias({"weights": other, "epoch": 1}) == 2
     for ambiguous in [{"a": weights, "b": ema}, {"ema": ema, "model_ema": other}, {"model": weights, "state_dict": ema}]:
-        with pytest.raises(ValueError, match=f"the checkpoint holds {', '.join(ambiguous)}; expected to be told which"):
+        with pytest.raises(ValueError, match=f"the checkpoint holds {', '.join(ambiguous)}; name one of them"):
             from_official("dit", ambiguous, **config)
-    with pytest.raises(ValueError, match="no state dict is called 'opt'; it holds ema, model"):
+    with pytest.raises(ValueError, match="no state dict is called 'opt'; found ema, model"):
         from_official("dit", {"ema": ema, "model": weights, "opt": state}, entry="opt", **config)
 
 
@@ -259,10 +259,10 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(ValueError, match="cannot be read as weights"):
             from_official("dit", tmp_path / name, **DIT)
-    with pytest.raises(ValueError, match=r"expected one that ends in .safetensors, .pth, .pt, .ckpt"):
+    with pytest.raises(ValueError, match=r"expected a name that ends in .safetensors, .pth, .pt, .ckpt"):
         from_official("dit", tmp_path / "weights.npz", **DIT)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(TypeError, match="the weights are list"):
+    with pytest.raises(TypeError, match="the weights are of type list"):
         from_official("dit", tmp_path / "list.pt", **DIT)
 
 
@@ -284,7 +284,7 @@ def test_keys_that_do_not_fit_are_listed(pair):
 
 def test_weights_of_another_size_are_summed_up(pair):
     _, weights, config = pair("dit")
-    with pytest.raises(ValueError, match="misshapen; it is of another size: depth, widths") as error:
+    with pytest.raises(ValueError, match="misshapen; the network has another size: its depth, widths") as error:
         from_official("dit", weights, **{**config, "hidden_size": 64})
     first, *lines = str(error.value).splitlines()
     assert len(lines) == int(first.split(": ")[1].split()[0]) > 12
@@ -336,7 +336,7 @@ def test_halves_are_widened(pair):
         ("dit", {}, {"sigma": 1, "patch": 2}, ValueError, "^missing: input_size, .*, num_heads; unknown: sigma, patch; dit"),
         ("jit", {"model": {}, "epoch": 3}, JIT, TypeError, "no tensors under model, epoch"),
         ("jit", {}, JIT, TypeError, "no tensors under any key"),
-        ("jit", 3, JIT, TypeError, "the weights are int"),
+        ("jit", 3, JIT, TypeError, "the weights are of type int"),
         ("jit", {0: torch.zeros(1)}, JIT, TypeError, "no tensors under any key; expected a state dict"),
         ("uvit", {"a": torch.zeros(1)}, {**UVIT, "skip": False}, ValueError, "skip is False"),
         (

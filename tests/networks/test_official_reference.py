@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from kdiff.model import KDiff
 from kdiff.networks import from_official, to_official
-from kdiff.target import GeneralTarget
+from kdiff.targets import GeneralTarget
 
 FORWARD = {
     "jit_forward": ("jit", 1e-5),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdiff.experiments.config import EstimateConfig
-from kdiff.experiments.estimate import View, predictions
+from kdiff.config.studies import EstimateConfig
+from kdiff.studies.estimation import View, predictions
 from kdiff.theory import DimensionEstimate
 
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from kdiff.report.curve import draw_curve, draw_losses
-from kdiff.report.samples import new_figure
+from kdiff.report.drawing import new_figure
 
 KS = {"noise": 0.0, "0.25": 0.25, "velocity": 0.5, "data": 1.0}
 

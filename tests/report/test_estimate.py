@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kdiff.report.estimate import LINE, RATIOS, _apart, _ends, _predictions, _spectrum
+from kdiff.report.estimate_picture import LINE, RATIOS, _apart, _ends, _predictions, _spectrum
 
 
 def test_all_minima_that_tie_are_marked(white) -> None:
@@ -32,7 +32,7 @@ def test_an_estimate_at_its_limit_is_hollow(white) -> None:
 def test_the_noise_is_drawn_where_its_variance_is(white) -> None:
     axes = Figure().subplots()
     _spectrum(axes, replace(white, noise_scale=2.0))
-    assert [text.get_text() for text in axes.texts] == [" the noise's variance, 4"]
+    assert [text.get_text() for text in axes.texts] == [" variance of the noise: 4"]
     assert any(set(line.get_ydata()) == {4.0} for line in axes.lines)
     assert axes.get_ylim()[1] > 4
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from kdiff.cli import main
-from kdiff.files import read_json, write_json
+from kdiff.commands.main import main
+from kdiff.config.training import TrainConfig
+from kdiff.files.atomic import read_json, write_json
 from kdiff.report.markup import VOID, Markup, document, element
 from kdiff.report.page import duration, spaced, write_page
 from kdiff.report.record import names, read_record
-from kdiff.report.run import SampleGrids, draw_run, settings
-from kdiff.training.config import TrainConfig
-from kdiff.training.metrics import read_metrics
-from kdiff.training.run import train_run
+from kdiff.report.run_pictures import SampleGrids, draw_run, settings
+from kdiff.run.metrics import read_metrics
+from kdiff.training.trainer import train_run
 
 CONFIG = TrainConfig(
     data="digits",
@@ -196,7 +196,7 @@ def test_what_cannot_be_shown_is_refused(what, runs, tmp_path, capsys) -> None:
     folder = tmp_path / "none" if what == "nothing" else run
     assert main(["report", str(folder), *(["--compare", str(run)] if what == "itself" else [])]) == 2
     error = capsys.readouterr().err
-    assert {"nothing": "not a run folder", "itself": "are one run", "damaged": "evaluation.json is damaged"}[what] in error
+    assert {"nothing": "not a run folder", "itself": "are the same run", "damaged": "evaluation.json is damaged"}[what] in error
     assert not (run / "report.html").exists()
 
 

@@ -11,8 +11,8 @@ import torch
 from kdiff.data import LatentSamples, Normalisation, make_dataset
 from kdiff.data.shards import Sharded
 from kdiff.latent import load_autoencoder
-from kdiff.report.latents import draw_reconstructions
-from kdiff.report.samples import Images, Points, view_of
+from kdiff.report.drawing import Images, Points, view_of
+from kdiff.report.reconstructions import draw_reconstructions
 
 
 def dataset(channels: int):

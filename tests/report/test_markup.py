@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from kdiff.report.chart import K_TICKS, Line, chart, k_scale, log_ticks, nice_ticks
+from kdiff.report.chart import Line, axis_ticks, chart, log_ticks, nice_ticks, position_scale
 from kdiff.report.markup import Markup, element, join, number, picture
+from kdiff.targets.target import LINE
 
 
 def test_elements_escape_what_is_no_markup() -> None:
@@ -23,7 +24,7 @@ def test_elements_escape_what_is_no_markup() -> None:
 
 def test_what_is_no_picture_is_refused(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match=r"a\.png is no PNG"):
+    with pytest.raises(ValueError, match=r"a\.png is not a PNG file"):
         picture(tmp_path / "a.png", "a")
 
 
@@ -50,7 +51,7 @@ def test_logarithmic_ticks_are_within(low, high) -> None:
 
 def test_a_curve_is_where_its_numbers_are() -> None:
     points = [(0, 0.0), (5, None), (5, 0.5), (10, 1.0)]
-    drawn = chart([Line("k", points, "k")], "k over steps", ticks=K_TICKS)
+    drawn = chart([Line("k", points, "k")], "k over steps", ticks=axis_ticks(LINE))
     assert 'd="M0.0,1000.0M500.0,500.0 1000.0,0.0"' in drawn
     assert '<circle cx="100.00%" cy="0.00%"' in drawn
     log = chart([Line("loss", [(1, 1.0), (2, 0.1), (3, 0.0), (4, 0.01)], "ink")], "loss", log=True)
@@ -69,7 +70,7 @@ def test_of_very_many_points_some_are_drawn_and_the_last() -> None:
 
 
 def test_k_on_its_line() -> None:
-    moved = k_scale(0.875, 0.5)
+    moved = position_scale(LINE, "k", 0.875, 0.5)
     assert 'cx="87.50%"' in moved
     assert 'cx="50.00%"' in moved
-    assert k_scale(0.5, 0.5).count("<circle") == 1
+    assert position_scale(LINE, "k", 0.5, 0.5).count("<circle") == 1

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdiff.cli import main
-from kdiff.report import run as module_under_test
-from kdiff.report.run import SampleGrids, draw_denoising
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import load_run, train_run
+from kdiff.commands.main import main
+from kdiff.config.training import TrainConfig
+from kdiff.report import run_pictures as module_under_test
+from kdiff.report.run_pictures import SampleGrids, draw_denoising
+from kdiff.run.run import load_run
+from kdiff.training.trainer import train_run
 
 CONFIG = TrainConfig(data="digits", network="MLP(width=8, depth=1)", steps=6, batch_size=16, log_every=2, sample_every=2)
 
@@ -49,9 +50,9 @@ def test_a_picture_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch) -> 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module_under_test, "save_samples", fail)
-    with pytest.warns(UserWarning, match="no picture of the samples at step [24]: .*No space left") as caught:
+    with pytest.warns(UserWarning, match="the picture of the samples at step [24] was not written: .*No space left") as caught:
         run = train_run(CONFIG, tmp_path / "run", on_sample=SampleGrids())
-    assert [" 2: " in str(warning.message) for warning in caught] == [True, False]
+    assert [" 2 was" in str(warning.message) for warning in caught] == [True, False]
     assert run.step == 6
     assert "at step 4" in (tmp_path / "run" / "warnings.log").read_text()
 

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from kdiff.config.training import TrainConfig
 from kdiff.data import load, make_dataset
-from kdiff.experiments.runner import Job, collect, execute, make_jobs
-from kdiff.report.comparison import COLOURS, _draw_k, _draw_quality, draw_comparison, shown_targets
-from kdiff.report.run import describe_run, draw_run, sample_to_files
-from kdiff.report.samples import Images, Points, image_grid, is_image, new_figure, save_figure, save_samples, view_of
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import load_run, train_run
+from kdiff.data.samples import is_image
+from kdiff.report.comparison_picture import COLOURS, _draw_quality, draw_comparison, draw_over_time, shown_targets
+from kdiff.report.drawing import Images, Points, image_grid, new_figure, save_figure, save_samples, view_of
+from kdiff.report.run_pictures import describe_run, draw_run, sample_to_files
+from kdiff.run.run import load_run
+from kdiff.studies.runner import Job, collect, execute, make_jobs
+from kdiff.training.trainer import train_run
 
 TARGETS = ["noise", 0.1, 0.2, 0.3, 0.4, "velocity", 0.6, 0.8, 0.9, "data", "learned(rate=1)"]
 CONFIG = TrainConfig(network="MLP(width=8, depth=1)", steps=4, batch_size=16, log_every=1)
@@ -196,7 +198,7 @@ def test_the_pictures_of_a_run(target, images, tmp_path) -> None:
     assert pixels(samples).shape == (795, 750, 3)
     text = describe_run(run)
     assert ("k=0.5" in text) == learned
-    assert "no classes, normalised by 'standard'" in text
+    assert "no classes, normalisation 'standard'" in text
 
 
 def test_samples_go_where_they_are_wanted(images, tmp_path) -> None:
@@ -280,7 +282,7 @@ def test_a_target_far_worse_than_all_others_does_not_set_their_scale() -> None:
     for noise, arrows in ((3.0, 0), (3000.0, 3)):
         assert sum(line.get_marker() == "^" and len(line.get_xdata()) == 1 for line in axes[noise].lines) == arrows
         handles = [text.get_text() for text in axes[noise].get_legend().get_texts()]
-        assert ("beyond the scale, at this mean" in handles) == bool(arrows)
+        assert ("beyond the scale; the number is the mean" in handles) == bool(arrows)
     # The others are where they were: 2 samplers × 2 seeds and a group each, within the axes.
     for value in (0.1, 0.11, 0.05, 0.055):
         drawn = [line for line in axes[3000.0].lines if np.isclose(line.get_ydata(), value).any()]
@@ -303,7 +305,7 @@ def test_the_floor_of_an_exact_denoiser_is_drawn_where_it_was_computed(exact) ->
 def test_k_is_drawn_from_where_it_begins(images, tmp_path) -> None:
     jobs, _ = judged(str(images), ["learned(init=0.3)", 0.9, "general(a=1, b=1)"], [0], tmp_path, exact=False)
     axes = new_figure(4, 3).add_subplot()
-    _draw_k(axes, jobs, dict.fromkeys((job.target for job in jobs), "#ff0000"))
+    draw_over_time(axes, jobs, dict.fromkeys((job.target for job in jobs), "#ff0000"))
     learned, fixed = (line.get_xydata() for line in axes.lines)
     assert learned[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert learned[0, 1] == pytest.approx(0.3)

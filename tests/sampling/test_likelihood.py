@@ -142,7 +142,7 @@ def test_increasing_times_are_walked_backwards(exact_model):
     ("options", "message"),
     [
         ({"times": [0.1, 1.0]}, "times from 1 .data. to 0"),
-        ({"solver": "sde"}, "from data to noise take a solver of the flow"),
+        ({"solver": "sde"}, "from data to noise use a solver of the flow"),
         ({"probes": 0}, "0 probes of law 'rademacher'; expected at least 1"),
         ({"probes": 1, "law": "cauchy"}, "law 'cauchy'"),
     ],
@@ -185,5 +185,5 @@ def test_inversion_walks_the_grid_of_sampling_backwards(exact_model):
     forward = []
     model.sample(draw_noise(2, (4,)).double(), steps=5, times="shifted(0.3)", callback=lambda s, t, z: forward.append(t.item()))
     assert seen == forward[::-1]
-    with pytest.raises(ValueError, match="last_step='data' ends at t = 1"):
+    with pytest.raises(ValueError, match="last_step='data' needs times that end at t = 1"):
         model.invert(draw_noise(2, (4,)).double(), last_step="data")

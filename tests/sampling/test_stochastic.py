@@ -88,7 +88,7 @@ def test_noise_of_the_walk_is_not_the_noise_it_starts_from():
 
 def test_mistakes_are_refused(gaussian):
     z = draw_noise(2, (4,)).double()
-    with pytest.raises(ValueError, match="from data to noise take a solver of the flow"):
+    with pytest.raises(ValueError, match="from data to noise use a solver of the flow"):
         EulerMaruyama()(gaussian(), z, torch.tensor([1.0, 0.5]))
     with pytest.raises(ValueError, match="3 indices were given for 2 samples"):
         EulerMaruyama(indices=range(3))(gaussian(), z, torch.tensor([0.0, 0.5]))

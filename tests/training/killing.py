@@ -21,8 +21,8 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import train_run
+from kdiff.config.training import TrainConfig
+from kdiff.training.trainer import train_run
 
 CONFIG = TrainConfig(
     data="spiral(num_samples=200, ambient_dim=8)",

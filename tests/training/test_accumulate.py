@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from kdiff.config.training import LoopConfig
+from kdiff.run.metrics import read_metrics
 from kdiff.sampling.noise import mix_seed
-from kdiff.training.config import LoopConfig
 from kdiff.training.loop import fit
-from kdiff.training.metrics import read_metrics
 from kdiff.training.objective import ClassificationObjective
 from kdiff.training.order import DataOrder
 

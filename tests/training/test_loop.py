@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from kdiff.training.checkpoint import list_checkpoints, load_tensors
-from kdiff.training.config import LoopConfig
+from kdiff.config.training import LoopConfig
+from kdiff.files.tensors import load_tensors
+from kdiff.run.checkpoint import list_checkpoints
+from kdiff.run.metrics import read_metrics
 from kdiff.training.loop import TrainingDiverged, fit
-from kdiff.training.metrics import read_metrics
 from kdiff.training.objective import ClassificationObjective
 
 CONFIG = LoopConfig(

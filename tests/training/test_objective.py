@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from kdiff import FixedK, GeneralTarget, KDiff, LearnedK
+from kdiff.config.plain import as_dict, from_dict
+from kdiff.config.training import LoopConfig, TrainConfig
 from kdiff.networks import MLP
-from kdiff.target import LearnedKOfTime, LearnedPair
-from kdiff.training.config import LoopConfig, TrainConfig, as_dict, from_dict
+from kdiff.targets import LearnedKOfTime, LearnedPair
 from kdiff.training.loop import learning_rate_factor
 from kdiff.training.objective import ClassificationObjective, DiffusionObjective
 
@@ -125,7 +126,7 @@ def test_the_cosine_falls_from_1_after_the_warm_up_to_0_at_the_end():
         ({"schedule": "cosin"}, "schedule is 'cosin'; expected constant or cosine"),
         ({"precision": "float16"}, "precision is 'float16'; expected no or bf16"),
         ({"accumulate": 0}, "accumulate is 0; expected at least 1"),
-        ({"accumulate": 3}, "batch_size is 128 and accumulate 3; expected a batch that divides .* such as 129"),
+        ({"accumulate": 3}, "batch_size is 128 and accumulate is 3; expected a batch_size that divides .* such as 129"),
         ({"batch_size": 2, "accumulate": 8}, "such as 8"),
         ({"keep": -1}, "keep is -1"),
         ({"sample_every": -1}, "sample_every is -1"),

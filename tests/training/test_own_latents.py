@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import kdiff
+from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
 from kdiff.data.latents import load_latents
 from kdiff.training import own_latents as module_under_test
-from kdiff.training.autoencoder import train_autoencoder
-from kdiff.training.encode import encode
-from kdiff.training.latent_config import AutoencoderConfig, EncodeConfig
+from kdiff.training.encoding import encode
+from kdiff.training.small_autoencoder import train_autoencoder
 
 SMALL = partial(AutoencoderConfig, channels=[8, 16], steps=3, batch_size=8)
 SOURCE = "kdiff.training.own_latents.own_latents"
@@ -88,7 +88,7 @@ def test_other_images_of_the_same_name_are_refused_and_have_a_folder_of_their_ow
     Path("b").mkdir()
     second, before = others("b/pictures.npz"), files()
     with pytest.raises(
-        ValueError, match=r"latents/pictures was made of other images than b/pictures.npz: fingerprint"
+        ValueError, match=r"latents/pictures was made from other images than b/pictures.npz: fingerprint"
     ) as error:
         kdiff.load_data(SOURCE, images=second)
     assert "--data.folder latents/pictures_2" in str(error.value)
@@ -102,14 +102,14 @@ def test_other_images_of_the_same_name_are_refused_and_have_a_folder_of_their_ow
 def test_images_that_have_changed(images) -> None:
     kdiff.load_data(SOURCE, images=images)
     others(images)
-    with pytest.raises(ValueError, match="Have they changed"):
+    with pytest.raises(ValueError, match="If the images have changed"):
         kdiff.load_data(SOURCE, images=images)
 
 
 def test_an_autoencoder_of_other_images_is_refused_before_anything_is_made(images) -> None:
     train_autoencoder(SMALL(data=others("more.npz")), Path("runs/pictures_autoencoder"))
     before = files()
-    with pytest.raises(ValueError, match=r"runs/pictures_autoencoder was made of other images"):
+    with pytest.raises(ValueError, match=r"runs/pictures_autoencoder was made from other images"):
         kdiff.load_data(SOURCE, images=images)
     assert files() == before
 
@@ -118,7 +118,7 @@ def test_an_autoencoder_of_other_images_is_refused_before_anything_is_made(image
     ("options", "message"),
     [
         ({"normalise": "range", "value_range": [0, 510]}, r"normalisation .*255"),
-        ({"num_classes": 4}, "num_classes 4, there 3"),
+        ({"num_classes": 4}, "num_classes is 4, was 3"),
         ({"flip": True}, "encoded without flip"),
     ],
 )
@@ -141,7 +141,7 @@ def test_what_the_commands_made_with_other_options_is_taken(images) -> None:
 def test_what_another_autoencoder_began_is_not_gone_on_with_by_a_new_one(images, monkeypatch) -> None:
     train_autoencoder(SMALL(data=images), Path("elsewhere"))
     with monkeypatch.context() as patch:
-        patch.setattr("kdiff.training.encode._write_shard", lambda *given: 1 / 0)
+        patch.setattr("kdiff.training.encoding._write_shard", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             encode(EncodeConfig(images, "elsewhere"), Path("latents/pictures"))
     with pytest.raises(ValueError, match=r"only 0 of 1 shards .* kdiff encode .*elsewhere"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdiff.precision import at_least_float32, full_precision
+from kdiff.path import at_least_float32, full_precision
 
 
 @full_precision

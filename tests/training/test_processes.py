@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kdiff.run.run import load_run
 from kdiff.training.loop import make_accelerator
-from kdiff.training.run import load_run, train_run
+from kdiff.training.trainer import train_run
 
 
 def test_gradients_are_not_kept_beside_the_buckets_they_are_exchanged_in() -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from kdiff.cli import _short_warnings, main
-from kdiff.training import checkpoint as checkpoint_module
-from kdiff.training.checkpoint import NotSaved, check_checkpoint, keep_newest, list_checkpoints, save_tensors
-from kdiff.training.config import LoopConfig, TrainConfig
+from kdiff.commands.main import _short_warnings, main
+from kdiff.config.training import LoopConfig, TrainConfig
+from kdiff.files import tensors as tensors_module
+from kdiff.files.tensors import save_tensors
+from kdiff.run.checkpoint import NotSaved, check_checkpoint, keep_newest, list_checkpoints
+from kdiff.run.run import load_run
 from kdiff.training.loop import fit
-from kdiff.training.run import load_run, train_run
+from kdiff.training.trainer import train_run
 
 CONFIG = LoopConfig(steps=50, batch_size=8, warmup=0, ema=[0.9], log_every=7, checkpoint_every=10, keep=0)
 RUN = TrainConfig(
@@ -82,13 +84,13 @@ def test_resuming_falls_back_to_the_newest_whole_checkpoint(make_objective, samp
     for path in damaged:
         damage(path)
     objective = make_objective(seed=9)
-    with pytest.warns(UserWarning, match=f"going on from step_000000{50 - 10 * count}, the newest whole") as caught:
+    with pytest.warns(UserWarning, match=f"continuing from step_000000{50 - 10 * count}, the newest whole") as caught:
         fit(objective, *samples, CONFIG, folder=copy, resume=True)
     assert len(objective.module.network.calls) == 10 * count
     for path in damaged:
         assert str(path) in str(caught[0].message)
         assert (copy / "checkpoints" / f"damaged_{path.name}").is_dir()
-    assert (copy / "warnings.log").read_text().count("going on from") == 1
+    assert (copy / "warnings.log").read_text().count("continuing from") == 1
     mine, theirs = contents(copy), contents(whole)
     assert {name: mine[name] for name in theirs} == theirs
     assert names(copy) == sorted([*names(whole), *(f"damaged_{path.name}" for path in damaged)])
@@ -135,7 +137,7 @@ def test_a_run_with_a_damaged_newest_checkpoint(tmp_path, contents, capsys, fini
     argv = ["--data", "spiral(num_samples=100)", "--network", "MLP(width=8, depth=1)", "--steps", "30", "--batch-size", "8"]
     argv += ["--ema", "0.9", "--log-every", "7", "--checkpoint-every", "10", "--out", str(tmp_path / "run"), "--resume"]
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="going on from step_00000020"):
+    with pytest.warns(UserWarning, match="continuing from step_00000020"):
         assert main(["train", *argv]) == 0
     after = contents(tmp_path / "run")
     differing = {name for name in before if after[name] != before[name]}
@@ -208,7 +210,7 @@ def test_a_real_limit_in_the_middle_of_a_run(make_objective, samples, whole, tmp
     objective.module.network.before = lambda call: limit.__enter__() if call == 25 else None
     (tmp_path / "run").mkdir()
     try:
-        with pytest.raises(NotSaved, match=r"step_00000030 could not be saved: .*step_00000020; make room .* --resume"):
+        with pytest.raises(NotSaved, match=r"step_00000030 could not be saved: .*step_00000020\. Make room .* --resume"):
             fit(objective, *samples, CONFIG, folder=tmp_path / "run")
     finally:
         limit.__exit__(None, None, None)
@@ -222,7 +224,7 @@ def test_a_real_limit_in_the_middle_of_a_run(make_objective, samples, whole, tmp
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), safetensors.SafetensorError("os error 28")])
 def test_the_command_says_what_to_do(tmp_path, contents, capsys, monkeypatch, error):
     """The seventh file is the second checkpoint's last."""
-    calls, save_file = [], checkpoint_module.save_file
+    calls, save_file = [], tensors_module.save_file
 
     def save(tensors, path) -> None:
         calls.append(path)
@@ -234,12 +236,12 @@ def test_the_command_says_what_to_do(tmp_path, contents, capsys, monkeypatch, er
     argv = ["train", "--data", "spiral(num_samples=100)", "--network", "MLP(width=8, depth=1)", "--steps", "30"]
     argv += ["--checkpoint-every", "10", "--keep", "1", "--out", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "save_file", save)
+        patch.setattr(tensors_module, "save_file", save)
         assert main(argv) == 1
     err = capsys.readouterr().err
     assert "kdiff train: error: the checkpoint" in err
     assert "28" in err
-    assert "make room (older runs, a lower keep) and go on with --resume" in err
+    assert "Make room (delete older runs, lower keep) and continue with --resume" in err
     assert "Traceback" not in err
     assert names(tmp_path / "run") == ["step_00000010"]
     check_checkpoint(tmp_path / "run" / "checkpoints" / "step_00000010")
@@ -252,7 +254,7 @@ def test_a_line_of_metrics_that_cannot_be_written(make_objective, samples, whole
     objective.module.network.before = lambda call: limit.__enter__() if call == 25 else None
     (tmp_path / "run").mkdir()
     try:
-        with pytest.raises(NotSaved, match=r"metrics\.jsonl could not be written: .*Make room and go on with --resume"):
+        with pytest.raises(NotSaved, match=r"metrics\.jsonl could not be written: .*Make room and continue with --resume"):
             fit(objective, *samples, CONFIG, folder=tmp_path / "run")
     finally:
         limit.__exit__(None, None, None)

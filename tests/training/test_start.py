@@ -12,18 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from kdiff.experiments.compare import plan
-from kdiff.experiments.config import CompareConfig
-from kdiff.experiments.runner import execute
-from kdiff.interop import as_model
+from kdiff.config.studies import CompareConfig
+from kdiff.config.training import TrainConfig
 from kdiff.networks import to_official
+from kdiff.published import as_model
 from kdiff.report.page import write_page
-from kdiff.training.build import build_model, load_dataset
-from kdiff.training.config import TrainConfig
-from kdiff.training.metrics import read_metrics
-from kdiff.training.plan import dry_run
-from kdiff.training.run import load_run, train_run
+from kdiff.run.build import build_model, load_dataset
+from kdiff.run.metrics import read_metrics
+from kdiff.run.run import load_run
+from kdiff.studies.comparison import plan
+from kdiff.studies.runner import execute
+from kdiff.training.cost import dry_run
 from kdiff.training.start import start_from
+from kdiff.training.trainer import train_run
 
 SIZES = "patch_size=2, hidden_size=16, depth=2, num_heads=2"
 NETWORKS = {
@@ -150,7 +151,9 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
     config = replace(config, data={"name": data, "value_range": [-1, 1]})
     dataset = load_dataset(config)
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)
-    with pytest.raises(ValueError, match=r"table of 11 rows .* this network one of 3: other classes\? Then add labels=new"):
+    with pytest.raises(
+        ValueError, match=r"table of labels .* 11 rows in the weights and 3 in this network. .* other classes, add labels=new"
+    ):
         start_from(model, config, *dataset.part("train"))
     own = model.network.y_embedder.embedding_table.weight.detach().clone()
     start_from(model, replace(config, start_from=f"{runs / 'velocity'}(labels=new)"), *dataset.part("train"))
@@ -167,18 +170,26 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"start_from": "nowhere"}, FileNotFoundError, "no such run folder, and none of jit, sit, lightningdit"),
+        (
+            {"start_from": "nowhere"},
+            FileNotFoundError,
+            "does not exist; expected a run folder or one of jit, sit, lightningdit",
+        ),
         ({"start_from": "sit(weights='none.pt')"}, FileNotFoundError, "no weights at none.pt"),
         ({"start_from": "sit"}, ValueError, r"no weights in start_from; expected sit\(weights='FILE'\)"),
         ({"start_from": "sit(weights='a.pt', size=3)"}, ValueError, "unknown size in start_from"),
         ({"start_from": "{velocity}(step=3)"}, ValueError, "unknown step in start_from; expected checkpoint, ema and labels"),
         ({"start_from": "{velocity}(labels=old)"}, ValueError, "labels is 'old' in start_from; expected same, or new"),
-        ({"start_from": "{velocity}", "target": "data"}, ValueError, "predicts k = 0.5, and the target is k = 1"),
+        ({"start_from": "{velocity}", "target": "data"}, ValueError, "trained at k = 0.5, and the target has k = 1"),
         ({"start_from": "{velocity}", "target": "learned(init=0.7)"}, ValueError, "leave init out"),
-        ({"start_from": "{velocity}", "target": "learned_pair"}, ValueError, "the same, or learned, found LearnedPair"),
+        ({"start_from": "{velocity}", "target": "learned_pair"}, ValueError, "target is LearnedPair.*the same, or learned"),
         ({"start_from": "{learned_of_time}", "target": "velocity"}, ValueError, "belong to the target LearnedKOfTime"),
-        ({"start_from": "{velocity}", "noise_scale": 2.0}, ValueError, "noise_scale 1.0; found 2.0"),
-        ({"start_from": "{velocity}", "path": "variance_preserving"}, ValueError, "trained with path linear"),
+        ({"start_from": "{velocity}", "noise_scale": 2.0}, ValueError, "noise_scale is 2.0; expected 1.0"),
+        (
+            {"start_from": "{velocity}", "path": "variance_preserving"},
+            ValueError,
+            "path is variance_preserving; expected linear",
+        ),
         ({"start_from": "{velocity}", "network": NETWORKS["jit"]}, ValueError, "holds the weights of another network"),
     ],
 )
@@ -191,7 +202,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(runs, tmp_path,
 
 def test_labels_of_ones_own_on_another_network_are_refused_like_others(runs, tmp_path):
     config = config_of("sit", start_from=f"{runs / 'velocity'}(labels=new)")
-    config = replace(config, network=config.network.replace("hidden_size=16", "hidden_size=32"))
+    config = replace(config, network=str(config.network).replace("hidden_size=16", "hidden_size=32"))
     with pytest.raises(ValueError, match="holds the weights of another network"):
         train_run(config, tmp_path / "run")
 
@@ -200,12 +211,12 @@ def test_a_dry_run_begins_with_the_weights_too(runs, capsys):
     config = config_of("sit", target="learned", start_from=str(runs / "velocity"))
     dry_run(config)
     assert f"starting from {runs / 'velocity'} at k = 0.5; the velocity" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"predicts k = 0\.5, and the target is k = 1"):
+    with pytest.raises(ValueError, match=r"trained at k = 0\.5, and the target has k = 1"):
         dry_run(replace(config, target="data"))
 
 
 def test_what_it_starts_from_is_missed_before_the_data_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdiff.training.run.load_dataset", lambda config: pytest.fail("the data were read"))
+    monkeypatch.setattr("kdiff.run.build.load_dataset", lambda config: pytest.fail("the data were read"))
     with pytest.raises(FileNotFoundError, match=r"no weights at none\.pt"):
         train_run(config_of("sit", start_from="sit(weights='none.pt')"), tmp_path / "run")
 
@@ -231,7 +242,7 @@ def test_a_comparison_goes_on_from_one_run(runs, tmp_path):
         assert json.loads((job.folder / "start.json").read_text())["source"] == str(runs / "velocity")
     one, other = (read_metrics(job.folder / "metrics.jsonl")[0]["loss"] for job in jobs)
     assert one == pytest.approx(other)  # of the same step on the same weights: what both say is the same
-    with pytest.raises(ValueError, match=r"predicts k = 0\.5, and the target is k = 1"):
+    with pytest.raises(ValueError, match=r"trained at k = 0\.5, and the target has k = 1"):
         plan(replace(config, targets=["velocity", "data"]), tmp_path / "unsound")
     assert not (tmp_path / "unsound").exists()
 
@@ -240,7 +251,7 @@ def test_published_weights_of_another_architecture_or_path_are_refused(published
     _, path, dataset = published("jit")
     for changes, message in [
         ({"start_from": f"sit(weights='{path}')"}, "'sit' does not describe this JiT"),
-        ({"start_from": f"jit(weights='{path}')"}, "give a k close by, init=0.99"),
+        ({"start_from": f"jit(weights='{path}')"}, "give a k close to it: init=0.99"),
         ({"start_from": f"jit(weights='{path}')", "path": "variance_preserving"}, "jit was trained on the linear path"),
     ]:
         config = config_of("jit", **changes)

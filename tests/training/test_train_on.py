@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kdiff.config.training import TrainConfig
 from kdiff.data import load
 from kdiff.evaluation import judge
-from kdiff.training.config import TrainConfig
-from kdiff.training.run import train_run
+from kdiff.training.trainer import train_run
 
 SMALL = {"data": "digits", "network": "MLP(width=8, depth=1)", "steps": 2, "batch_size": 8}
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from kdiff.cli import main
+from kdiff.commands.main import main
+from kdiff.config.training import TrainConfig
+from kdiff.run.generate import balanced_labels
+from kdiff.run.metrics import read_metrics
+from kdiff.run.run import load_run
+from kdiff.run.signals import Stopped
 from kdiff.sampling import draw_noise
-from kdiff.training.config import TrainConfig
-from kdiff.training.generate import balanced_labels
-from kdiff.training.metrics import read_metrics
-from kdiff.training.run import load_run, train_run
-from kdiff.training.signals import Stopped
+from kdiff.training.trainer import train_run
 
 CONFIG = TrainConfig(
     data="digits",

@@ -1,11 +1,11 @@
-"""Data: toy manifolds, images, array files, a user's own function; checked, normalised and split in one place."""
+"""Data from toy manifolds, images, array files or a user's function; all are checked, normalised and split in one place."""
 
 from kdiff.data.arrays import load_array
 from kdiff.data.dataset import Dataset, make_dataset
-from kdiff.data.directions import principal_directions
-from kdiff.data.folder import load_folder
+from kdiff.data.directions import Moments, principal_directions
 from kdiff.data.font import glyphs
 from kdiff.data.idx import fashion, load_idx
+from kdiff.data.image_folder import load_folder
 from kdiff.data.latents import load_latents
 from kdiff.data.manifold import Manifold, make_manifold
 from kdiff.data.normalisation import Normalisation
@@ -22,6 +22,7 @@ __all__ = [
     "LatentSamples",
     "LazySamples",
     "Manifold",
+    "Moments",
     "Normalisation",
     "Samples",
     "digits",

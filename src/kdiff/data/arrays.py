@@ -1,7 +1,7 @@
 """Data from array files: .npy, .npz and .safetensors. Nothing is ever unpickled.
 
-One array holds the samples, (N, D), (N, C, H, W) or alike, and another one, if there is one, their labels, (N,). Large .npy
-files are mapped into memory.
+One array holds the samples, of shape (N, D), (N, C, H, W) or similar. An optional second array holds their labels, (N,). Large
+.npy files are mapped into memory.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.data import cache
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.files import cache
 
 Array = np.ndarray | Tensor
 DATA_KEY, LABEL_KEY = "x", "y"
@@ -33,30 +33,31 @@ def load_array(
     layout: str | None = None,
     flip: bool = False,
 ) -> Dataset:
-    """The data set in a file, named after it.
+    """The data set in a file. Its name is the name of the file.
 
-    .npz and .safetensors: `key` names the samples (if it is left at its default and absent, the only other array of
-    numbers of rank 2 or more serves), `label_key` the labels (absent by default: no labels). .npy: `labels` is the path
-    of a second .npy. `normalise` (see `make_dataset`) defaults to range if a `value_range` is given; else, for uint8 of
-    rank 3 or more (images), to range with (0, 255); else to features for rank 2 and to standard for more.
+    In .npz and .safetensors files, `key` names the samples and `label_key` the labels. If there is no array under the default
+    `key`, the only other array of numbers of rank 2 or more is taken; without an array under the default `label_key` there are
+    no labels. For a .npy file, `labels` is the path of a second .npy file. The default of `normalise` (see `make_dataset`) is
+    range if `value_range` is given or for uint8 of rank 3 or more (images, with (0, 255)), else features for rank 2 and
+    standard for a higher rank.
 
-    Images are (N, C, H, W); `layout` channels_last says that they are (N, H, W, C) instead and turns them, channels_first that
-    they are right although they look otherwise. Arrays (N, H, W) of type uint8 are grey images and become (N, 1, H, W).
-    `flip` has training mirror images at random.
+    Images are (N, C, H, W). `layout` channels_last says that they are (N, H, W, C), and they are transposed; channels_first
+    says that they are (N, C, H, W) although they look different. Arrays (N, H, W) of type uint8 are grey images and become
+    (N, 1, H, W). With `flip`, training mirrors images at random.
 
-    Raises FileNotFoundError for a missing file, and ValueError for another ending, a folder, a file that cannot be
-    read, arrays of Python objects, keys that are not there or cannot be told apart, images of type uint8 that look like
-    (N, H, W, C) without a `layout`, and all that `make_dataset` refuses.
+    Raises FileNotFoundError for a missing file. Raises ValueError for another ending, a folder, a file that cannot be read,
+    arrays of Python objects, keys that are missing or ambiguous, images of type uint8 that look like (N, H, W, C) without a
+    `layout`, and everything that `make_dataset` refuses.
     """
     path = checked_path(path)
     if path.suffix.lower() == ".npy":
         if (key, label_key) != (DATA_KEY, LABEL_KEY):
-            raise ValueError(f"{path}: a .npy file holds one array and has no keys; give its labels by labels=PATH.npy")
+            raise ValueError(f"{path}: a .npy file holds one array and has no keys; give its labels with labels=PATH.npy")
         raw: Array = _read(path)[""]
         y: Array | None = None if labels is None else _read(_labels_path(labels))[""]
     else:
         if labels is not None:
-            raise ValueError(f"{path}: labels=PATH is for .npy files; here name the array of labels in the file by label_key")
+            raise ValueError(f"{path}: labels=PATH is for .npy files; name the array of labels in this file with label_key")
         arrays = _read(path, (key, label_key))
         raw = arrays[_data_key(path, arrays, key, label_key)]
         y = arrays.get(label_key)
@@ -64,23 +65,15 @@ def load_array(
             raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(_read(path))}")
     if normalise is None:
         normalise, value_range = _default_normalisation(raw, value_range)
-    return make_dataset(
-        path.stem,
-        _channels_first(path, raw, layout),
-        y,
-        normalise=normalise,
-        value_range=value_range,
-        num_classes=num_classes,
-        flip=flip,
-        identity=("array", cache.stamp(path), key, layout),
-    )
+    x, identity = _channels_first(path, raw, layout), ("array", cache.stamp(path), key, layout)
+    return make_dataset(path.stem, x, y, normalise, value_range, num_classes=num_classes, flip=flip, identity=identity)
 
 
 def _channels_first(path: Path, raw: Array, layout: str | None) -> Array:
-    """Images as (N, C, H, W), without copying; what are none as they are."""
+    """Images as (N, C, H, W), without copying; other arrays unchanged."""
     if layout is not None and (layout not in LAYOUTS or raw.ndim != 4):
         raise ValueError(
-            f"{path}: layout is one of {', '.join(LAYOUTS)}, for images of rank 4; found layout={layout!r} and shape "
+            f"{path}: layout must be one of {', '.join(LAYOUTS)}, for images of rank 4; found layout={layout!r} and shape "
             f"{tuple(raw.shape)}"
         )
     images = raw.dtype in (np.uint8, torch.uint8)
@@ -91,18 +84,18 @@ def _channels_first(path: Path, raw: Array, layout: str | None) -> Array:
     if images and raw.ndim == 4 and layout is None and raw.shape[-1] in (1, 3, 4) and min(raw.shape[1:3]) > 4:
         raise ValueError(
             f"{path}: images are expected as (N, C, H, W), found {tuple(raw.shape)}, which looks like (N, H, W, C); give "
-            "layout='channels_last' to have them turned (or 'channels_first' if they are right as they are)"
+            "layout='channels_last' to have them transposed (or 'channels_first' if they are right as they are)"
         )
     return raw
 
 
 def checked_path(path: str | Path) -> Path:
-    """The path, if a file with a known ending lies there; errors as `load_array`."""
+    """The path of an existing file with a known ending; errors as for `load_array`."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder, expected a file ending in {', '.join(READERS)}; folders of images are read by "
-            "kdiff.data.load and load_folder"
+            f"{path} is a folder, expected a file ending in {', '.join(READERS)}; kdiff.data.load and load_folder read folders "
+            "of images"
         )
     if not path.exists():
         raise FileNotFoundError(f"no data file at {path}; expected a file ending in {', '.join(READERS)}")
@@ -126,7 +119,7 @@ def _data_key(path: Path, arrays: dict[str, Array], key: str, label_key: str) ->
     candidates = [name for name, array in arrays.items() if name != label_key and array.ndim >= 2 and _is_number(array)]
     if key == DATA_KEY and len(candidates) == 1:
         return candidates[0]
-    raise ValueError(f"{path}: no array under {key!r}; name the samples by key=…; the file holds {_listing(arrays)}")
+    raise ValueError(f"{path}: no array under {key!r}; name the samples with key=…; the file holds {_listing(arrays)}")
 
 
 def _is_number(array: Array) -> bool:
@@ -148,15 +141,15 @@ def _default_normalisation(raw: Array, value_range: tuple[float, float] | None) 
 
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, Array]:
-    """Arrays by key: the wanted ones if the first of these is in the file, else all."""
+    """Arrays by key: the wanted ones if the file has the first of them, else all."""
     try:
         return READERS[path.suffix.lower()](path, wanted)
-    # Zip, zlib, NumPy's header parser and safetensors each raise errors of their own for a damaged file.
+    # For a damaged file, zip, zlib, NumPy's header parser and safetensors each raise their own kind of error.
     except Exception as error:
         if "Object arrays cannot be loaded" in str(error) or "Python objects in dtype" in str(error):
             raise ValueError(
                 f"{path}: holds an array of Python objects (dtype object), which only unpickling could read; "
-                "stack the samples to one array of numbers and save that"
+                "stack the samples into one array of numbers and save that array"
             ) from error
         raise ValueError(
             f"{path}: cannot be read as {path.suffix.lower()}: the file is damaged, cut off or of another format "

@@ -1,17 +1,19 @@
-"""What data must be before anything is done with them: numbers, one sample per row, finite; labels from 0."""
+"""Checks of data and labels: samples are finite numbers, one sample per row; labels are whole numbers from 0."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MIN_SAMPLES = 10
-KEEP_BYTES = 2**28  # images of type uint8 that would take more than this as float32 stay uint8
+KEEP_BYTES = 2**28  # images of type uint8 that would need more bytes than this as float32 stay uint8
 
 
 def _to_numpy(what: str, array: object) -> np.ndarray:
-    """The array or tensor as a NumPy array; bfloat16 and smaller floats, which NumPy lacks, become float32."""
+    """The array or tensor as a NumPy array. bfloat16 and smaller floats become float32, because NumPy lacks them."""
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         small = array.is_floating_point() and array.dtype not in (torch.float16, torch.float32, torch.float64)
@@ -21,27 +23,35 @@ def _to_numpy(what: str, array: object) -> np.ndarray:
     return array
 
 
-def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
-    """The samples as float32, contiguous, without −0.0; or, where `keep_bytes` allows, large images of type uint8 as they are.
+def check_whole(name: str, value: Any, low: int, kind: Any = int | np.integer) -> None:
+    """Raise TypeError unless `value` is a whole number of this kind, and ValueError if it is below `low`."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name} must be a whole number, found {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, found {value}")
 
-    Raises TypeError if `raw` is no array or tensor, ValueError for other types of numbers, rank below 2, fewer than 10 samples
-    and values that are not finite.
+
+def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
+    """The samples as contiguous float32 without −0.0. With `keep_bytes`, large images of type uint8 stay as they are.
+
+    Raises TypeError if `raw` is not an array or a tensor. Raises ValueError for other types of numbers, a rank below 2, fewer
+    than 10 samples, and values that are not finite.
     """
     values = _to_numpy(f"{name}: the data", raw)
     if values.dtype.kind not in "iuf":
-        hint = "stack the samples to one array of numbers" if values.dtype.kind == "O" else "convert them"
+        hint = "stack the samples into one array of numbers" if values.dtype.kind == "O" else "convert them"
         raise ValueError(
             f"{name}: the data must be integers or floats (uint8, int…, float16/32/64), found {values.dtype}; {hint}"
         )
     if values.ndim < 2 or values[:1].size == 0 < len(values):
         raise ValueError(
-            f"{name}: the data must have shape (N, D), (N, C, H, W) or alike, one sample per row, none empty; "
+            f"{name}: the data must have shape (N, D), (N, C, H, W) or similar, one sample per row, none empty; "
             f"found {values.shape}"
         )
     if len(values) < MIN_SAMPLES:
         raise ValueError(f"{name}: at least {MIN_SAMPLES} samples are needed for the three parts, found {len(values)}")
     if keep_bytes and values.dtype == np.uint8 and values.ndim >= 3 and 4 * values.size > KEEP_BYTES:
-        # Samples must lie together, or every one that is read would touch the whole file.
+        # The bytes of a sample must lie together; else reading one sample would touch the whole file.
         together = all(stride <= values.strides[0] for stride in values.strides)
         return values if together else np.ascontiguousarray(values)
     with np.errstate(over="ignore"):
@@ -58,10 +68,10 @@ def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
 
 
 def checked_labels(name: str, y: object, num_classes: int | None, count: int) -> tuple[Tensor | None, int]:
-    """The labels of `count` samples as int64, and the number of classes: None and 0 without labels.
+    """The labels of `count` samples as int64, and the number of classes; None and 0 without labels.
 
-    Raises TypeError if `y` is no array or tensor, ValueError for labels that are not whole numbers, not one per sample or out
-    of range.
+    Raises TypeError if `y` is not an array or a tensor. Raises ValueError for labels that are not whole numbers, are not one
+    per sample, or are out of range.
     """
     if y is None:
         if num_classes:
@@ -78,7 +88,7 @@ def checked_labels(name: str, y: object, num_classes: int | None, count: int) ->
         raise ValueError(f"{name}: labels must have shape ({count},), one per sample; found {labels.shape}")
     low, high = int(labels.min()), int(labels.max())
     if num_classes is None and high >= max(count, 1000):
-        # Guessing here would build an embedding table with more rows than there are samples.
+        # A guess here would build an embedding table with more rows than there are samples.
         raise ValueError(
             f"{name}: labels run to {high} for {count} samples; renumber them from 0 "
             "(np.unique(y, return_inverse=True)) or give num_classes"

@@ -1,7 +1,7 @@
-"""A data set: normalised samples, labels, and three parts fixed by a hash of each sample (see `kdiff.data.parts`).
+"""A data set: normalised samples, labels, and three parts that a hash of each sample fixes (see `kdiff.data.split`).
 
-Everything is checked here once, before any long work starts. Samples are a float32 tensor; large images of type uint8 stay
-bytes and are normalised as they are read (see `kdiff.data.samples`).
+Everything is checked here once, before any long work starts. Samples are a float32 tensor. Large images of type uint8 stay
+bytes and are normalised when they are read (see `kdiff.data.samples`).
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.data import cache
 from kdiff.data.checks import checked_labels, checked_values
+from kdiff.data.directions import Moments, moments
 from kdiff.data.manifold import Manifold
 from kdiff.data.normalisation import Normalisation, check_kind
-from kdiff.data.parts import PARTS, SHARES, split_and_fingerprint
 from kdiff.data.samples import ImageSamples, Samples, summarise
 from kdiff.data.shards import LatentSamples
+from kdiff.data.split import PARTS, SHARES, split_and_fingerprint
+from kdiff.files import cache
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples of one kind, as `make_dataset` builds them.
 
-    `x` float32 (N, *shape), normalised: a tensor, or `LazySamples`, read by `x[rows]`; `y` int64 (N,) in 0 … num_classes − 1,
-    or None with num_classes 0; `split` int8 (N,) with the index of each sample's part in `PARTS`; `manifold` what is known of
-    the data's geometry (toy data only); `fingerprint` 16 hex digits of a hash over the raw values in order, their shape and
-    the labels; `flip` whether training mirrors images at random; `about` what else the source has to say, for `describe`;
-    `statistics` those of the training part, if they are known already.
+    - `x`: float32 (N, *shape), normalised; a tensor, or `LazySamples` that are read by `x[rows]`.
+    - `y`: int64 (N,) in 0 … num_classes − 1, or None with num_classes 0.
+    - `split`: int8 (N,), the index in `PARTS` of each sample's part.
+    - `manifold`: the known geometry of toy data, else None.
+    - `fingerprint`: 16 hex digits of a hash over the raw values in order, their shape and the labels.
+    - `flip`: whether training mirrors images at random.
+    - `about`: further facts from the source, for `describe`.
+    - `statistics`: those of the training part, if they are known already.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Dataset:
     flip: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, float] | None = None
+    _parts: dict[tuple[str, bool], tuple[Samples, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,35 +60,46 @@ class Dataset:
 
     @property
     def dimension(self) -> int:
-        """The ambient dimension D: the number of entries of one sample."""
+        """The ambient dimension D, the number of entries of one sample."""
         return math.prod(self.shape)
 
     def part(self, name: str, augment: bool = False) -> tuple[Samples, Tensor | None]:
-        """Samples and labels of the part `train`, `classifier` or `heldout`, or of all, in order; ValueError for another name.
+        """Samples and labels of the part `train`, `classifier` or `heldout`, or of `all`, in order.
 
-        With `augment`, which is for training, images of a data set with `flip` are mirrored at random as they are read, and
-        latents drawn from their posteriors if that was asked for.
+        `augment` is for training: images of a data set with `flip` are mirrored at random when they are read, and latents are
+        drawn from their posteriors if the data set was loaded with `posterior`. A part is cut out once, and all
+        callers share it, so do not write into it.
+        Raises ValueError for another name.
         """
         if name not in (*PARTS, "all"):
             raise ValueError(f"a data set has the parts {', '.join(PARTS)}, and all; found {name!r}")
+        if (name, augment) not in self._parts:
+            self._parts[name, augment] = self._cut(name, augment)
+        return self._parts[name, augment]
+
+    def _cut(self, name: str, augment: bool) -> tuple[Samples, Tensor | None]:
         chosen = torch.ones_like(self.split, dtype=torch.bool) if name == "all" else self.split == PARTS.index(name)
         flip = augment and self.flip
-        x: Samples
+        y = None if self.y is None else self.y[chosen]
         if isinstance(self.x, LatentSamples):
-            x = self.x.select(chosen, augment)
-        elif isinstance(self.x, ImageSamples):
-            x = self.x.select(chosen, flip)
-        else:
-            x = self.x[chosen]
-            assert isinstance(x, Tensor)
-            x = ImageSamples(x.numpy(), Normalisation.none(), flip=True) if flip else x
-        return x, None if self.y is None else self.y[chosen]
+            return self.x.select(chosen, augment), y
+        if isinstance(self.x, ImageSamples):
+            return self.x.select(chosen, flip), y
+        if augment and not flip:
+            return self.part(name)[0], y
+        x = self.x[chosen]
+        assert isinstance(x, Tensor)
+        return ImageSamples(x.numpy(), Normalisation.none(), flip=True) if flip else x, y
+
+    def moments(self) -> Moments:
+        """Mean, variances and principal directions of the training part."""
+        return moments(self.part("train")[0])
 
     def describe(self) -> dict[str, Any]:
         """A dictionary for JSON.
 
         min, max, mean, std (over all entries) and total_variance (tr Σ, summed over the D entries) are those of the
-        normalised training part. What the source has to say comes last: names of classes, files that could not be read, …
+        normalised training part. Facts from the source come last: names of classes, files that could not be read, …
         """
         return {
             "name": self.name,
@@ -113,19 +129,18 @@ def make_dataset(
 ) -> Dataset:
     """Check, split and normalise samples `raw` of shape (N, D), (N, C, H, W), …, with labels `y` of shape (N,).
 
-    `normalise` is none, range (with `value_range`, the values that become −1 and 1), standard or features; its
-    statistics are taken from the training part. `num_classes` defaults to the largest label + 1. A `manifold` is given
-    in raw values. `flip` has training mirror images (N, C, H, W) left to right at random. `about` is added to the
-    description.
+    `normalise` is none, range (with `value_range`, the two values that become −1 and 1), standard, channels or features. Its
+    statistics come from the training part. `num_classes` defaults to the largest label + 1. A `manifold` is given in raw
+    values. With `flip`, training mirrors images (N, C, H, W) left to right at random. `about` is added to the description.
 
-    Images of type uint8 that would exceed 256 MB as float32, normalised by none or range, are not copied, and may be mapped
-    from a file. They are hashed a chunk at a time; what that finds is kept in the cache if `identity` is given, a value whose
-    `repr` tells any two contents of `raw` apart, such as the file's name, size and time of change.
+    Images of type uint8 that would exceed 256 MB as float32, and are normalised by none or range, are not copied and may be
+    mapped from a file. They are hashed one chunk at a time. If `identity` is given, the result is kept in the cache. `identity`
+    is a value whose `repr` differs for different contents of `raw`, such as the name, size and modification time of the file.
 
-    Raises TypeError if `raw` or `y` is no array or tensor, and ValueError for: values that are not integers or floats,
-    rank below 2, fewer than 10 samples, entries that are not finite or leave `value_range`, labels that are not whole
-    numbers, not one per sample or out of range, `flip` for what are no images, and samples too few or too equal to fill the
-    three parts.
+    Raises TypeError if `raw` or `y` is not an array or a tensor. Raises ValueError for values that are not integers or floats,
+    a rank below 2, fewer than 10 samples, entries that are not finite or outside `value_range`, labels that are not whole
+    numbers, not one per sample or out of range, `flip` for samples that are not images, and too few different samples to fill
+    the three parts.
     """
     check_kind(normalise)
     values = checked_values(name, raw, keep_bytes=normalise in ("none", "range"))
@@ -145,7 +160,7 @@ def make_dataset(
         _check_range(name, values, value_range)
         x = normalisation.apply(data)
         if not torch.isfinite(x).all():
-            raise ValueError(f"{name}: normalise={normalise!r} takes values beyond float32's range; rescale the data")
+            raise ValueError(f"{name}: normalise={normalise!r} gives values beyond float32's range; rescale the data")
     return Dataset(
         name=name,
         x=x,
@@ -176,7 +191,7 @@ def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float]
 
 
 def _hashes(name: str, x: ImageSamples, labels: Tensor | None, identity: object) -> tuple[Tensor, str, Mapping[str, float]]:
-    """Split, fingerprint and statistics of the training part: from the cache, or worked out now."""
+    """Split, fingerprint, and statistics of the training part, from the cache or computed now."""
     classes = None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
 
     def work() -> dict[str, Any]:

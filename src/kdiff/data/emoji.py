@@ -1,10 +1,10 @@
-"""The groups of emoji: the nine of Unicode's emoji-test.txt (version 15.0; UTS 51), Component left out.
+"""The groups of emoji: the nine groups of Unicode's emoji-test.txt (version 15.0; UTS 51), without Component.
 
-A group is a set of ranges of code points. `STARTS` lists where its ranges begin; a range ends where the next one begins,
-whatever its group: code points between two emoji that are none themselves go with the one before. In emoji-test.txt a
-sequence (a pair of regional indicators, a woman joined with a rocket, …) is of the group of its first code point. A font tells
-sequences in both directions, so here an order of the groups decides instead, which differs for two emoji: the eye in a speech
-bubble and the broken chain.
+A group is a set of ranges of code points. `STARTS` lists where its ranges begin. A range ends where the next range of any group
+begins, so code points between two emoji that are no emoji belong to the range before them. In emoji-test.txt a sequence (a pair
+of regional indicators, a woman joined with a rocket, …) has the group of its first code point. A font lists sequences in both
+directions, so an order of the groups decides here. The result differs for two emoji: the eye in a speech bubble and the broken
+chain.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ STARTS = {
     "Flags": ("1F1E6 1F38C 1F3C1 1F3F3 1F6A9"),
 }
 GROUPS = tuple(STARTS)
-# Say how an emoji looks, never what it is: joiner, variation selector, tones of skin, hair.
+# Code points that change only how an emoji looks: joiner, variation selector, tones of skin, hair.
 MODIFIERS = frozenset([0x200D, 0xFE0F, *range(0x1F3FB, 0x1F400), *range(0x1F9B0, 0x1F9B4)])
-# No emoji alone: #, *, digits, the key around them, regional indicators.
+# Code points that are no emoji alone: #, *, digits, the key around them, regional indicators.
 HALVES = frozenset([0x23, 0x2A, *range(0x30, 0x3A), 0x20E3, *range(0x1F1E6, 0x1F200)])
 END = 0x1FC00  # private characters and tags lie above
-# Whose group a sequence takes, if it holds a code point of it: flags with symbols, people with tools, animals with colours, …
+# A sequence has the first of these groups that one of its code points has: flags with symbols, people with tools, …
 FIRST = ("Flags", "People & Body", "Animals & Nature", "Food & Drink", "Smileys & Emotion")
 
 _RUNS = sorted((int(start, 16), group) for group, starts in STARTS.items() for start in starts.split())
@@ -62,7 +62,7 @@ _LOWS = [start for start, _ in _RUNS]
 
 
 def group_of(code_points: Iterable[int]) -> str | None:
-    """The group of an emoji, a code point or a sequence in any order; None for a part of one or what is no emoji."""
+    """The group of an emoji (a code point, or a sequence in any order); None for a part of an emoji and for no emoji."""
     points = [point for point in code_points if point not in MODIFIERS and _LOWS[0] <= point < END]
     if len(points) == 1 and points[0] in HALVES:
         return None

@@ -1,8 +1,8 @@
 """The colour glyphs of the Noto Color Emoji font as images of any size, with the groups of Unicode as classes.
 
-The font holds a PNG of 136×128 pixels for every glyph (OpenType's tables CBDT and CBLC). The table cmap says which glyph
-stands for a code point, the ligatures of GSUB which one for a sequence of them. A glyph is laid on white, centred in a square,
-and scaled by Lanczos' filter.
+The font holds a PNG of 136×128 pixels for every glyph (OpenType's tables CBDT and CBLC). The table cmap maps code points to
+glyphs, and the ligatures of GSUB map sequences of code points to glyphs. A glyph is drawn on white, centred in a square and
+scaled with Lanczos' filter.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kdiff.data import cache
+from kdiff.data.checks import check_whole
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.emoji import GROUPS, group_of
+from kdiff.files import cache
 
 FONT = "NotoColorEmoji.ttf"
 FOLDERS = ("/usr/share/fonts/truetype/noto", "/usr/share/fonts/noto", "/usr/share/fonts/google-noto-emoji")
 
 
 def glyphs(size: int = 64, font: str | Path | None = None) -> Dataset:
-    """About 3,900 emoji as colour images (3, size, size) in [−1, 1], of the 9 groups of Unicode from smileys to flags.
+    """About 3,900 emoji as colour images (3, size, size) in [−1, 1], in the 9 groups of Unicode from smileys to flags.
 
-    `font` is the path of the font, by default NotoColorEmoji.ttf in $KDIFF_DATA or where Debian and others put it. Of glyphs
-    with equal pictures one is taken; parts of emoji (single letters and digits, tones of skin) are left out. Over half of the
-    glyphs show people, most of them in five tones of skin. The images are rendered once and kept in the cache.
+    `font` is the path of the font. By default it is NotoColorEmoji.ttf in $KDIFF_DATA, or in the folders where Debian and other
+    distributions install it. Glyphs with equal pictures are taken once. Parts of emoji (single letters and digits, tones of
+    skin) are left out. Over half of the glyphs show people, most of them in five tones of skin. The images are rendered once
+    and kept in the cache.
 
-    Raises FileNotFoundError, saying what to install, if there is no font; TypeError or ValueError for a size that is none, and
+    Raises FileNotFoundError, which says what to install, if there is no font; TypeError or ValueError for a wrong size; and
     ValueError for a font without colour bitmaps.
     """
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be a whole number of pixels, found {size!r}")
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, found {size}")
+    check_whole("size in pixels", size, 1, int)
     path = find_font(font)
     key = ("glyphs", size, cache.stamp(path))
     stem = cache.entry("images", *key)
@@ -50,20 +49,12 @@ def glyphs(size: int = 64, font: str | Path | None = None) -> Dataset:
         notes = {"labels": [GROUPS.index(group) for _, group in pictures]}
         cache.write_images(stem.with_suffix(".npy"), pixels.shape[1:], pixels)
         cache.write_json(stem.with_suffix(".json"), notes)
-    return make_dataset(
-        "glyphs",
-        pixels,
-        np.array(notes["labels"]),
-        normalise="range",
-        value_range=(0, 255),
-        num_classes=len(GROUPS),
-        about={"class_names": list(GROUPS)},
-        identity=key,
-    )
+    labels, about = np.array(notes["labels"]), {"class_names": list(GROUPS)}
+    return make_dataset("glyphs", pixels, labels, "range", (0, 255), num_classes=len(GROUPS), about=about, identity=key)
 
 
 def find_font(font: str | Path | None = None) -> Path:
-    """The font's file: `font`, if it is given, else the first place that has one; FileNotFoundError if there is none."""
+    """The file of the font: `font` if given, else the first one found; FileNotFoundError if there is none."""
     if font is not None:
         path = Path(font).expanduser()
         if not path.is_file():
@@ -76,12 +67,12 @@ def find_font(font: str | Path | None = None) -> Path:
             return path
     raise FileNotFoundError(
         f"{FONT} was not found in {', '.join(str(path.parent) for path in places)}; install it (Debian, Ubuntu: apt-get "
-        "install fonts-noto-color-emoji), or give its path by font=PATH"
+        "install fonts-noto-color-emoji), or give its path with font=PATH"
     )
 
 
 def _pictures(path: Path) -> Iterator[tuple[bytes, str]]:
-    """PNG and group of every glyph that is an emoji, in the font's order, each picture once."""
+    """PNG and group of every glyph that is an emoji, in the order of the font, each picture once."""
     from fontTools.ttLib import TTFont
 
     try:
@@ -89,13 +80,15 @@ def _pictures(path: Path) -> Iterator[tuple[bytes, str]]:
         strikes = [dict(strike) for strike in font["CBDT"].strikeData] if "CBDT" in font and "CBLC" in font else []
         points = _code_points(font)
         pictures = [(name, glyph.imageData) for name, glyph in max(strikes, key=_resolution, default={}).items()]
-    # A damaged font raises nearly anything: TTLibError, struct.error, AssertionError, …
+    # A damaged font raises many kinds of errors: TTLibError, struct.error, AssertionError, …
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as a font ({type(error).__name__}: {error}); install it again, or give that of {FONT}"
+            f"{path} cannot be read as a font ({type(error).__name__}: {error}); install it again, or give the path of {FONT}"
         ) from error
     if not pictures:
-        raise ValueError(f"{path} has no colour bitmaps (tables CBDT and CBLC), as {FONT} has; coloured outlines are not read")
+        raise ValueError(
+            f"{path} has no colour bitmaps (tables CBDT and CBLC); expected a font like {FONT}. Coloured outlines are not read"
+        )
     seen = set()
     for name, png in pictures:
         group = group_of(points.get(name, ()))
@@ -105,7 +98,7 @@ def _pictures(path: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def _code_points(font: Any) -> dict[str, list[int]]:
-    """The code points of each glyph: its own, or those of the sequence that it is a ligature of."""
+    """The code points of each glyph: its own code point, or those of the sequence that it stands for (GSUB)."""
     points: dict[str, list[int]] = {}
     own = {glyph: [point] for point, glyph in font.getBestCmap().items()}
     for lookup in font["GSUB"].table.LookupList.Lookup if "GSUB" in font else ():
@@ -118,7 +111,7 @@ def _code_points(font: Any) -> dict[str, list[int]]:
 
 
 def _resolution(strike: dict[str, Any]) -> int:
-    """The pixels of a glyph, for fonts with bitmaps of several sizes."""
+    """The number of pixels of a glyph, for fonts with bitmaps of several sizes."""
     with Image.open(io.BytesIO(next(iter(strike.values())).imageData)) as image:
         return image.width * image.height
 

@@ -1,4 +1,4 @@
-"""Images in IDX files, the format of MNIST and of what was modelled on it (Fashion-MNIST, Kuzushiji-MNIST, EMNIST).
+"""Images in IDX files, the format of MNIST and of similar data (Fashion-MNIST, Kuzushiji-MNIST, EMNIST).
 
     images   00 00 08 03 | N | rows | columns | N · rows · columns bytes      sizes are big-endian 32-bit numbers
     labels   00 00 08 01 | N | N bytes
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdiff.data import cache
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.files import cache
 
 IMAGES = re.compile(r"(?P<stem>.+)-images[-.]idx3-ubyte(\.gz)?")
 LABELS = re.compile(r"(?P<stem>.+)-labels[-.]idx1-ubyte(\.gz)?")
@@ -33,10 +33,11 @@ DATASETS = ("/usr/share/datasets", "/usr/local/share/datasets")
 def fashion(part: str = "all") -> Dataset:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70,000 grey images (1, 28, 28) of 10 classes of clothes, in [−1, 1].
 
-    `part` "train" takes the 60,000 of the training files alone; either way, the parts of the data set are those of our own
-    rule. Looked for in $KDIFF_DATA/fashion-mnist and where Debian's package puts it.
+    With `part` "train" these are only the 60,000 images of the training files. In both cases kdiff draws the three parts of the
+    data set by its own rule. The files are looked for in $KDIFF_DATA/fashion-mnist and in the folder of Debian's package.
 
-    Raises FileNotFoundError, saying where to get it, if it is in neither place, and all that `load_idx` does.
+    Raises FileNotFoundError, which says where to get the files, if neither place has them, and everything that `load_idx`
+    raises.
     """
     data = os.environ.get("KDIFF_DATA")
     places = [Path(root) / "fashion-mnist" for root in ([data] if data else []) + list(DATASETS)]
@@ -51,7 +52,7 @@ def fashion(part: str = "all") -> Dataset:
 
 
 def idx_files(path: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The pairs of images and labels in a folder by their common stem, training first; of x and x.gz, x is taken."""
+    """The pairs of image and label files in a folder by their common stem, training first; x is preferred to x.gz."""
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     for file in sorted(path.iterdir(), reverse=True) if path.is_dir() else []:
@@ -62,14 +63,14 @@ def idx_files(path: Path) -> dict[str, tuple[Path, Path | None]]:
 
 
 def load_idx(path: str | Path, part: str = "all") -> Dataset:
-    """The images of a folder of IDX files, train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-… or alike, as (1, H, W).
+    """The images (1, H, W) in a folder of IDX files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-… or similar.
 
-    Training and test files are put together, or, with part="train", the training files taken alone; values 0 … 255 are brought
-    to [−1, 1]. There are no labels if no file of labels is there.
+    Training and test files are joined; part="train" takes only the training files. Values 0 … 255 are mapped to [−1, 1].
+    Without label files the images have no labels.
 
-    Raises FileNotFoundError for a folder without IDX images, ValueError for another `part`, more than two pairs of files,
-    labels for some images only, images of two sizes, files that `read_idx` refuses or that do not match, and all that
-    `make_dataset` refuses.
+    Raises FileNotFoundError for a folder without IDX images. Raises ValueError for another `part`, more than two pairs of
+    files, labels for some of the images only, images of two sizes, files that `read_idx` refuses or that do not match, and
+    everything that `make_dataset` refuses.
     """
     path = Path(path).expanduser()
     if part not in ("train", "all"):
@@ -80,7 +81,7 @@ def load_idx(path: str | Path, part: str = "all") -> Dataset:
     if len(pairs) > 2:
         raise ValueError(
             f"{path} holds {len(pairs)} sets of IDX images ({', '.join(pairs)}), expected one for training and one for "
-            "testing; put those that belong together into a folder of their own"
+            "testing; put the files that belong together into a separate folder"
         )
     if part == "train":
         pairs = {stem: pair for stem, pair in pairs.items() if "train" in stem}
@@ -92,15 +93,10 @@ def load_idx(path: str | Path, part: str = "all") -> Dataset:
     images, labels = zip(*(_read_pair(*pair) for pair in pairs.values()))
     if len({array.shape[1:] for array in images}) > 1:
         found = ", ".join(f"{pair[0].name} {array.shape[1:]}" for pair, array in zip(pairs.values(), images))
-        raise ValueError(f"{path} holds images of two sizes: {found}; put them into folders of their own")
-    return make_dataset(
-        path.resolve().name,
-        np.concatenate(images)[:, None],
-        None if unlabelled else np.concatenate(labels),
-        normalise="range",
-        value_range=(0, 255),
-        identity=("idx", [cache.stamp(file) for pair in pairs.values() for file in pair if file]),
-    )
+        raise ValueError(f"{path} holds images of two sizes: {found}; put them into separate folders")
+    y = None if unlabelled else np.concatenate(labels)
+    key = ("idx", [cache.stamp(file) for pair in pairs.values() for file in pair if file])
+    return make_dataset(path.resolve().name, np.concatenate(images)[:, None], y, "range", (0, 255), identity=key)
 
 
 def _read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -112,10 +108,10 @@ def _read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarra
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """The uint8 array in an IDX file with this number of axes, gzipped if it ends in .gz.
+    """The uint8 array in an IDX file with this number of axes; the file is gzipped if its name ends in .gz.
 
-    Raises ValueError, naming the file, for a damaged gzip file, another magic number, or more or fewer bytes than the header
-    tells.
+    Raises ValueError, which names the file, for a damaged gzip file, another magic number, or a number of bytes that differs
+    from the header.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -124,16 +120,14 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     expected = bytes([0, 0, 8, axes])
     if content[:4] != expected:
         raise ValueError(
-            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}: no IDX file of bytes "
-            f"with {axes} axes"
+            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}: it is no IDX file of "
+            f"bytes with {axes} axes"
         )
     start = 4 + 4 * axes
     sizes: Sequence[int] = struct.unpack(f">{axes}I", content[4:start]) if len(content) >= start else ()
     wanted = start + math.prod(sizes)
     if not sizes or len(content) != wanted:
-        what = "header" if not sizes else f"{' × '.join(map(str, sizes))} values"
-        raise ValueError(
-            f"{path}: holds {len(content)} bytes, its {what} {'needs' if not sizes else 'need'} {wanted if sizes else start}; "
-            f"{'cut off' if not sizes or len(content) < wanted else 'there are bytes too many'}, fetch it again"
-        )
+        need = f"{' × '.join(map(str, sizes))} values need {wanted}" if sizes else f"header needs {start}"
+        wrong = "is cut off" if not sizes or len(content) < wanted else "has too many bytes"
+        raise ValueError(f"{path}: holds {len(content)} bytes, but its {need}; it {wrong}, fetch it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)

@@ -1,12 +1,12 @@
-"""A folder of latents: images that an autoencoder has encoded once (kdiff encode), to be trained on like any data.
+"""A folder of latents: images that an autoencoder has encoded once (kdiff encode), for training like any other data.
 
-    latents.json               of which data and by which autoencoder they are; size and checksum of each shard; and, once all
-                               is encoded, statistics of each channel over the training part
+    latents.json               the data and the autoencoder that the latents come from; size and checksum of each shard; and,
+                               when all is encoded, statistics of each channel over the training part
     shard_00000.safetensors    see `kdiff.data.shards`
 
-Every latent keeps the part (training, classifier, held out) that its image has in the data it was encoded from: what is held
-out there, from the autoencoder too, is held out here. The variance of a latent drawn from its posterior N(mean, std²) is that
-of the means plus the mean of std².
+Every latent keeps the part (training, classifier, held out) of its image: an image that is held out, from the autoencoder too,
+is held out as a latent. The variance of a latent drawn from its posterior N(mean, std²) is the variance of the means plus the
+mean of std².
 """
 
 from __future__ import annotations
@@ -22,48 +22,50 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdiff.data import cache
 from kdiff.data.checks import checked_labels
 from kdiff.data.dataset import Dataset
 from kdiff.data.normalisation import GIVEN, Normalisation
 from kdiff.data.progress import shown
 from kdiff.data.samples import summarise
 from kdiff.data.shards import LatentSamples, Sharded, map_tensors
-from kdiff.weights import read_weights
+from kdiff.files import cache
+from kdiff.files.atomic import file_digest
+from kdiff.files.weights import read_weights
 
 MANIFEST = "latents.json"
 FORMAT = 1
-FIXED = ("y", "split")  # tensors of a shard that are the same however it is read
-OPTIONS = ("flip", "posterior", "dtype", "shard_size")  # of kdiff encode, besides places
+FIXED = ("y", "split")  # tensors of a shard that do not depend on how it is read
+OPTIONS = ("flip", "posterior", "dtype", "shard_size")  # options of kdiff encode, besides paths
 FACTS = {"source", "autoencoder", "num_samples", "num_classes", "shape", "about", "shards", "statistics", *OPTIONS}
 NORMALISE = ("channels", GIVEN, "none")
 
 
 def load_latents(path: str | Path, normalise: str = "channels", posterior: bool = False, flip: bool | None = None) -> Dataset:
-    """The latents in a folder that kdiff encode made, (C, h, w).
+    """The latents (C, h, w) in a folder that kdiff encode made.
 
-    `normalise` channels brings every channel to mean 0 and variance 1 over the training part, scaling applies the autoencoder's
-    own factor and shift, none leaves latents as they are. To go on from weights that were trained on other latents of the same
-    autoencoder, `normalise` is the folder of those, or a file with their `mean` and `std` by channel (.safetensors or .pt, as
-    VA-VAE comes with): theirs are then used. With `posterior`, training draws a latent from its posterior anew
-    whenever it reads it, mean + std · noise, instead of the mean; with `flip` (the default where mirrored images were encoded
-    too) it reads that of the mirrored image with probability ½. Everything but training reads the means.
+    `normalise` channels gives every channel mean 0 and variance 1 over the training part, scaling applies the factor and shift
+    of the autoencoder, and none leaves latents unchanged. To continue from weights that were trained on other latents of the
+    same autoencoder, give the folder of those latents as `normalise`, or a file with their `mean` and `std` by channel
+    (.safetensors or .pt, as published with VA-VAE); their statistics are then used.
 
-    The checksums of the shards are compared when they are read for the first time, and their sizes always.
+    With `posterior`, training draws a new latent from the posterior at every read, mean + std · noise, instead of the mean.
+    With `flip` (the default if mirrored images were encoded too), training reads the latent of the mirrored image with
+    probability ½. All other code reads the means. The sizes of the shards are checked always, their checksums at the first
+    read.
 
-    Raises FileNotFoundError for a folder that is none or without latents; ValueError for one whose encoding is not finished, a
-    shard that is missing, cut short or changed, labels beyond the manifest's `num_classes`, another `normalise` or one of other
-    channels, and `posterior` or `flip` where that was not encoded.
+    Raises FileNotFoundError for a missing folder or a folder without latents. Raises ValueError for an unfinished encoding; a
+    shard that is missing, cut short or changed; labels beyond the `num_classes` of the manifest; an unknown `normalise` or one
+    with other channels; and `posterior` or `flip` if the folder was encoded without it.
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder)
-    again = f"{encode_command(folder, manifest)} goes on where it was"
+    again = f"{encode_command(folder, manifest)} resumes the encoding"
     if manifest["statistics"] is None:
         raise ValueError(f"{folder}: only {len(manifest['shards'])} of {number_of_shards(manifest)} shards are there; {again}")
     if normalise not in NORMALISE and not Path(normalise).exists():
         raise ValueError(
-            f"normalise must be one of {', '.join(NORMALISE)} for latents, or a folder or file with the statistics of others; "
-            f"found {normalise!r}"
+            f"normalise must be one of {', '.join(NORMALISE)} for latents, or a folder or file with the statistics of other "
+            f"latents; found {normalise!r}"
         )
     for option, wanted, there in (("posterior", posterior, manifest["posterior"]), ("flip", flip, manifest["flip"])):
         if wanted and not there:
@@ -106,7 +108,7 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
 def _mapped(
     paths: Sequence[Path], normalisation: Normalisation, flip: bool, posterior: bool
 ) -> tuple[LatentSamples, dict[str, torch.Tensor]]:
-    """The samples in these shards, mapped into memory; and what is read now, split and, if there are labels, y."""
+    """The samples in these shards, mapped into memory; and the tensors that are read now: split and, if present, y."""
     mapped = [map_tensors(file) for file in paths]
     tensors = {name: Sharded([shard[name] for shard in mapped]) for name in mapped[0] if name not in FIXED}
     fixed = {name: torch.from_numpy(np.concatenate([shard[name] for shard in mapped])) for name in FIXED if name in mapped[0]}
@@ -114,14 +116,14 @@ def _mapped(
 
 
 def is_latent_folder(path: Path) -> bool:
-    """Whether latents lie in this folder."""
+    """Whether this folder holds latents."""
     return (path / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What latents.json says.
+    """The content of latents.json.
 
-    Raises FileNotFoundError if there is none, ValueError for one that is damaged or of another format.
+    Raises FileNotFoundError if the file is missing, and ValueError if it is damaged or has another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -139,17 +141,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def number_of_shards(manifest: Mapping[str, Any]) -> int:
-    """How many there are when all is encoded."""
+    """The number of shards when all is encoded."""
     return math.ceil(manifest["num_samples"] / manifest["shard_size"])
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard."""
+    """The file name of a shard."""
     return f"shard_{number:05d}.safetensors"
 
 
 def describe_latents(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What decoding needs to know: the autoencoder, and shape and normalisation of the images."""
+    """What decoding needs: the autoencoder, and the shape and normalisation of the images."""
     source = manifest["source"]
     return {
         "autoencoder": manifest["autoencoder"],
@@ -165,15 +167,17 @@ def encode_command(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def shard_problem(folder: Path, facts: Mapping[str, Any], digest: bool = True) -> str:
-    """What is wrong with a shard, compared by size and, unless that is not wanted, checksum; nothing if nothing is."""
+    """What is wrong with a shard, by its size and, with `digest`, its checksum; an empty text if nothing is wrong."""
     path = folder / facts["file"]
     if not path.is_file():
         return f"{path} is missing"
     size = path.stat().st_size
     if size != facts["bytes"]:
-        return f"{path} is {'cut short' if size < facts['bytes'] else 'too long'}: {size} bytes, written with {facts['bytes']}"
-    if digest and cache.file_digest(path) != facts["blake2b"]:
-        return f"{path} is damaged: its checksum is not the one it was written with"
+        return (
+            f"{path} is {'cut short' if size < facts['bytes'] else 'too long'}: it has {size} bytes; expected {facts['bytes']}"
+        )
+    if digest and file_digest(path) != facts["blake2b"]:
+        return f"{path} is damaged: its checksum differs from the one in {MANIFEST}"
     return ""
 
 
@@ -194,12 +198,14 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
 
 
 def _of_others(path: Path, manifest: Mapping[str, Any], posterior: bool) -> Normalisation:
-    """By the statistics of other latents: their folder, or a file with mean and std."""
+    """The normalisation with the statistics of other latents: their folder, or a file with mean and std."""
     channels = manifest["shape"][0]
     if path.is_dir():
         other = read_manifest(path)
         if other["statistics"] is None or other["autoencoder"]["identity"] != manifest["autoencoder"]["identity"]:
-            raise ValueError(f"normalise is {path}: latents of another autoencoder, or not all encoded; expected this one's")
+            raise ValueError(
+                f"normalise is {path}: latents of another autoencoder, or not all encoded; expected the same autoencoder"
+            )
         found = _normalisation(other, "channels", posterior and other["posterior"])
         return Normalisation(GIVEN, found.shift, found.scale)
     tensors = read_weights(path)
@@ -213,6 +219,6 @@ def _of_others(path: Path, manifest: Mapping[str, Any], posterior: bool) -> Norm
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """Of the latents alone: not of where they or their autoencoder lie."""
+    """A hash of the latents alone; it does not depend on their path or on that of the autoencoder."""
     facts = repr((manifest["num_samples"], manifest["shape"], [facts["blake2b"] for facts in manifest["shards"]]))
     return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()

@@ -1,8 +1,7 @@
-"""Normalisation of data, explicit and undoable: x = (raw − shift) / scale.
+"""Normalisation of data, explicit and reversible: x = (raw − shift) / scale.
 
-The linear theory's optimal k depends on the total variance of x in units of the noise variance, so the scale that data
-is brought to is part of every result: it is chosen by name, fixed by the training part alone, and written down as plain
-numbers.
+The optimal k of the linear theory depends on the total variance of x in units of the noise variance, so the scale of the data
+is part of every result. The user chooses it by name, the training part alone determines it, and it is recorded as numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 KINDS = ("none", "range", "standard", "channels", "features")
-GIVEN = "scaling"  # numbers that came with the data: an autoencoder's own factor and shift for its latents
+GIVEN = "scaling"  # numbers that come with the data: the factor and shift of an autoencoder for its latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +26,9 @@ class Normalisation:
     - `standard`: one mean and one standard deviation for all entries of a sample.
     - `channels`: a mean and a standard deviation for each channel of (C, H, W); constant channels are only shifted.
     - `features`: a mean and a standard deviation for every entry of a sample; constant entries are only shifted.
-    - `scaling`: a shift and a scale that came with the data; nothing is fitted.
+    - `scaling`: a shift and a scale that come with the data; nothing is fitted.
 
-    Raises ValueError for an unknown kind, a scale that is not positive, or numbers that are not finite.
+    Raises ValueError for an unknown kind, a scale that is not positive, numbers that are not finite, or unequal shapes.
     """
 
     kind: str
@@ -54,17 +53,17 @@ class Normalisation:
 
     @classmethod
     def fit(cls, kind: str, train: Tensor, value_range: tuple[float, float] | None = None) -> Normalisation:
-        """The normalisation of a kind, with its statistics taken from `train`, raw values of shape (n, *shape).
+        """The normalisation of a kind, with statistics of `train`, raw values of shape (n, *shape).
 
-        Standard deviations are those of the population (divided by n). Raises ValueError if `range` comes without
-        `value_range` or another kind with it, if `value_range` is not lo < hi, if `standard` meets data that is
-        constant, or `channels` samples that have none (shape (C, H, W) or alike).
+        Standard deviations are those of the population (divided by n). Raises ValueError for `range` without `value_range`,
+        another kind with it, a `value_range` without lo < hi, `standard` with constant data, and `channels` with samples that
+        are not shaped (C, H, W) or similar.
         """
         check_kind(kind)
         if (kind == "range") != (value_range is not None):
             raise ValueError(
-                f"normalise={kind!r} with value_range={value_range}: a value_range belongs to normalise='range' "
-                "and to no other; give both, e.g. normalise='range', value_range=(0, 255), or neither"
+                f"normalise={kind!r} with value_range={value_range}: a value_range belongs to normalise='range'; give both, "
+                "e.g. normalise='range', value_range=(0, 255), or neither"
             )
         if value_range is not None:
             low, high = _checked_range(value_range)
@@ -77,7 +76,7 @@ class Normalisation:
         else:
             axes = _axes(kind, train)
             scale, shift = torch.std_mean(train.double(), dim=axes, correction=0, keepdim=True)
-            # Compared by extremes: the computed deviation of equal numbers can be 1e-17 instead of 0.
+            # The extremes show what is constant: the computed deviation of equal numbers can be 1e-17 instead of 0.
             constant = (train.amax(axes, keepdim=True) == train.amin(axes, keepdim=True))[0]
             scale, shift = scale[0], shift[0]
         scale = scale.float()
@@ -89,22 +88,22 @@ class Normalisation:
         return cls(kind, shift.float(), torch.where(constant | (scale == 0), torch.ones_like(scale), scale))
 
     def apply(self, raw: Tensor) -> Tensor:
-        """Normalised values of raw ones of shape (..., *shape): float64 for float64, float32 for all else."""
-        # One new tensor, worked on in place: for batches of images, getting memory costs more than the arithmetic.
+        """The normalised values of raw values (..., *shape): float64 for float64, float32 for every other type."""
+        # One new tensor that changes in place: for batches of images, allocating memory costs more than the arithmetic.
         x = raw.to(torch.promote_types(raw.dtype, torch.float32), copy=True)
         return x.sub_(self.shift.to(x)).div_(self.scale.to(x))
 
     def undo(self, x: Tensor) -> Tensor:
-        """Raw values of normalised ones, raw = scale · x + shift, of shape (..., *shape), in the precision of x."""
+        """The raw values of normalised values (..., *shape), raw = scale · x + shift, in the precision of x."""
         return x * self.scale.to(x) + self.shift.to(x)
 
     def describe(self) -> dict[str, Any]:
-        """A dictionary for JSON: kind, shift and scale, these two as a number each or as nested lists of a sample's shape."""
+        """A dictionary for JSON: kind, and shift and scale as numbers or as nested lists."""
         return {"kind": self.kind, "shift": self.shift.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Normalisation:
-        """The normalisation that `describe` wrote down; ValueError if an entry is missing or is no number."""
+        """The normalisation that `describe` described; ValueError if an entry is missing or is not a number."""
         missing = [key for key in ("kind", "shift", "scale") if key not in description]
         if missing:
             raise ValueError(f"a normalisation is described by kind, shift and scale; missing: {', '.join(missing)}")
@@ -121,7 +120,7 @@ def _axes(kind: str, train: Tensor) -> list[int]:
         return [0]
     if train.ndim < 3:
         raise ValueError(
-            f"normalise='channels' is for samples (C, H, W) or alike, found shape {tuple(train.shape[1:])}; use 'features'"
+            f"normalise='channels' is for samples (C, H, W) or similar, found shape {tuple(train.shape[1:])}; use 'features'"
         )
     return [0, *range(2, train.ndim)]
 

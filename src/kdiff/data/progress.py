@@ -1,4 +1,4 @@
-"""How far work on a large data set is, on stderr; what takes only seconds shows nothing."""
+"""A progress bar on stderr for work on a large data set; work that takes only seconds shows nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-DELAY = 3.0  # seconds before anything is shown
+DELAY = 3.0  # seconds before the bar appears
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 def shown(
     parts: Iterable[T], total: int, what: str, size: Callable[[T], int] = lambda part: 1, unit: str = "image"
 ) -> Iterator[T]:
-    """These parts, one by one, under a bar of this name; a part counts for `size` of it units out of `total`."""
+    """Yield the parts under a progress bar called `what`; a part counts as size(part) of the `total` units."""
     with tqdm(desc=what, total=total, unit=unit, delay=DELAY, mininterval=0.5) as bar:
         for part in parts:
             yield part

@@ -1,7 +1,7 @@
-"""Samples that are normalised when they are asked for: x = (raw − shift) / scale of the rows of an array on disk.
+"""Samples that are normalised when they are read: x = (raw − shift) / scale of the rows of an array on disk.
 
-Images of type uint8 take a quarter of the memory that float32 would, and an array mapped from a file takes none: the parts
-of a data set are lists of rows, and only a batch at a time becomes float32.
+Images of type uint8 take a quarter of the memory of float32, and an array that is mapped from a file takes none. The parts of
+a data set are lists of rows, and only one batch at a time becomes float32.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from torch import Tensor
 from kdiff.data.normalisation import Normalisation
 from kdiff.data.progress import shown
 
-CHUNK_BYTES = 2**25  # of float32, where all samples are gone through
+CHUNK_BYTES = 2**25  # of float32, when code goes through all samples
 
 
 class LazySamples(ABC):
     """Samples (N, *shape) on disk, read like a tensor: `len`, `shape`, `ndim`, `min`, `max`, `split`, and `x[rows]`.
 
-    rows: a whole number, a slice, or a tensor of row numbers or of bool (N,). `x[:]` is all of it, which may not fit into
-    memory; `select` takes rows without reading them.
+    `x[rows]` takes a whole number, a slice, or a tensor of row numbers or of bool (N,). `x[:]` reads all samples, which may not
+    fit into memory; `select` takes rows without reading them.
 
-    `stored` is the shape of all that is on disk; `rows` are the rows of it that these samples are, all by default.
+    `stored` is the shape of the whole array on disk; `rows` are the rows of this array that belong to these samples, all by
+    default.
     """
 
     def __init__(self, stored: tuple[int, ...], normalisation: Normalisation, rows: np.ndarray | None) -> None:
@@ -57,7 +58,7 @@ class LazySamples(ABC):
         return numbers if self.rows is None else self.rows[numbers]
 
     def _normalised(self, x: np.ndarray) -> Tensor:
-        """`Normalisation.apply` in place, in memory that NumPy gets: in large pages, which is several times as fast."""
+        """`Normalisation.apply` in place, in memory from NumPy: its large pages make this several times as fast."""
         x -= self._shift
         x /= self._scale
         return torch.from_numpy(x)
@@ -75,14 +76,14 @@ class LazySamples(ABC):
         return torch.stack([chunk.max() for chunk in self.chunks()]).max()
 
     def chunks(self) -> Iterator[Tensor]:
-        """All samples in order, as many at a time as take little memory."""
+        """All samples in order, in chunks that take little memory."""
         return self.split(rows_per_chunk(self.stored))
 
 
 class ImageSamples(LazySamples):
     """Images (N, C, H, W) of type uint8 in an array, which may be mapped from a file.
 
-    `x[rows]` is bit for bit that of the same rows of a normalised tensor. With `flip`, every image that is read is mirrored
+    `x[rows]` is bit for bit the same as these rows of a normalised tensor. With `flip`, every image that is read is mirrored
     left to right with probability ½, drawn from torch's global generator.
     """
 
@@ -103,7 +104,7 @@ class ImageSamples(LazySamples):
         return self._normalised(raw.astype(np.float32))
 
     def select(self, rows: Tensor, flip: bool = False) -> ImageSamples:
-        """These rows (numbers or bool (N,)), not read yet; with `flip`, mirrored at random when they are."""
+        """These rows (numbers or bool (N,)), not read yet; with `flip`, they are mirrored at random when they are read."""
         return ImageSamples(self.raw, self.normalisation, self._chosen(rows), flip)
 
 
@@ -111,15 +112,15 @@ Samples = Tensor | LazySamples
 
 
 def rows_per_chunk(shape: tuple[int, ...]) -> int:
-    """How many samples of (N, *shape) to take at a time where all are gone through, so that memory stays small."""
+    """How many samples of shape (N, *shape) a chunk holds, so that it takes little memory."""
     return max(1, CHUNK_BYTES // (4 * max(1, math.prod(shape[1:]))))
 
 
 def summarise(samples: Samples) -> dict[str, float]:
     """min, max, mean, std over all entries, and total_variance (tr Σ, summed over the entries of a sample).
 
-    Means and variances are those of the population, in float64. Of `LazySamples` a chunk is read at a time, and the moments
-    are merged: n = n₁ + n₂, δ = m₂ − m₁, m = m₁ + δ n₂/n, S = S₁ + S₂ + δ² n₁ n₂/n (Chan, Golub and LeVeque, 1983).
+    Means and variances are those of the population, in float64. `LazySamples` are read one chunk at a time, and the moments are
+    merged: n = n₁ + n₂, δ = m₂ − m₁, m = m₁ + δ n₂/n, S = S₁ + S₂ + δ² n₁ n₂/n (Chan, Golub and LeVeque, 1983).
     """
     if isinstance(samples, Tensor):
         flat = samples.double().flatten(1)
@@ -139,10 +140,9 @@ def summarise(samples: Samples) -> dict[str, float]:
         low, high = torch.stack(extremes).min(), torch.stack(extremes).max()
         mean, total = means.mean(), squares.sum() / count
         std = (squares.mean() / count + means.var(correction=0)).sqrt()
-    return {
-        "min": float(low),
-        "max": float(high),
-        "mean": float(mean),
-        "std": float(std),
-        "total_variance": float(total),
-    }
+    return {"min": float(low), "max": float(high), "mean": float(mean), "std": float(std), "total_variance": float(total)}
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are images: one or three channels of at least 4×4 pixels."""
+    return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= 4

@@ -1,10 +1,10 @@
-"""Latents in shards: safetensors files mapped into memory, and read by row as if they were one array.
+"""Latents in shards: safetensors files that are mapped into memory and read by row as if they were one array.
 
     shard_00000.safetensors   mean, std, mean_flipped, std_flipped (n, C, h, w); y, split (n,)
 
-An autoencoder's posterior of an image is N(mean, diag(std²)), and mean_flipped is that of the image mirrored left to right: an
-encoder need not commute with mirroring. All but `mean` and `split` may be absent. A safetensors file is eight bytes with the
-length of a header, the header (JSON: type, shape and place of each tensor), and the tensors' bytes.
+The posterior of an image is N(mean, diag(std²)). mean_flipped is the mean of the image mirrored left to right, because an
+encoder need not commute with mirroring. All tensors except `mean` and `split` may be absent. A safetensors file is eight bytes
+with the length of a header, the header (JSON: type, shape and place of each tensor), and the bytes of the tensors.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ TYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "I8": "|i1"}
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file by name, mapped into memory and not read yet; of the types that shards have.
+    """The tensors of a safetensors file by name, mapped into memory and not read yet.
 
-    Raises ValueError for a file that is cut short, damaged, or has tensors of another type; OSError if it cannot be opened.
+    Raises ValueError for a file that is cut short, damaged, or has tensors of types that shards do not have; OSError if it
+    cannot be opened.
     """
     try:
         raw = np.memmap(path, np.uint8, mode="r")
@@ -43,16 +44,16 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 class Sharded:
-    """Arrays (n, *shape), all of one length but the last, which may be shorter: rows of them as if they were one."""
+    """Arrays (n, *shape) that are read like one; all have the same length, except that the last may be shorter."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self.parts, self.size = parts, len(parts[0])
         self.shape: tuple[int, ...] = (sum(map(len, parts)), *parts[0].shape[1:])
 
     def read(self, out: np.ndarray, rows: np.ndarray, at: np.ndarray) -> None:
-        """Write the rows with these numbers into out[at], in its type; rows and at (n,), none of them negative.
+        """Write the rows with these numbers into out[at], in the type of out; rows and at: (n,), not negative.
 
-        A row at a time, straight from the file: rows drawn at random have few neighbours. Raises IndexError for no such row.
+        It reads one row at a time from the file, because random rows have few neighbours. Raises IndexError for a missing row.
         """
         shards, places = np.divmod(rows, self.size)
         for place, shard, row in zip(at.tolist(), shards.tolist(), places.tolist()):
@@ -60,11 +61,11 @@ class Sharded:
 
 
 class LatentSamples(LazySamples):
-    """Latents (N, C, h, w) in shards: the posteriors' means, or, with `augment`, what training reads.
+    """Latents (N, C, h, w) in shards: the means of the posteriors, or, with `augment`, what training reads.
 
-    With `augment` and `flip`, a latent is that of the mirrored image with probability ½; with `augment` and `posterior`, it is
-    mean + std · noise. Both are drawn anew with every read: from a number that torch's global generator gives, which the
-    training loop seeds for every step, and the row, so that they do not depend on a row's place in the batch.
+    With `augment` and `flip`, a latent is that of the mirrored image with probability ½. With `augment` and `posterior`, it is
+    mean + std · noise. Both are drawn again at every read, from the number of the row and a number from torch's global
+    generator, which the training loop seeds for every step. So they do not depend on the place of a row in the batch.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class LatentSamples(LazySamples):
         return normalised[0] if numbers.ndim == 0 else normalised
 
     def _read(self, kind: str, numbers: np.ndarray, flipped: np.ndarray) -> np.ndarray:
-        """The mean or std of these rows (n,), of the mirrored images where `flipped` (n,) says so."""
+        """The mean or std of these rows (n,), of the mirrored images where `flipped` (n,) is true."""
         out = np.empty((len(numbers), *self.stored[1:]), np.float32)
         for name, which in ((kind, ~flipped), (f"{kind}_flipped", flipped)):
             if which.any():
@@ -106,12 +107,12 @@ class LatentSamples(LazySamples):
             numbers = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
             numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
             if numbers.size and not (-count <= numbers.min() and numbers.max() < count):
-                raise IndexError(f"rows run from {numbers.min()} to {numbers.max()}, there are {count}")
+                raise IndexError(f"rows run from {numbers.min()} to {numbers.max()}, but there are {count}")
             numbers = np.where(numbers < 0, numbers + count, numbers)
         return numbers if self.rows is None else np.asarray(self.rows[numbers])
 
     def _drawn(self, numbers: np.ndarray) -> np.ndarray:
-        """What training reads for these rows."""
+        """The latents that training reads for these rows."""
         seed = int(torch.randint(2**62, ()))
         generators = [np.random.default_rng((seed, number)) for number in numbers.tolist()]
         flipped = np.array([generator.random() < 0.5 for generator in generators], bool) & self.flip

@@ -1,15 +1,15 @@
-"""Toy data whose geometry is known: laws in the plane (or in a few dimensions), embedded in R^D.
+"""Toy data with known geometry: laws in the plane (or in a few dimensions), embedded in R^D.
 
     c = C^(−1/2) (p − m)            p a point of the law, m and C its mean and covariance in closed form, so cov c = I
     c ← (c + ε g) / √(1 + ε²)       for laws with noise ε, g ~ N(0, I): the covariance stays I
     x = Q c  or  Q [c, bend(c)]     `kdiff.data.manifold`
 
-So in linear embeddings Σ has p eigenvalues 1 and D − p eigenvalues 0: data whitened on a subspace, tr Σ = p.
+So with a linear embedding Σ has p eigenvalues 1 and D − p eigenvalues 0: the data are whitened on a subspace, and tr Σ = p.
 
-Common parameters: `num_samples`; `ambient_dim` D; `embedding`, linear or curved (which needs a dimension more); `seed`
-of samples and embedding (the same seed gives the same bytes, and the same embedding for any num_samples); `normalise`,
-none, standard or features (see `kdiff.data.normalisation`). All raise ValueError for a parameter out of its range and
-TypeError for one of another type.
+All laws have these parameters: `num_samples`; `ambient_dim` D; `embedding`, linear or curved (curved needs one dimension more);
+`seed` of samples and embedding (the same seed gives the same bytes, and the same embedding for any num_samples); `normalise`,
+none, standard or features (see `kdiff.data.normalisation`). All raise ValueError for a parameter that is out of range, and
+TypeError for a parameter of another type.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from kdiff.data.checks import check_whole
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.manifold import make_manifold
 
@@ -84,25 +85,25 @@ def gaussian_mixture(
     intrinsic_dim: int = 2,
     normalise: str = "none",
 ) -> Dataset:
-    """Equally weighted Gaussians on a ring, K = `components`; the label is the component.
+    """K = `components` Gaussians of equal weight on a ring; the label is the component.
 
-    p = (cos 2πj/K, sin 2πj/K, 0, …, 0) + s g, g ~ N(0, I) in `intrinsic_dim` ≥ 2 dimensions, s = `spread`. Dimensions
-    past the second hold plain Gaussians. Covariance diag(½ + s², ½ + s², s², …) for K ≥ 3, diag(1 + s², s², …) for
-    K = 2. With K = 1 there is no ring: the law is N(0, I), the whitened subspace of the linear theory.
+    p = (cos 2πj/K, sin 2πj/K, 0, …, 0) + s g, g ~ N(0, I) in `intrinsic_dim` ≥ 2 dimensions, s = `spread`. Dimensions after the
+    second hold plain Gaussians. The covariance is diag(½ + s², ½ + s², s², …) for K ≥ 3 and diag(1 + s², s², …) for K = 2. With
+    K = 1 there is no ring: the law is N(0, I), the whitened subspace of the linear theory.
     """
     rng = _generator(num_samples, ambient_dim, seed)
-    _check_int("components", components, 1)
-    _check_int("intrinsic_dim", intrinsic_dim, 2)
+    check_whole("components", components, 1)
+    check_whole("intrinsic_dim", intrinsic_dim, 2)
     _check_number("spread", spread)
     if spread == 0:
-        raise ValueError("spread must be positive, found 0: without it a component is a single point")
+        raise ValueError("spread must be positive, found 0, which makes every component a single point")
     angles = 2 * math.pi * np.arange(components) / components
     means = np.zeros((components, intrinsic_dim))
     if components > 1:
         means[:, 0], means[:, 1] = np.cos(angles), np.sin(angles)
     component = rng.integers(0, components, num_samples)
     points = means[component] + spread * rng.standard_normal((num_samples, intrinsic_dim))
-    # Exact, not an estimate: these are the law's own means, and their sum is zero.
+    # This is exact and no estimate: these are the means of the law, and their sum is zero.
     covariance = means.T @ means / components + spread**2 * np.eye(intrinsic_dim)
     plane = _whiten(points, np.zeros(intrinsic_dim), covariance)
     return _embedded("gaussian_mixture", plane, component, components, ambient_dim, embedding, seed, normalise)
@@ -117,19 +118,19 @@ def gaussian(
     variance: float | Sequence[float] = 1.0,
     normalise: str = "none",
 ) -> Dataset:
-    """N(0, diag(variance)) in `intrinsic_dim` d ≥ 1 dimensions; no labels. The linear theory's own data.
+    """N(0, diag(variance)) in `intrinsic_dim` d ≥ 1 dimensions, without labels: the data of the linear theory.
 
-    `variance` is a number for all d directions, or one for each. With d = D and variance 1 it is white noise.
+    `variance` is one number for all d directions, or one for each. With d = D and variance 1 the data are white noise.
     """
     rng = _generator(num_samples, ambient_dim, seed)
-    _check_int("intrinsic_dim", intrinsic_dim, 1)
+    check_whole("intrinsic_dim", intrinsic_dim, 1)
     variances = [variance] if isinstance(variance, int | float) else list(variance)
     for value in variances:
         _check_number("variance", value)
     if len(variances) not in (1, intrinsic_dim) or 0 in variances:
         raise ValueError(
-            f"variance has {len(variances)} values, {variances.count(0)} of them 0; expected one positive number for all, "
-            f"or one for each of {intrinsic_dim} directions"
+            f"variance has {len(variances)} values, {variances.count(0)} of them 0; expected one positive number for all "
+            f"directions, or one for each of {intrinsic_dim} directions"
         )
     plane = np.sqrt(variances) * rng.standard_normal((num_samples, intrinsic_dim))
     return _embedded("gaussian", plane, None, None, ambient_dim, embedding, seed, normalise)
@@ -143,13 +144,12 @@ def sphere(
     intrinsic_dim: int = 2,
     normalise: str = "none",
 ) -> Dataset:
-    """The uniform law on a sphere of `intrinsic_dim` d dimensions and radius √(d + 1) in R^(d + 1); no labels.
+    """The uniform law on a sphere of `intrinsic_dim` d dimensions and radius √(d + 1) in R^(d + 1), without labels.
 
-    c = √(d + 1) g/|g|, g ~ N(0, I) in d + 1 dimensions: by symmetry cov c = I. So d = 1 is a circle and d = 2 the usual
-    sphere.
+    c = √(d + 1) g/|g|, g ~ N(0, I) in d + 1 dimensions; by symmetry cov c = I. d = 1 is a circle and d = 2 the usual sphere.
     """
     rng = _generator(num_samples, ambient_dim, seed)
-    _check_int("intrinsic_dim", intrinsic_dim, 1)
+    check_whole("intrinsic_dim", intrinsic_dim, 1)
     radius = math.sqrt(intrinsic_dim + 1)
     directions = rng.standard_normal((num_samples, intrinsic_dim + 1))
     plane = radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -175,7 +175,7 @@ def _embedded(
 
 
 def _whiten(points: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """C^(−1/2) (p − m) with the symmetric root, which turns the picture as little as possible."""
+    """C^(−1/2) (p − m) with the symmetric root, which rotates the picture as little as possible."""
     values, vectors = np.linalg.eigh(covariance)
     return (points - mean) @ (vectors / np.sqrt(values)) @ vectors.T
 
@@ -186,18 +186,11 @@ def _noisy(plane: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndar
 
 
 def _generator(num_samples: int, ambient_dim: int, seed: int) -> np.random.Generator:
-    """The generator of the samples, once the numbers that all toys share are known to be sound."""
-    _check_int("num_samples", num_samples, 1)
-    _check_int("ambient_dim", ambient_dim, 1)
-    _check_int("seed", seed, 0)
+    """The generator of the samples, after a check of the numbers that all toys share."""
+    check_whole("num_samples", num_samples, 1)
+    check_whole("ambient_dim", ambient_dim, 1)
+    check_whole("seed", seed, 0)
     return np.random.default_rng((seed, 0))
-
-
-def _check_int(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number, found {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, found {value}")
 
 
 def _check_number(name: str, value: float) -> None:

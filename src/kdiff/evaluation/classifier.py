@@ -1,7 +1,8 @@
-"""A small classifier whose features judge samples of labelled data: trained here, on a part of the data that no model sees.
+"""A small classifier of labelled data whose features judge samples. It is trained on a part of the data that no model sees.
 
-Features learned on the data itself resolve what matters in it where Inception's would not (digits of 8×8, tables of vectors).
-It is kept, with its accuracy, in the cache folder ($KDIFF_CACHE, else ~/.cache/kdiff) under the fingerprint of its data.
+Features learned on the data themselves resolve what matters in the data; Inception's features would not (digits of 8×8, tables
+of vectors). The classifier is kept, with its accuracy, in the cache folder ($KDIFF_CACHE, else ~/.cache/kdiff) under the
+fingerprint of its data.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdiff.config.training import LoopConfig
 from kdiff.data import Dataset
-from kdiff.data.cache import cache_folder
-from kdiff.files import new_folder, read_json, write_json
-from kdiff.training.checkpoint import load_tensors, load_weights, save_tensors
-from kdiff.training.config import LoopConfig
+from kdiff.files.atomic import new_folder, read_json, write_json
+from kdiff.files.cache import cache_folder
+from kdiff.files.tensors import load_tensors, load_weights, save_tensors
 from kdiff.training.loop import fit
 from kdiff.training.objective import ClassificationObjective
 
@@ -29,7 +30,7 @@ RECIPE_VERSION = 1
 
 
 class Classifier(nn.Module):
-    """Images (C, H, W): three convolutions; everything else as vectors: two hidden layers. Then 32 features, then classes."""
+    """Three convolutions for images (C, H, W), two hidden layers on vectors for all else; then 32 features, then classes."""
 
     def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Classifier(nn.Module):
 
 @dataclass
 class TrainedClassifier:
-    """A classifier, its accuracy on the held-out part, and a hash of its weights that identifies the features."""
+    """A classifier, its accuracy on the held-out part, and a hash of its weights, which identifies the features."""
 
     network: Classifier
     accuracy: float
@@ -78,7 +79,7 @@ class TrainedClassifier:
 
 
 def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
-    """The classifier of a labelled data set: from the cache, or trained now on the part set aside for it.
+    """The classifier of a labelled data set: read from the cache, or trained now on the part that is reserved for it.
 
     Raises:
         ValueError: data without labels.
@@ -91,12 +92,12 @@ def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
     if not (folder / "classifier.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         accuracy = _train(network, dataset)
-        # Another process may have been first meanwhile; what others may be reading is not replaced.
+        # Another process may have been faster; its files are not replaced, because others may be reading them.
         if not (folder / "classifier.json").exists():
             with new_folder(folder) as aside:
                 save_tensors(aside / "classifier.safetensors", network.state_dict())
                 write_json(aside / "classifier.json", {"accuracy": accuracy, "data": dataset.describe()})
-    # Read back in any case: whoever trained it first, everyone judges with the same bytes.
+    # The files are read back in any case, so that every process judges by the same bytes.
     facts = read_json(folder / "classifier.json")
     weights = folder / "classifier.safetensors"
     load_weights(network, load_tensors(weights), weights)
@@ -105,10 +106,9 @@ def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
 
 
 def _recipe(dataset: Dataset) -> str:
-    """Whatever else decides the classifier: its training and the values that it sees."""
-    text = repr(
-        (RECIPE_VERSION, RECIPE, dataset.normalisation.describe(), dataset.shape, dataset.num_classes, torch.__version__)
-    )
+    """A digest of all else that decides the classifier: its training, and the values that it sees."""
+    data = (dataset.normalisation.describe(), dataset.shape, dataset.num_classes)
+    text = repr((RECIPE_VERSION, RECIPE, *data, torch.__version__))
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

@@ -1,11 +1,11 @@
-"""The exact denoiser of a set of points: what a network that fitted its training data perfectly would return.
+"""The exact denoiser of a set of points: the output of a network that fits its training data perfectly.
 
-For data that is one of the points x_i, with equal probability, and z = α x + σ n, n ~ N(0, I),
+For data that are one of the points x_i, with equal probability, and z = α x + σ n, n ~ N(0, I),
 
     E[x | z, t] = Σ_i w_i x_i,    w = softmax_i(−|z − α x_i|² / (2σ²)),    E[n | z, t] = (z − α E[x | z, t]) / σ
 
-(Karras et al., 2022, appendix B.3). Encoded as the target asks, u = a E[x|z,t] − b E[n|z,t], it takes the place of a
-trained network: what is then wrong with the samples, the sampler has done alone, by its steps and its clamp.
+(Karras et al., 2022, appendix B.3). Encoded for the target, u = a E[x|z,t] − b E[n|z,t], it takes the place of a trained
+network. Whatever is then wrong with the samples comes from the sampler alone: from its steps and its clamp.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from kdiff.evaluation.neighbours import as_double
-from kdiff.path import GaussianPath
-from kdiff.precision import at_least_float32
-from kdiff.target import Target
+from kdiff.path import GaussianPath, at_least_float32
+from kdiff.targets import Target
 
-ELEMENTS = 2**23  # weights held at once, a number per sample and point: 64 MiB in float64
+ELEMENTS = 2**23  # weights held at once, one per sample and point: 64 MiB in float64
 
 
 class ExactDenoiser(nn.Module):
-    """E[u | z, t] of the empirical distribution of `points`, as the network of a `KDiff` of the same target and path.
+    """E[u | z, t] of the empirical distribution of `points`, used as the network of a `KDiff` of the same target and path.
 
-    Without a clamp and with enough steps its samples are points of the set. It computes in float64, where the error
-    of the exponent is about 1e-16 (|x| / σ)², and needs N · D float64 values for the points while it runs.
+    Without a clamp and with enough steps its samples are points of the set. It computes in float64, where the error of the
+    exponent is about 1e-16 (|x| / σ)², and needs N · D float64 values for the points while it runs.
 
     Args:
         points: (N, *shape), N at least 1. A buffer that checkpoints leave out.
-        target: the target to encode for; the same object as KDiff's. Not a submodule: its parameters stay KDiff's.
+        target: the target to encode for, the same object as KDiff's. It is not a submodule: its parameters stay KDiff's.
         path: the path of the noisy samples; the same as KDiff's.
-        labels: (N,) integers, the condition `y` that each point belongs to.
+        labels: (N,) integers, the condition `y` of each point.
         noise_scale: the standard deviation of the noise; the same as KDiff's.
 
     Raises:
@@ -57,19 +56,19 @@ class ExactDenoiser(nn.Module):
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """E[u | z, t, y], shaped like z, in float32 or better.
 
-        At t = 0 the data are estimated by the mean of the points; at t = 1, where σ = 0, by z itself, with no noise.
+        At t = 0 the estimate of the data is the mean of the points. At t = 1, where σ = 0, it is z itself, without noise.
 
         Args:
             z: (batch, *shape).
             t: (batch,), or one time for all.
-            y: (batch,) labels: only points of that label count. A label that no point has, as the null class of
-                guidance, means all points.
+            y: (batch,) labels: only points of that label count. A label that no point has, such as the null class of guidance,
+                stands for all points.
 
         Raises:
             ValueError: z not shaped like the points, or `y` for points without labels.
         """
         if z.shape[1:] != self.points.shape[1:]:
-            raise ValueError(f"z has shape {tuple(z.shape)}, the points are {tuple(self.points.shape[1:])} each")
+            raise ValueError(f"z has shape {tuple(z.shape)}; the points have shape {tuple(self.points.shape[1:])} each")
         if y is not None and self.labels is None:
             raise ValueError("y was given, but the points have no labels: pass ExactDenoiser(..., labels=...)")
         points, t = as_double(self.points.flatten(1)), t.expand(len(z))
@@ -84,12 +83,12 @@ class ExactDenoiser(nn.Module):
         return torch.cat(parts)
 
     def _denoise(self, z: Tensor, t: Tensor, y: Tensor | None, points: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x | z, t, y] and E[n | z, t, y] in float64, (batch, D) as z; t: (batch, 1)."""
+        """E[x | z, t, y] and E[n | z, t, y] in float64, (batch, D) like z; t is (batch, 1)."""
         z, t = as_double(z), as_double(t)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         clean = sigma == 0  # z is the data: no posterior to compute, and nothing to divide by
         safe = torch.where(clean, 1.0, sigma)
-        # −|z − α x_i|² / (2σ²s²) without |z|², which is the same for every point and drops out of the softmax.
+        # −|z − α x_i|² / (2σ²s²) without |z|², which is the same for every point and cancels in the softmax.
         logits = (alpha * (z @ points.T) - alpha.square() / 2 * points.square().sum(dim=1)) / (safe * self.noise_scale).square()
         if y is not None and self.labels is not None:
             same = (self.labels == y[:, None]).to(z.device)

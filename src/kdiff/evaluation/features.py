@@ -1,14 +1,14 @@
 """Networks whose features judge images: Inception v3, DINOv2, or the data's own classifier.
 
     inception    pool (2048), for FID (Heusel et al., 2017), KID, precision and recall
-                 spatial (2023), for sFID (Nash et al., 2021): the first 7 channels of a 17 x 17 map, row, column, channel
+                 spatial (2023), for sFID (Nash et al., 2021): the first 7 channels of a 17 x 17 map (row, column, channel)
                  logits (1008, without the bias), for the Inception score (Salimans et al., 2016)
     dinov2       pool (384 ... 1536), the normalised class token, for FD-DINOv2 (Stein et al., 2023)
     classifier   pool (32) of the classifier that is trained on the data itself (`kdiff.evaluation.classifier`)
 
-Inception is torch-fidelity's, with the weights of the original FID and its resizing. The spatial map is the tensor that ADM's
-evaluation calls mixed_6/conv: of the block whose name there is mixed_6, which is Mixed_6d here, the 1 x 1 branch after its
-rectifier. All run in float32 without TF32, which would move figures in their third digit from one accelerator to the next.
+Inception is torch-fidelity's, with the weights and the resizing of the original FID. The spatial map is the tensor that ADM's
+evaluation calls mixed_6/conv: the output of the 1 x 1 branch, after the rectifier, of the block that ADM calls mixed_6 and this
+network Mixed_6d. All networks run in float32 without TF32, which would change the third digit from one accelerator to the next.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from kdiff.data import Dataset
 from kdiff.data.progress import shown
 from kdiff.evaluation.classifier import dataset_classifier
 from kdiff.evaluation.images import Images, value_range
-from kdiff.weights import read_weights
+from kdiff.files.weights import read_weights
 
 SPATIAL_CHANNELS, SPATIAL_SIDE = 7, 17
-STANDARD_INCEPTION = "6726825d"  # how the SHA-256 of the weights of published FIDs begins
+STANDARD_INCEPTION = "6726825d"  # the first digits of the SHA-256 of the weights of published FIDs
 DINO_SIDE = 224
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Extractor(ABC):
-    """A network that gives features of images.
+    """A network that computes features of images.
 
     Attributes:
         name: inception, dinov2 or classifier.
-        layers: the features that a Fréchet distance is taken in, and how many there are.
-        digest: of the weights: the first 16 hex digits of a hash.
-        facts: what else there is to say, for the stamp of a result.
+        layers: the features that Fréchet distances are computed in, and how many there are.
+        digest: the first 16 hex digits of a hash of the weights.
+        facts: further facts for the stamp of a result.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Extractor(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Features by layer, float32 (n, F) on the CPU, of uint8 images (n, C, H, W), C 1 or 3."""
+        """Features by layer, float32 (n, F) on the CPU, of uint8 images (n, C, H, W) with C = 1 or 3."""
 
     def stamp(self) -> dict[str, Any]:
-        """What tells these features from others."""
+        """What identifies these features."""
         return {"name": self.name, "weights": self.digest, "layers": dict(self.layers), **self.facts}
 
 
@@ -63,12 +63,12 @@ class Inception(Extractor):
     """torch-fidelity's Inception v3.
 
     Args:
-        weights: a `.pth` file with torch-fidelity's keys; downloaded to torch's folder of checkpoints if left out. Read by
-            `kdiff.weights`, which runs nothing, before torch-fidelity reads it.
+        weights: a `.pth` file with torch-fidelity's keys; downloaded to torch's folder of checkpoints if left out. Before
+            torch-fidelity reads it, `kdiff.files.weights` checks it without running any code.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or one with anything else in it.
-        OSError: it cannot be downloaded.
+        FileNotFoundError, ValueError: no such file, or a file with other contents.
+        OSError: the file cannot be downloaded.
     """
 
     name = "inception"
@@ -111,17 +111,17 @@ class Inception(Extractor):
 class Dino(Extractor):
     """DINOv2 (Oquab et al., 2023) from a folder in transformers' layout: config.json and model.safetensors.
 
-    Images are brought to 224 x 224 by bicubic interpolation with antialiasing, as Stein et al. and EDM2 do.
+    Images are scaled to 224 x 224 by bicubic interpolation with antialiasing, as by Stein et al. and EDM2.
 
     Raises:
-        FileNotFoundError, ValueError: no folder named, none there, or one without such a model.
+        FileNotFoundError, ValueError: no folder is named, it does not exist, or it does not hold such a model.
     """
 
     name = "dinov2"
 
     def __init__(self, weights: str | None = None) -> None:
         dinov2 = _dinov2_class()
-        wanted = "a folder with config.json and model.safetensors, as of facebook/dinov2-large, by --feature-weights FOLDER"
+        wanted = "a folder with config.json and model.safetensors, such as facebook/dinov2-large, with --feature-weights FOLDER"
         if weights is None:
             raise ValueError(f"dinov2 has no weights of its own; expected {wanted}")
         folder = Path(weights).expanduser()
@@ -139,7 +139,7 @@ class Dino(Extractor):
             raise ValueError(f"{folder} cannot be read as DINOv2 ({str(error).strip().partition(chr(10))[0]})") from None
         missing = [*found["missing_keys"], *found.get("mismatched_keys", [])]
         if missing:
-            raise ValueError(f"{folder} is no whole DINOv2: {len(missing)} weights are missing, e.g. {missing[0]}")
+            raise ValueError(f"{folder} is not a complete DINOv2: {len(missing)} weights are missing, e.g. {missing[0]}")
         self.network = network.to(_device()).eval().requires_grad_(False)
         self.layers = {"pool": network.config.hidden_size}
         digest = hashlib.sha256()
@@ -159,7 +159,7 @@ class Dino(Extractor):
 
 
 class OwnClassifier(Extractor):
-    """The classifier of a labelled set of images, trained on a part of it that no model sees, and kept.
+    """The classifier of a labelled set of images (`kdiff.evaluation.classifier`), trained on a part that no model sees.
 
     Raises:
         ValueError: data without labels.
@@ -187,18 +187,17 @@ class OwnClassifier(Extractor):
 
 
 def fidelity_installed() -> None:
-    """Raises ValueError, with what to type, where torch-fidelity is not installed."""
+    """Raise ValueError, with what to type, if torch-fidelity is not installed."""
     try:
         import torch_fidelity  # noqa: F401
     except ImportError:
         raise ValueError(
-            "Inception, KID, precision and recall need torch-fidelity, which is not installed; pip install 'kdiff[fid]' "
-            "installs it"
+            "Inception, KID, precision and recall need torch-fidelity, which is not installed; type pip install 'kdiff[fid]'"
         ) from None
 
 
 def features_of(images: Images, extractor: Extractor, batch_size: int, rows: Tensor | None = None) -> dict[str, Tensor]:
-    """Features by layer of all images, or of those with these numbers, ascending: float32 (n, F), in order."""
+    """Features by layer, float32 (n, F) in order, of all images or of those in `rows` (ascending numbers)."""
     found: dict[str, list[Tensor]] = {}
     first = 0
     for batch in shown(images.read(batch_size), images.count, f"{extractor.name} features", len):
@@ -214,7 +213,7 @@ def _dinov2_class() -> Any:
     try:
         from transformers import Dinov2Model
     except ImportError:
-        raise ValueError("dinov2 needs transformers, which is not installed; pip install transformers installs it") from None
+        raise ValueError("dinov2 needs transformers, which is not installed; type pip install transformers") from None
     return Dinov2Model
 
 
@@ -227,12 +226,12 @@ def _device() -> str:
 
 
 def _exact_convolutions() -> Any:
-    """cuDNN in float32, by the same algorithm every time."""
+    """Make cuDNN use float32, and the same algorithm every time."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _downloaded() -> Path:
-    """torch-fidelity's weights in torch's folder of checkpoints, where torch-fidelity keeps them too."""
+    """The file of torch-fidelity's weights in torch's folder of checkpoints; downloaded if missing."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
@@ -242,7 +241,7 @@ def _downloaded() -> Path:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), STANDARD_INCEPTION)
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f"Inception's weights cannot be downloaded ({error}); fetch {URL_INCEPTION_V3} where you can, and name the "
-                "file by --feature-weights PATH"
+                f"Inception's weights cannot be downloaded ({error}); download {URL_INCEPTION_V3} on another machine, and "
+                "name the file with --feature-weights PATH"
             ) from None
     return path

@@ -2,11 +2,11 @@
 
     d(A, B) = |mu_A - mu_B|^2 + tr A + tr B - 2 tr (A B)^(1/2)
 
-is the squared 2-Wasserstein distance between the Gaussians N(mu_A, A) and N(mu_B, B) (Dowson & Landau, 1982); on
-Inception features it is the FID (Heusel et al., 2017). `A B` is not symmetric, and a general matrix square root of it
-turns complex when a covariance is singular. It has the same eigenvalues as the symmetric `A^(1/2) B A^(1/2)`, which are
-real and not negative, so the last term is the sum of their square roots. With `B = Y^T Y / (n - 1)` of n centred samples Y,
-the eigenvalues that are not 0 are also those of the n x n matrix `Y A Y^T / (n - 1)`, the smaller one for n below F.
+is the squared 2-Wasserstein distance between the Gaussians N(mu_A, A) and N(mu_B, B) (Dowson & Landau, 1982); for Inception
+features it is the FID (Heusel et al., 2017). `A B` is not symmetric, and its general matrix square root becomes complex if a
+covariance is singular. `A B` has the same eigenvalues as the symmetric `A^(1/2) B A^(1/2)`, which are real and not negative,
+so the last term is the sum of their square roots. For `B = Y^T Y / (n - 1)` of n centred samples Y, the eigenvalues that are
+not 0 are also those of the n x n matrix `Y A Y^T / (n - 1)`, which is smaller if n is below F.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from scipy import stats
 from torch import Tensor
 
 GROUPS = 10  # of the jackknife
-CHUNK = 4096  # samples at a time in float64
+CHUNK = 4096  # samples that are converted to float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """What the Fréchet distance needs of a set of features: float64, on the CPU.
+    """The mean and covariance that a Fréchet distance needs of a set of features: float64, on the CPU.
 
     Attributes:
         mean: (F,).
         covariance: (F, F), unbiased (divided by count - 1).
-        count: how many samples it was computed from; 0 if that is not known, as of statistics that another program wrote.
-            A distance means little without it: see `grouped_frechet`.
+        count: number of samples; 0 if unknown, as for statistics that another program wrote. Without it a distance means
+            little: see `grouped_frechet`.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class FeatureStatistics:
 
     @cached_property
     def root(self) -> Tensor:
-        """Symmetric square root of the covariance, (F, F): the dearest part of a distance, kept for the next one."""
+        """Symmetric square root of the covariance, (F, F); the most expensive part of a distance, kept for the next one."""
         return _root(self.covariance)
 
 
@@ -56,7 +56,7 @@ def statistics(features: Tensor) -> FeatureStatistics:
         raise ValueError(f"features must have shape (samples, features), got {tuple(features.shape)}; use x.flatten(1)")
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(features)}")
-    # The CPU: not every accelerator has float64, and a figure should not depend on where it was computed.
+    # On the CPU: not every accelerator has float64, and a figure should not depend on the device.
     features = features.detach().cpu().double()
     broken = int((~features.isfinite()).any(dim=1).sum())
     if broken:
@@ -67,13 +67,13 @@ def statistics(features: Tensor) -> FeatureStatistics:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Fréchet distance of `a` and `b`, in squared units of the features (not its square root, as is usual for FID).
+    """Fréchet distance of `a` and `b`, in squared units of the features (no square root is taken, as is usual for FID).
 
-    Symmetric, 0 for equal statistics, defined for singular covariances. Rounding is about 1e-8 of the largest variance
-    for each direction in which a covariance is singular.
+    It is symmetric, 0 for equal statistics, and defined for singular covariances. Rounding is about 1e-8 of the largest
+    variance for each direction in which a covariance is singular.
 
     Raises:
-        TypeError: something other than `FeatureStatistics`, as features that did not pass through `statistics`.
+        TypeError: anything but `FeatureStatistics`, such as features that did not pass through `statistics`.
         ValueError: different numbers of features.
     """
     for value in (a, b):
@@ -85,14 +85,14 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 def grouped_frechet(features: Tensor, reference: FeatureStatistics, group_size: int) -> tuple[float, float, int]:
     """Fréchet distances to `reference` of disjoint groups of `group_size` samples: their (mean, std, number of groups).
 
-    The Fréchet distance of N samples is biased upward: it falls towards its limit about as `limit + c / N`, with a `c`
-    that depends on the distribution and the features. So a set of samples may only be compared with a floor (held-out
-    data against `reference`) or with another set at the same N. A large set of samples against a small held-out set is
-    made comparable by cutting it into groups as large as the held-out set. The std (N - 1; NaN for a single group) is
-    the spread of one group's distance; the std of the mean is smaller by sqrt(groups).
+    The Fréchet distance of N samples is biased upward: it falls towards its limit about as `limit + c / N`, with a `c` that
+    depends on the distribution and the features. So a set of samples may only be compared at the same N, with a floor
+    (held-out data against `reference`) or with another set. To compare a large set with a small held-out set, the large set is
+    cut into groups as large as the held-out set. The std (divided by N - 1; NaN for a single group) is the spread of one
+    group's distance; the std of the mean is smaller by sqrt(groups).
 
-    Groups are consecutive samples; what is left over at the end is dropped. Samples that are sorted, by class for
-    example, must be shuffled first.
+    Groups are consecutive samples, and a rest at the end is dropped. Samples that are sorted, for example by class, must be
+    shuffled first.
 
     Args:
         features: (N, F).
@@ -100,8 +100,7 @@ def grouped_frechet(features: Tensor, reference: FeatureStatistics, group_size: 
         group_size: samples per group, at least 2.
 
     Raises:
-        ValueError: `group_size` below 2, fewer samples than one group, or what `statistics` and `frechet_distance`
-            refuse.
+        ValueError: `group_size` below 2, fewer samples than one group, or an error of `statistics` and `frechet_distance`.
     """
     if group_size < 2:
         raise ValueError(f"group_size must be at least 2, got {group_size}")
@@ -120,23 +119,23 @@ def jackknife_frechet(
 
         interval = d +- t s,    s^2 = (G - 1) / G  sum_g (d_g - mean d_g)^2
 
-    where d_g is the distance without the g-th of G groups of samples, drawn at random once and for all, and t the 97.5 %
-    quantile of Student's t with G - 1 degrees of freedom (Efron, 1982; in groups: Shao and Wu, 1989). The interval says
-    how far d would move with other samples of the same number from the same model, the reference being fixed. It says
-    nothing of the bias: d falls as N grows, about as `limit + c / N`, and the interval is one around its value at this
-    N, not around the limit. Nor does it know of other training seeds. Where most of d is bias, as for samples of the
-    data's own law, it is too wide by a factor of 1.2 to 1.4 (sqrt(2) for a quadratic form), elsewhere as wide as d moves.
+    where d_g is the distance without the g-th of G random groups of samples (fixed seed), and t is the 97.5 % quantile of
+    Student's t with G - 1 degrees of freedom (Efron, 1982; in groups: Shao and Wu, 1989). The interval says how far d would
+    move with other samples of the same number from the same model, for a fixed reference. It does not cover the bias: d falls
+    as N grows, about as `limit + c / N`, and the interval is around its value at this N, not around the limit. It does not
+    cover other training seeds either. Where most of d is bias, as for samples of the data's own distribution, it is too wide
+    by a factor of 1.2 to 1.4 (sqrt(2) for a quadratic form); elsewhere its width is right.
 
     Args:
         features: (N, F).
         reference: statistics of the data, with F features.
-        groups: G; no more than N are made.
+        groups: G; at most N groups are made.
 
     Returns:
-        The distance, and the interval: None for fewer than 3 samples.
+        The distance, and the interval, which is None for fewer than 3 samples.
 
     Raises:
-        ValueError: what `statistics` and `frechet_distance` refuse.
+        ValueError: an error of `statistics` or `frechet_distance`.
     """
     if features.ndim != 2 or len(features) < 3:
         return frechet_distance(reference, statistics(features)), None
@@ -149,24 +148,21 @@ def jackknife_frechet(
 
 
 def leave_out_frechet(parts: Sequence[Tensor], reference: FeatureStatistics) -> tuple[float, list[float]]:
-    """Fréchet distance to `reference` of the features (n, F) of all parts together, and of all but each in turn.
+    """Fréchet distance to `reference` of the features (n, F) of all parts together, and of all but each part in turn.
 
     Raises:
-        ValueError: what `statistics` and `frechet_distance` refuse, of all parts but one too.
+        ValueError: an error of `statistics` or `frechet_distance`, also of all parts but one.
     """
     parts = list(parts)
     if sum(map(len, parts)) <= parts[0].shape[1]:
         kept = [parts, *(parts[:g] + parts[g + 1 :] for g in range(len(parts)))]
         value, *left = [_distance_of_few(torch.cat(some), reference) for some in kept]
     else:
-        moments = [Moments().add(part) for part in parts]
-        total = Moments()
+        moments, total = [Moments().add(part) for part in parts], Moments()
         for each in moments:
             total.merge(each)
-        value, *left = [
-            _distance(reference.root, reference, each.statistics())
-            for each in (total, *(total.without(each) for each in moments))
-        ]
+        sums = [total, *(total.without(each) for each in moments)]
+        value, *left = [_distance(reference.root, reference, each.statistics()) for each in sums]
     return value, left
 
 
@@ -181,7 +177,7 @@ class Moments:
         self.count, self.mean, self.scatter = 0, torch.zeros(1).double(), torch.zeros(1, 1).double()
 
     def add(self, features: Tensor) -> Moments:
-        """Take in `features` (n, F); returns itself."""
+        """Add `features` (n, F), and return self."""
         for chunk in features.detach().split(CHUNK):
             x = chunk.cpu().double()
             mean = x.mean(dim=0)
@@ -191,7 +187,7 @@ class Moments:
         return self
 
     def merge(self, other: Moments) -> None:
-        """Take in what another one has."""
+        """Add the features that another one holds."""
         count = self.count + other.count
         if not other.count:
             return
@@ -201,7 +197,7 @@ class Moments:
         self.count = count
 
     def without(self, part: Moments) -> Moments:
-        """What is left without a part that was taken in."""
+        """The moments without a part that was added before."""
         rest = Moments()
         rest.count = self.count - part.count
         rest.mean = (self.mean * self.count - part.mean * part.count) / rest.count
@@ -210,11 +206,7 @@ class Moments:
         return rest
 
     def statistics(self) -> FeatureStatistics:
-        """Mean and unbiased covariance.
-
-        Raises:
-            ValueError: fewer than 2 samples, or features that are not finite.
-        """
+        """Mean and unbiased covariance; fewer than 2 samples, or features that are not finite, raise ValueError."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.count}")
         if not (self.mean.isfinite().all() and self.scatter.isfinite().all()):
@@ -231,7 +223,7 @@ def _root(covariance: Tensor) -> Tensor:
 def _distance(root_a: Tensor, a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Fréchet distance, given the square root of `a.covariance`."""
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"statistics of different features: {a.mean.numel()} and {b.mean.numel()} of them")
+        raise ValueError(f"different numbers of features: {a.mean.numel()} and {b.mean.numel()}")
     cross = root_a @ b.covariance @ root_a
     values = torch.linalg.eigvalsh((cross + cross.T) / 2)
     shared = values.clamp(min=0).sqrt().sum()
@@ -240,9 +232,9 @@ def _distance(root_a: Tensor, a: FeatureStatistics, b: FeatureStatistics) -> flo
 
 
 def _distance_of_few(features: Tensor, reference: FeatureStatistics) -> float:
-    """Fréchet distance of fewer samples than features: eigenvalues of an N x N matrix, and no square root of a covariance."""
+    """Fréchet distance of fewer samples than features, by eigenvalues of an N x N matrix, without the root of a covariance."""
     if features.shape[1] != reference.mean.numel():
-        raise ValueError(f"statistics of different features: {features.shape[1]} and {reference.mean.numel()} of them")
+        raise ValueError(f"different numbers of features: {features.shape[1]} and {reference.mean.numel()}")
     x = features.detach().cpu().double()
     if len(x) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {len(x)}")

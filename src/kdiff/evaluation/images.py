@@ -1,12 +1,12 @@
-"""Sets of images as the networks that judge them take them: uint8 (N, C, H, W), C 1 or 3, a batch at a time.
+"""Sets of images in the form that the judging networks take: uint8 (N, C, H, W) with C = 1 or 3, a batch at a time.
 
     byte = round(255 (x - low) / (high - low)), clipped to 0 ... 255
 
-A model's samples are floats and a folder's images are bytes; what is compared must have gone through the same rounding, so
-this conversion is made here and nowhere else. Of data that were brought from 0 ... 255 to [-1, 1] it gives the very bytes.
+A model's samples are floats and a folder's images are bytes. Images that are compared must be rounded in the same way, so this
+is the only place that rounds them. Data that were scaled from 0 ... 255 to [-1, 1] become exactly the same bytes again.
 
 Images come from a folder, from a `.npz` in the layout of ADM's evaluation (Dhariwal and Nichol, 2021; `arr_0` uint8
-N x H x W x 3), from a data set, or from a run (`kdiff.evaluation.shards`).
+N x H x W x 3), from a data set, or from a run (`kdiff.evaluation.image_shards`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.components import parse
+from kdiff.config.parts import parse
 from kdiff.data import Samples
-from kdiff.data.folder import image_names, read_images
+from kdiff.data.image_folder import image_names, read_images
 
 SAMPLES = "arr_0"
 
@@ -36,8 +36,8 @@ class Images:
     Attributes:
         count: N.
         shape: (C, H, W).
-        read: `read(size)` gives all of them in order, as uint8 tensors (n, C, H, W) with n up to `size`.
-        facts: what they are, for the stamp of a result.
+        read: `read(size)` yields all images in order, as uint8 tensors (n, C, H, W) with n up to `size`.
+        facts: facts for the stamp of a result.
     """
 
     count: int
@@ -47,7 +47,7 @@ class Images:
 
 
 def quantise(x: Tensor, low: float, high: float) -> Tensor:
-    """Bytes of images: `low` becomes 0, `high` 255, halves are rounded to even, what lies beyond is clipped.
+    """Images as bytes: `low` becomes 0, `high` 255, halves are rounded to even, values beyond are clipped.
 
     Raises:
         ValueError: values that are not finite.
@@ -59,41 +59,37 @@ def quantise(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def value_range(data: Mapping[str, Any]) -> tuple[float, float]:
-    """Black and white of normalised images, by the description of their data: [-1, 1], or the extremes of the training part."""
+    """Black and white of normalised images, from the facts of their data: [-1, 1], or the extremes of the training part."""
     if data["normalisation"]["kind"] == "range":
         return -1.0, 1.0
     return float(data["min"]), float(data["max"])
 
 
 def check_image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape, if it is one of images.
-
-    Raises:
-        ValueError: it is not (1 or 3, H, W).
-    """
+    """The shape, if it is that of an image, (1 or 3, H, W); else ValueError."""
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ValueError(
-            f"{name}: samples of shape {tuple(shape)} are no images with 1 or 3 channels, which features of images need; "
-            "kdiff evaluate RUN without --features and --reference judges samples of any shape"
+            f"{name}: samples of shape {tuple(shape)} are not images with 1 or 3 channels, which image features need; kdiff "
+            "evaluate RUN without --features and --reference judges samples of any shape"
         )
     return (shape[0], shape[1], shape[2])
 
 
 def data_images(name: str, x: Samples, low: float, high: float, facts: Mapping[str, Any]) -> Images:
-    """Normalised images of a data set, (N, C, H, W), as bytes."""
+    """Normalised images (N, C, H, W) of a data set, as bytes."""
     shape = check_image_shape(name, tuple(x.shape[1:]))
     return Images(len(x), shape, lambda size: (quantise(chunk, low, high) for chunk in x.split(size)), facts)
 
 
 def open_images(source: str) -> Images:
-    """The images in a folder or a `.npz`; nothing is read but what it takes to know their number and shape.
+    """The images in a folder or a `.npz`; only what tells their number and shape is read now.
 
     Args:
-        source: a path; of a folder with `photos(size=64)`, every image cropped and scaled to 64 x 64.
+        source: a path; `photos(size=64)` crops and scales every image of a folder to 64 x 64.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: fewer than 2 images, images of several sizes, and files of another kind, damaged or of another type.
+        FileNotFoundError: nothing at that path.
+        ValueError: fewer than 2 images, images of several sizes, or a file that is damaged or of another kind or type.
     """
     component = parse(source)
     path, options = Path(component.name).expanduser(), dict(component.options)
@@ -104,28 +100,28 @@ def open_images(source: str) -> Images:
     elif path.suffix == ".npz" and not options:
         images = _npz(path)
     elif options:
-        raise ValueError(f"{path} is a file, which takes no options, found {', '.join(options)}; images are scaled in folders")
+        raise ValueError(f"{path} is a file, and files take no options; found {', '.join(options)} (only folders are scaled)")
     else:
         raise ValueError(f"{path} is neither a folder of images nor a .npz{pickle_hint(path)}")
     if images.count < 2:
-        raise ValueError(f"{path} holds {images.count} image; expected 2 at least, and thousands for a figure that says much")
+        raise ValueError(f"{path} holds {images.count} image; expected at least 2, and thousands for a reliable figure")
     return images
 
 
 def pickle_hint(path: Path) -> str:
-    """What to say besides, of a file that is a pickle."""
+    """An addition to an error message, for a file that is a pickle."""
     if path.suffix not in (".pkl", ".pickle"):
         return ""
     return (
-        "; pickles, as EDM2 writes its statistics, can run code and are not read: where you trust it, load it yourself and "
-        "save its mean and covariance by np.savez(file, mu=…, sigma=…), or make statistics by --save-statistics"
+        "; pickles, such as EDM2's statistics, can run code and are not read: if you trust the file, load it yourself and save "
+        "its mean and covariance by np.savez(file, mu=…, sigma=…), or make statistics with --save-statistics"
     )
 
 
 def _folder(path: Path, options: dict[str, Any]) -> Images:
     size = options.pop("size", None)
     if options:
-        raise TypeError(f"a folder of images to judge has the option size alone, found {', '.join(options)}")
+        raise TypeError(f"a folder of images to judge has only the option size, found {', '.join(options)}")
     names = image_names(path)
     pixels, unreadable, _ = read_images(path, names, size)
     facts = {"images": str(path), **({"size": size} if size else {}), **({"unreadable": len(unreadable)} if unreadable else {})}
@@ -139,7 +135,7 @@ def _folder(path: Path, options: dict[str, Any]) -> Images:
 
 
 def _npz(path: Path) -> Images:
-    with _opened(path) as archive:
+    with opened_npz(path) as archive:
         if f"{SAMPLES}.npy" not in archive.namelist():
             raise ValueError(
                 f"{path} holds {', '.join(name.removesuffix('.npy') for name in archive.namelist()) or 'nothing'}; expected "
@@ -149,47 +145,48 @@ def _npz(path: Path) -> Images:
             shape, order, dtype = _header(path, file)
     if dtype != np.uint8:
         raise ValueError(
-            f"{path}: {SAMPLES} is {dtype}, expected uint8 from 0 to 255; of images x in [-1, 1] these are "
+            f"{path}: {SAMPLES} is {dtype}, expected uint8 from 0 to 255; convert images x in [-1, 1] by "
             "np.clip(np.round(127.5 * x + 127.5), 0, 255).astype(np.uint8)"
         )
     if len(shape) != 4 or shape[3] not in (1, 3) or order:
         raise ValueError(
             f"{path}: {SAMPLES} has shape {shape}{' in Fortran order' if order else ''}, expected N×H×W×3; "
-            "np.ascontiguousarray(images.transpose(0, 2, 3, 1)) makes that of N×3×H×W"
+            "convert N×3×H×W by np.ascontiguousarray(images.transpose(0, 2, 3, 1))"
         )
     count, height, width, channels = shape
 
     def read(batch: int) -> Iterator[Tensor]:
-        # A piece at a time: fifty thousand images may not fit into memory, which np.load would fill with them.
-        with _opened(path) as archive, archive.open(f"{SAMPLES}.npy") as file:
+        # A piece at a time: np.load would read all images at once, and fifty thousand may not fit into memory.
+        with opened_npz(path) as archive, archive.open(f"{SAMPLES}.npy") as file:
             _header(path, file)
             for start in range(0, count, batch):
                 n = min(batch, count - start)
                 try:
                     raw = file.read(n * height * width * channels)
                 except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    raise ValueError(f"{path} is damaged ({error}); make it anew") from None
+                    raise ValueError(f"{path} is damaged ({error}); create it again") from None
                 if len(raw) < n * height * width * channels:
-                    raise ValueError(f"{path} is cut short: it ends before image {start + n} of {count}; make it anew")
+                    raise ValueError(f"{path} is cut short: it ends before image {start + n} of {count}; create it again")
                 pixels = np.frombuffer(raw, np.uint8).reshape(n, height, width, channels)
                 yield torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
 
     return Images(count, (channels, height, width), read, {"images": str(path)})
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def opened_npz(path: Path) -> zipfile.ZipFile:
+    """A `.npz`, opened; a damaged file raises ValueError."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}); it is damaged or of another kind, make it anew") from None
+        raise ValueError(f"{path} cannot be read as .npz ({error}); if it is damaged, create it again") from None
 
 
 def _header(path: Path, file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and type of an array in the .npy format, which the file is then at the values of."""
+    """Shape, whether in Fortran order, and type of an array in .npy format; the file then stands at the first value."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, order, dtype = read(file)
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}: {SAMPLES} is damaged ({error}); make it anew") from None
+        raise ValueError(f"{path}: {SAMPLES} is damaged ({error}); create it again") from None
     return shape, order, dtype

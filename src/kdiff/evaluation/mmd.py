@@ -1,11 +1,11 @@
-"""Maximum mean discrepancy (Gretton et al., 2012): how far apart two laws are, seen by a kernel.
+"""Maximum mean discrepancy (Gretton et al., 2012): how far apart two distributions are, as seen by a kernel.
 
-    MMD²(P, Q) = E k(x, x') + E k(y, y') − 2 E k(x, y),        x, x' of P, y, y' of Q, all independent
+    MMD²(P, Q) = E k(x, x') + E k(y, y') − 2 E k(x, y),        x, x' from P, y, y' from Q, all independent
 
-which is 0 for equal laws alone, if k is Gaussian. Here k is the mean of three Gaussians, exp(−|x − y|² / 2σ²), with σ half,
-once and twice the median distance of different samples of the reference, so that no unit and no scale has to be chosen. Means
-over pairs of different samples are not biased: the expectation is MMD² for any number of samples, and what comes out for equal
-laws is as often below 0 as above.
+If k is Gaussian, MMD² is 0 only for equal distributions. Here k is the mean of three Gaussians, exp(−|x − y|² / 2σ²), with σ
+half, once and twice the median distance of different samples of the reference, so no scale has to be chosen. Means over pairs
+of different samples are unbiased: their expectation is MMD² for any number of samples, and for equal distributions the result
+is as often below 0 as above.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 ELEMENTS = 2**22  # float64 values at once: 32 MiB
-PAIRS = 2000  # of the reference's samples, whose distances give the median
+PAIRS = 2000  # samples of the reference whose distances give the median
 
 
 class KernelDistance:
-    """MMD² to a reference.
+    """MMD² between samples and a reference.
 
     Args:
         reference: (M, *shape); trailing dimensions are flattened.
@@ -31,28 +31,28 @@ class KernelDistance:
         self.reference = _rows(reference, "the reference")
         some = self.reference[torch.linspace(0, len(reference) - 1, min(PAIRS, len(reference))).long()]
         distances = torch.pdist(some)
-        apart = distances[distances > 0]  # of data with few values most may be equal
+        apart = distances[distances > 0]  # in data with few values, most may be equal
         if not len(apart):
             raise ValueError("all samples of the reference are the same; expected some that differ")
         self.median = apart.median().item()
         self._within = self._mean(self.reference, self.reference, same=True)
 
     def __call__(self, x: Tensor) -> float:
-        """MMD², not biased, between samples x (N, *shape) and the reference: at most 2, and about 0 or below for equal laws.
+        """Unbiased MMD² between samples x (N, *shape) and the reference: at most 2; for equal distributions about 0, or below.
 
         Raises:
-            ValueError: fewer than two samples, of another dimension, or values that are not finite.
+            ValueError: fewer than two samples, samples of another dimension, or values that are not finite.
         """
         rows = _rows(x, "the set of samples").to(self.reference.device)
         if rows.shape[1] != self.reference.shape[1]:
-            raise ValueError(f"samples of dimension {rows.shape[1]}; the reference has {self.reference.shape[1]}")
+            raise ValueError(f"samples have dimension {rows.shape[1]}; the reference has {self.reference.shape[1]}")
         return self._mean(rows, rows, same=True) + self._within - 2 * self._mean(rows, self.reference)
 
     def _mean(self, a: Tensor, b: Tensor, same: bool = False) -> float:
-        """The kernel's mean over pairs; of one set with itself, over pairs of different samples."""
+        """The kernel's mean over pairs; for a set and itself, over pairs of different samples."""
         total, size = 0.0, max(1, ELEMENTS // len(b))
         for part in a.split(size):
-            # In terms of the widest, with σ = 2 m, the others are its 4th and 16th power.
+            # The other kernels are the 4th and 16th power of the widest, with σ = 2 m.
             wide = torch.cdist(part, b).square_().mul_(-1 / (8 * self.median**2)).exp_()
             middle = wide.square().square_()
             total += (wide.sum() + middle.sum() + middle.square_().square_().sum()).item() / 3

@@ -1,10 +1,10 @@
-"""Distance to the nearest neighbour, to tell copies of training data.
+"""Distance to the nearest neighbour, which shows copies of training data.
 
     d_i = min_j |a_i - b_j|
 
-The nearest b_j is found from `|a|^2 + |b|^2 - 2 a.b`, a matrix product, in float64: in float32 that difference cannot
-tell distances below about 1e-3 of the norm apart, and near copies are the ones that matter here. The distance itself
-is then computed from the difference `a_i - b_j`, so that a copy is at exactly 0.
+The nearest b_j is found from `|a|^2 + |b|^2 - 2 a.b`, a matrix product, in float64: in float32 it cannot resolve distances
+below about 1e-3 of the norm, and near copies are the ones that matter here. The distance itself is then computed from the
+difference `a_i - b_j`, so that a copy is at exactly 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def nearest_distance(a: Tensor, b: Tensor, exclude_self: bool = False) -> Tensor
     device = a.device
     a, b = a.detach().flatten(1), b.detach().to(device).flatten(1)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"rows of different dimension: {a.shape[1]} and {b.shape[1]}")
+        raise ValueError(f"the rows have different dimensions: {a.shape[1]} and {b.shape[1]}")
     if exclude_self and len(a) != len(b):
         raise ValueError(f"exclude_self compares a set with itself, got sets of {len(a)} and {len(b)}")
     if len(b) < 1 + exclude_self:
@@ -49,16 +49,16 @@ def as_double(x: Tensor) -> Tensor:
 
 
 def _nearest(a: Tensor, b: Tensor, start: int, size: int, exclude_self: bool) -> Tensor:
-    """Distances of rows start .. start + size of `a`, running over `b` in chunks of `size` rows."""
+    """Distances of rows start .. start + size of `a` to `b`, which is read in chunks of `size` rows."""
     rows = as_double(a[start : start + size])
     best = torch.full((len(rows),), torch.inf, dtype=rows.dtype, device=rows.device)
     for offset in range(0, len(b), size):
         others = as_double(b[offset : offset + size])
         # |a|^2 is the same for every b_j: the smallest |b|^2 - 2 a.b is the nearest.
         scores = torch.addmm(others.square().sum(dim=1), rows, others.T, alpha=-2)
-        if exclude_self and offset == start:  # the chunks of a and b are cut alike: self pairs are on this diagonal
+        if exclude_self and offset == start:  # a and b have the same chunks: self pairs are on this diagonal
             scores.fill_diagonal_(torch.inf)
         score, nearest = scores.min(dim=1)
         distance = (rows - others[nearest]).norm(dim=1)
-        best = torch.minimum(best, distance.masked_fill(score.isposinf(), torch.inf))  # a chunk of nothing but oneself
+        best = torch.minimum(best, distance.masked_fill(score.isposinf(), torch.inf))  # a chunk may hold the row itself alone
     return best

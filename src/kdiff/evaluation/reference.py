@@ -1,11 +1,11 @@
-"""What samples are compared with, and its statistics in the files that are in use.
+"""The reference that samples are compared with, and its statistics in the usual file formats.
 
     ADM, JiT    .npz   mu (F,), sigma (F, F); ADM's also mu_s, sigma_s (2023), for sFID, and arr_0, images
     EDM         .npz   mu, sigma
     kdiff       .npz   mu, sigma, for Inception mu_s and sigma_s, and kdiff: JSON with the features, their weights and N
 
-sigma is unbiased, divided by N - 1, in all of them. A file of ours says which features it is of, and others are refused; of
-any other file there is only the number of features to go by. EDM2 writes pickles, which are not read.
+sigma is unbiased, divided by N - 1, in all of them. A file of kdiff names its features, and other features are refused; any
+other file shows only how many features there are. EDM2 writes pickles, which are not read.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch import Tensor
 
 from kdiff.evaluation.features import Extractor, features_of
 from kdiff.evaluation.frechet import FeatureStatistics, Moments
-from kdiff.evaluation.images import SAMPLES, Images, open_images, pickle_hint
-from kdiff.evaluation.judge import drawn
-from kdiff.files import new_file
+from kdiff.evaluation.images import SAMPLES, Images, open_images, opened_npz, pickle_hint
+from kdiff.evaluation.subsets import drawn
+from kdiff.files.atomic import new_file
 
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 STAMP = "kdiff"
-MAX_KEPT = 50_000  # images of the reference whose features are kept, for KID, precision and recall
+MAX_KEPT = 50_000  # reference images whose features are kept, for KID, precision and recall
 
 
 @dataclass(frozen=True)
 class Reference:
     """Statistics by layer, for Fréchet distances; features of (up to 50,000 of) the images, if there are images; facts.
 
-    Among these is a digest: of the images' bytes, or of the statistics, wherever they lie.
+    The facts include a digest of the images' bytes or of the statistics, which does not depend on their path.
     """
 
     statistics: Mapping[str, FeatureStatistics]
@@ -47,13 +47,13 @@ class Reference:
 
 
 def image_reference(images: Images, extractor: Extractor, batch_size: int, only: str | None = None) -> Reference:
-    """A reference of images: its statistics are of all, gathered a batch at a time.
+    """A reference made of images; its statistics are of all images, gathered a batch at a time.
 
     Args:
-        images: all of them are read.
-        extractor: gives their features.
+        images: the images; all are read.
+        extractor: computes their features.
         batch_size: images at a time.
-        only: the layer of which statistics are wanted, and nothing else; all layers, and features, if left out.
+        only: the one layer to compute statistics of, without keeping features; all layers, and features, if left out.
     """
     moments = {layer: Moments() for layer in ([only] if only else extractor.layers)}
     digest = hashlib.blake2b(repr(images.shape).encode(), digest_size=8)
@@ -71,20 +71,16 @@ def image_reference(images: Images, extractor: Extractor, batch_size: int, only:
 
 
 def is_statistics(path: Path) -> bool:
-    """Whether a file holds statistics.
-
-    Raises:
-        ValueError: a pickle, or a damaged `.npz`.
-    """
+    """Whether a file holds statistics; a pickle or a damaged `.npz` raises ValueError."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     return "mu" in _arrays(path)
 
 
 def file_reference(path: Path, extractor: Extractor, batch_size: int, only: str | None = None) -> Callable[[], Reference]:
-    """A reference of statistics from a file, and of the images beside them, as ADM's batches have; these are judged later.
+    """A reference of the statistics in a file, and of its images if it has any, as ADM's; these are judged when it is called.
 
-    `only` as for `image_reference`: images beside are then left alone.
+    `only` is as for `image_reference`; the images are then ignored.
 
     Raises:
         ValueError: a damaged file, or statistics of other features.
@@ -112,7 +108,7 @@ def file_reference(path: Path, extractor: Extractor, batch_size: int, only: str 
 def write_statistics(
     path: Path, statistics: Mapping[str, FeatureStatistics], extractor: Extractor, facts: Mapping[str, Any]
 ) -> None:
-    """Write statistics by layer, with what they are of; ADM's, EDM's and JiT's evaluations read the file.
+    """Write statistics by layer, and what they are of; the evaluations of ADM, EDM and JiT can read the file.
 
     Raises:
         ValueError: a path that does not end in .npz.
@@ -130,17 +126,17 @@ def write_statistics(
 
 
 def check_statistics_path(path: Path) -> None:
-    """Raises ValueError for a path that does not end in .npz."""
+    """Raise ValueError for a path that does not end in .npz."""
     if path.suffix != ".npz":
         raise ValueError(f"statistics are written as .npz, found {path}; expected a path such as {path.with_suffix('.npz')}")
 
 
 def read_statistics(path: Path, extractor: Extractor) -> tuple[dict[str, FeatureStatistics], dict[str, Any] | None]:
-    """Statistics by layer, as far as the file has them, and the stamp of a file of ours.
+    """Statistics by layer, as far as the file has them, and the stamp of a file that kdiff wrote.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file of another kind or damaged, statistics of other features, or ones that are no statistics.
+        ValueError: a damaged file or one of another kind, statistics of other features, or arrays that are not statistics.
     """
     if not path.exists():
         raise FileNotFoundError(f"no statistics at {path}")
@@ -149,8 +145,8 @@ def read_statistics(path: Path, extractor: Extractor) -> tuple[dict[str, Feature
         theirs, ours = stamp["features"], extractor.stamp()
         if (theirs["name"], theirs["weights"]) != (ours["name"], ours["weights"]):
             raise ValueError(
-                f"{path} is of features {theirs['name']} with weights {theirs['weights']}; these are {ours['name']} with "
-                f"weights {ours['weights']}. Name those features and weights, or make statistics of these by --save-statistics"
+                f"{path} has features {theirs['name']} with weights {theirs['weights']}; expected {ours['name']} with weights "
+                f"{ours['weights']}: name the file's features and weights, or make statistics with --save-statistics"
             )
     statistics = {}
     for layer, size in extractor.layers.items():
@@ -158,41 +154,37 @@ def read_statistics(path: Path, extractor: Extractor) -> tuple[dict[str, Feature
         if mean_name not in names and layer != "pool":
             continue
         if missing := {mean_name, covariance_name} - names:
-            raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected {' and '.join(sorted(missing))} besides")
+            raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected {' and '.join(sorted(missing))} too")
         mean, covariance = (torch.from_numpy(_numbers(path, name)) for name in (mean_name, covariance_name))
         if mean.shape != (size,) or covariance.shape != (size, size):
             raise ValueError(
-                f"{path}: {mean_name} has shape {tuple(mean.shape)} and {covariance_name} {tuple(covariance.shape)}; the "
-                f"features {extractor.name} are {size}: these are statistics of others. Name those by --features, or make "
-                "statistics of these by --save-statistics"
+                f"{path}: {mean_name} has shape {tuple(mean.shape)} and {covariance_name} {tuple(covariance.shape)}; expected "
+                f"{size} features ({extractor.name}): choose the file's --features, or make statistics with --save-statistics"
             )
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise ValueError(f"{path}: {mean_name} or {covariance_name} is not finite; make it anew")
+            raise ValueError(f"{path}: {mean_name} or {covariance_name} is not finite; create it again")
         statistics[layer] = FeatureStatistics(mean, (covariance + covariance.T) / 2, stamp["num"] if stamp else 0)
     return statistics, stamp
 
 
 def _stamp(path: Path) -> dict[str, Any] | None:
-    """What a file of ours says of its features; None for one of another program."""
+    """The stamp of a file that kdiff wrote; None for a file of another program."""
     if STAMP not in _arrays(path):
         return None
     try:
         stamp: dict[str, Any] = json.loads(str(_array(path, STAMP)))
         _ = stamp["features"]["name"], stamp["features"]["weights"], stamp["num"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: {STAMP} does not say which features the statistics are of; make them anew") from None
+        raise ValueError(f"{path}: {STAMP} does not name the features of the statistics; create them again") from None
     return stamp
 
 
 def _arrays(path: Path) -> set[str]:
     """The names of the arrays in a `.npz`."""
     if path.suffix != ".npz":
-        raise ValueError(f"{path} is no .npz of statistics{pickle_hint(path)}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path} cannot be read as .npz ({error}); it is damaged or of another kind, make it anew") from None
+        raise ValueError(f"{path} is not a .npz of statistics{pickle_hint(path)}")
+    with opened_npz(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def _array(path: Path, name: str) -> np.ndarray:
@@ -200,7 +192,7 @@ def _array(path: Path, name: str) -> np.ndarray:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {name} cannot be read ({error}); it is damaged or pickled, make it anew") from None
+        raise ValueError(f"{path}: {name} cannot be read ({error}); it is damaged or pickled: create it again") from None
 
 
 def _numbers(path: Path, name: str) -> np.ndarray:

@@ -2,9 +2,9 @@
 
     SW(A, B)^2 = E_theta W2^2(theta . A, theta . B),    theta uniform on the unit sphere of R^D
 
-In one dimension W2 is the L2 distance of the quantile functions, `W2^2 = int_0^1 (F_a^-1(q) - F_b^-1(q))^2 dq`. For
-samples these are steps at multiples of 1/N_a and 1/N_b, so the integral is a finite sum over the merged breakpoints:
-exact for any two counts, and for equal counts the mean squared difference of the sorted values.
+In one dimension W2 is the L2 distance of the quantile functions, `W2^2 = int_0^1 (F_a^-1(q) - F_b^-1(q))^2 dq`. For samples,
+these functions are steps at multiples of 1/N_a and 1/N_b, so the integral is a finite sum over the merged breakpoints. The sum
+is exact for any two counts; for equal counts it is the mean squared difference of the sorted values.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ ELEMENTS = 2**23  # projected values held at once: 32 MiB in float32
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> float:
     """Sliced 2-Wasserstein distance of the samples `a` and `b`, in units of the data.
 
-    A shift by s gives |s| / sqrt(D) in expectation: it is a distance per dimension. Like every distance between samples
-    it is biased upward for few samples; compare figures of equal counts only.
+    A shift by s gives |s| / sqrt(D) in expectation: this is a distance per dimension. Like every distance between samples it is
+    biased upward for few samples; compare only figures of equal counts.
 
     Args:
         a: (Na, *shape); trailing dimensions are flattened to D.
@@ -44,7 +44,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
     device = a.device
     a, b = a.detach().to(dtype).flatten(1), b.detach().to(device, dtype).flatten(1)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"samples of different dimension: {a.shape[1]} and {b.shape[1]}")
+        raise ValueError(f"the samples have different dimensions: {a.shape[1]} and {b.shape[1]}")
     index_a, index_b, weights = _merged_quantiles(len(a), len(b))
     index_a, index_b, weights = index_a.to(device), index_b.to(device), weights.to(device, dtype)
     generator = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
 
 
 def _merged_quantiles(count_a: int, count_b: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pieces of [0, 1] on which both quantile functions are constant: index into sorted a, into sorted b, and width.
+    """Pieces of [0, 1] on which both quantile functions are constant: index in sorted a, index in sorted b, and width.
 
     In units of 1 / (count_a count_b) every breakpoint is an integer, so the merge is exact.
     """

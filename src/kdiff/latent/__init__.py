@@ -1,6 +1,6 @@
-"""Autoencoders: images to latents and back. They come from diffusers, in its own format or in that of latent diffusion.
+"""Autoencoders from diffusers: images to latents and back; files in the format of diffusers or of latent diffusion.
 
-Needs the extra `kdiff[latent]`; nothing here imports diffusers before an autoencoder is wanted.
+This room needs the extra `kdiff[latent]`. It imports diffusers only when an autoencoder is loaded or built.
 """
 
 from kdiff.latent.autoencoder import Autoencoder, load_autoencoder, small_autoencoder

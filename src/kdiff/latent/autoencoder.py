@@ -1,11 +1,13 @@
-"""An autoencoder of images: q(latent | x) = N(mean, diag(std²)), and back; what tells one from another.
+"""An autoencoder of images: q(latent | x) = N(mean, diag(std²)), and back; and a hash that identifies it.
 
-diffusers' AutoencoderKL (Kingma and Welling, 2014; Rombach et al., 2022): Stable Diffusion's, FLUX's, VA-VAE's, or a small one
-of one's own. Latents here are as the encoder gives them; the factor and shift that came with it are named beside them.
+It is an AutoencoderKL of diffusers (Kingma and Welling, 2014; Rombach et al., 2022): that of Stable Diffusion, FLUX or VA-VAE,
+or a small one that the user trains. Latents here are the output of the encoder; its published factor and shift are recorded
+with them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import math
@@ -16,20 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdiff.files.weights import read_weights
 from kdiff.latent.ldm import from_ldm
-from kdiff.weights import read_weights
 
 CLASS = "AutoencoderKL"
-SUBFOLDERS = ("", "vae", "autoencoder")  # of a diffusers pipeline; of a folder of kdiff train-autoencoder
-UNSEEN = ("act_fn", "norm_num_groups")  # entries of the configuration that leave no trace in names and shapes of the weights
+SUBFOLDERS = ("", "vae", "autoencoder")  # in a pipeline of diffusers; in a folder of kdiff train-autoencoder
+UNSEEN = ("act_fn", "norm_num_groups")  # entries of the configuration that names and shapes of the weights do not show
 AT_ONCE = 2**20  # pixels in a batch
 
 
 class Autoencoder:
     """An AutoencoderKL in evaluation mode, in float32.
 
-    `source` says where it came from, `identity` is a hash of class, architecture and weights: equal for equal networks, however
-    they are stored.
+    `source` is the folder, file or name that it was loaded from. `identity` is a hash of class, architecture and weights; it
+    does not depend on how they are stored.
     """
 
     def __init__(self, module: nn.Module, source: str) -> None:
@@ -38,16 +40,16 @@ class Autoencoder:
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """The number of channels of the images."""
         return int(self.module.config.in_channels)
 
     @property
     def factor(self) -> int:
-        """Pixels per entry of a latent, along each side."""
+        """The number of pixels per entry of a latent along each side."""
         return int(2 ** (len(self.module.config.block_out_channels) - 1))
 
     def describe(self) -> dict[str, Any]:
-        """A dictionary for JSON; latent · scaling after subtracting the shift is what its makers train on."""
+        """A dictionary for JSON. The authors of an autoencoder train on (latent − shift) · scaling."""
         config = self.module.config
         return {
             "source": self.source,
@@ -61,25 +63,25 @@ class Autoencoder:
         """The shape (c, h, w) of the latents of images (C, H, W).
 
         Raises:
-            ValueError: images that it cannot encode.
+            ValueError: the autoencoder cannot encode images of this shape.
         """
         factor = self.factor
         if len(shape) != 3 or shape[0] != self.channels:
             raise ValueError(
                 f"the autoencoder {self.source} encodes images of {self.channels} channels, shaped ({self.channels}, H, W); "
-                f"found {shape}; a folder of images is read as grey or in colour by --data.channels L or RGB"
+                f"found {shape}; --data.channels L or RGB reads a folder of images as grey or in colour"
             )
         if any(side % factor for side in shape[1:]):
             near = max(factor, round(min(shape[1:]) / factor) * factor)
             raise ValueError(
-                f"the autoencoder {self.source} divides sides by {factor}, so that sides must be multiples of it; found "
-                f"{shape[1]}×{shape[2]}; give a size, such as --data.size {near}, or take an autoencoder of fewer levels"
+                f"the autoencoder {self.source} divides sides by {factor}, so sides must be multiples of {factor}; found "
+                f"{shape[1]}×{shape[2]}; give a size, such as --data.size {near}, or use an autoencoder with fewer levels"
             )
         return int(self.module.config.latent_channels), shape[1] // factor, shape[2] // factor
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posteriors of images x (N, C, H, W) in [−1, 1]; on x's device."""
+        """Mean and standard deviation of the posteriors of images x (N, C, H, W) in [−1, 1], on the device of x."""
         pairs = []
         for batch in x.split(self._at_once(x.shape[-2:])):
             posterior = self.module.encode(batch.to(self.module.device)).latent_dist
@@ -89,14 +91,14 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [−1, 1], on the CPU, of latents as the encoder gives them."""
+        """Images (N, C, H, W) in [−1, 1], on the CPU, from latents as the encoder returns them."""
         sides = [side * self.factor for side in latents.shape[-2:]]
         batches: Iterator[Tensor] = iter(latents.split(self._at_once(sides)))
         return torch.cat([self.module.decode(batch.to(self.module.device)).sample.cpu() for batch in batches]).clamp_(-1, 1)
 
     @staticmethod
     def _at_once(sides: Any) -> int:
-        """How many images to take at a time, so that a batch of large ones fits into memory."""
+        """The number of images in a batch, so that a batch of large images fits into memory."""
         return max(1, min(256, AT_ONCE // math.prod(sides)))
 
 
@@ -109,7 +111,7 @@ def _identity(module: Any) -> str:
 
 
 def check_diffusers() -> None:
-    """Raises ValueError where the package is not installed."""
+    """Raise ValueError if diffusers is not installed."""
     if importlib.util.find_spec("diffusers") is None:
         raise ValueError("autoencoders need diffusers, which is not installed; pip install 'kdiff[latent]' installs it")
 
@@ -118,14 +120,15 @@ def load_autoencoder(source: str | Path, identity: str | None = None) -> Autoenc
     """The autoencoder that `source` names, on the GPU if there is one.
 
     Args:
-        source: a folder in diffusers' format, or of a pipeline, or of kdiff train-autoencoder; a file with a state dict in the
-            layout of latent diffusion (.pt, .pth, .ckpt, .safetensors); or a name on the hub, owner/name or owner/name/folder.
-        identity: what it must be.
+        source: a folder in the format of diffusers, of a pipeline or of kdiff train-autoencoder; a file with a state dict in
+            the layout of latent diffusion (.pt, .pth, .ckpt, .safetensors); or a name on the hub, owner/name or
+            owner/name/folder.
+        identity: the identity that the autoencoder must have; any if left out.
 
     Raises:
-        ValueError: diffusers is not installed; a file or folder that holds no such autoencoder, or weights that are damaged or
-            do not fit; another identity.
-        FileNotFoundError: nothing there.
+        ValueError: diffusers is not installed; the file or folder holds no such autoencoder; the weights are damaged or do not
+            fit; or the identity is another one.
+        FileNotFoundError: there is no such file, folder or name.
     """
     check_diffusers()
     path = Path(source).expanduser()
@@ -141,22 +144,22 @@ def load_autoencoder(source: str | Path, identity: str | None = None) -> Autoenc
     if identity is not None and autoencoder.identity != identity:
         raise ValueError(
             f"the autoencoder {source} is not the one that the latents were made with: its identity is {autoencoder.identity}, "
-            f"expected {identity}; its weights or its architecture differ. Find the right one and name it by --autoencoder"
+            f"expected {identity}; its weights or its architecture differ. Find the right one and give it with --autoencoder"
         )
     return autoencoder
 
 
 def small_autoencoder(image_channels: int, channels: list[int], latent_channels: int, layers_per_block: int = 1) -> nn.Module:
-    """An AutoencoderKL to be trained: a level for each entry of `channels`, sides halved between them.
+    """A new AutoencoderKL for training, with one level for each entry of `channels`; sides are halved between levels.
 
     Raises:
-        ValueError: diffusers is not installed, or numbers that make no network.
+        ValueError: diffusers is not installed, or a number is below 1.
     """
     check_diffusers()
     if not channels or min([*channels, latent_channels, layers_per_block]) < 1:
         raise ValueError(
             f"channels is {channels}, latent_channels {latent_channels} and layers_per_block {layers_per_block}; expected "
-            "whole numbers from 1 on"
+            "whole numbers of at least 1"
         )
     from diffusers import AutoencoderKL
 
@@ -169,7 +172,7 @@ def small_autoencoder(image_channels: int, channels: list[int], latent_channels:
         block_out_channels=channels,
         layers_per_block=layers_per_block,
         latent_channels=latent_channels,
-        # Groups of four channels where that goes: of one channel each, a norm would erase how strong a channel is.
+        # Groups of four channels where possible: with one channel per group, a norm would erase the strength of a channel.
         norm_num_groups=min(32, common // 4 if common % 4 == 0 else 1),
     )
     return module
@@ -193,7 +196,7 @@ def _from_folder(path: Path) -> nn.Module:
     if folder is None:
         raise FileNotFoundError(
             f"no autoencoder in {path}: expected a config.json of diffusers there, or in its folder vae or autoencoder; "
-            "one that kdiff train-autoencoder has not finished has none yet"
+            "kdiff train-autoencoder writes it at the end"
         )
     return _pretrained(str(folder), local_files_only=True)
 
@@ -204,7 +207,7 @@ def _from_hub(source: str) -> nn.Module:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether what went wrong at first was the way to the hub: diffusers then says that there is no such file."""
+    """Whether the first error was that the hub cannot be reached; diffusers then reports a missing file."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     while error:
@@ -215,12 +218,12 @@ def _unreachable(error: BaseException | None) -> bool:
 
 
 def _pretrained(place: str, **options: Any) -> nn.Module:
-    """From diffusers' format; the weights as safetensors only, so that nothing is unpickled."""
+    """Read the format of diffusers; the weights must be safetensors, so that nothing is unpickled."""
     from diffusers import AutoencoderKL
     from diffusers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what it would say is said by the errors below
+    logging.set_verbosity(logging.CRITICAL)  # the errors below say what diffusers would log
     try:
         found = AutoencoderKL.load_config(place, **options).get("_class_name", CLASS)
         if found != CLASS:
@@ -232,7 +235,7 @@ def _pretrained(place: str, **options: Any) -> nn.Module:
     except (OSError, RuntimeError) as error:
         if _unreachable(error):
             raise ValueError(
-                f"{place} is not on this machine, and the hub cannot be reached: fetch it where there is a connection (hf "
+                f"{place} is not on this machine, and the hub cannot be reached: download it where there is a connection (hf "
                 f"download {place} --local-dir FOLDER), and give that folder"
             ) from None
         raise ValueError(f"no autoencoder could be read from {place}: {' '.join(str(error).split())}") from None
@@ -241,3 +244,20 @@ def _pretrained(place: str, **options: Any) -> nn.Module:
     if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]:
         raise ValueError(f"the weights in {place} do not fit its config.json: {len(wrong)} do not match, e.g. {wrong[0]}")
     return module
+
+
+@functools.lru_cache(maxsize=1)
+def decoder(source: str, identity: str) -> Autoencoder:
+    """The autoencoder with this source and identity; the last one is kept for the next call.
+
+    Raises:
+        ValueError, FileNotFoundError: as for `load_autoencoder`; the message says how to give another place.
+    """
+    try:
+        return load_autoencoder(source, identity)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. The autoencoder of these latents was there when they were encoded; if it has moved, run kdiff encode "
+            "again with its new place, which records the place with the latents (kdiff sample and evaluate take --autoencoder "
+            "too)"
+        ) from None

@@ -1,12 +1,12 @@
-"""Autoencoders in the layout of latent diffusion (LDM), which VA-VAE is published in: a state dict, as AutoencoderKL.
+"""State dicts in the layout of latent diffusion (LDM), the layout of VA-VAE, as an AutoencoderKL of diffusers.
 
     encoder.down.<level>.block.<i>     → encoder.down_blocks.<level>.resnets.<i>
     encoder.down.<level>.attn.<i>      → encoder.down_blocks.<level>.attentions.<i>
     decoder.up.<level>.…               → decoder.up_blocks.<levels − 1 − level>.…
 
-The architecture is read off the keys and shapes. VA-VAE f16d32 (Yao and Wang, 2025, arXiv 2501.01423): 128 channels times 1, 1,
-2, 2, 4, two blocks per level, attention at the lowest, 32 latent channels. diffusers' own conversion does the most of it, but
-leaves attention within levels as it is.
+Keys and shapes show the architecture. VA-VAE f16d32 (Yao and Wang, 2025, arXiv 2501.01423) has 128 channels times 1, 1, 2, 2,
+4, two blocks per level, attention at the lowest level, and 32 latent channels. diffusers' own conversion does most of the work,
+but does not convert attention within levels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of diffusers' AutoencoderKL for a state dict without prefix.
 
     Raises:
-        ValueError: no such state dict.
+        ValueError: the state dict has another layout.
     """
     try:
         levels, blocks = _number_of(state, "encoder.down"), _number_of(state, "encoder.down.0.block")
@@ -39,11 +39,11 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "layers_per_block": blocks,
             "down_block_types": ["AttnDownEncoderBlock2D" if there else "DownEncoderBlock2D" for there in attended],
             "up_block_types": ["AttnUpDecoderBlock2D" if there else "UpDecoderBlock2D" for there in reversed(attended)],
-            "norm_num_groups": 32,  # of every LDM autoencoder; it leaves no trace in the weights
+            "norm_num_groups": 32,  # the same in every LDM autoencoder; the weights do not show it
             "mid_block_add_attention": "encoder.mid.attn_1.norm.weight" in state,
             "use_quant_conv": "quant_conv.weight" in state,
             "use_post_quant_conv": "post_quant_conv.weight" in state,
-            "scaling_factor": 1.0,  # not among the weights; statistics per channel take its place
+            "scaling_factor": 1.0,  # not among the weights; statistics per channel replace it
         }
     except KeyError as error:
         raise ValueError(
@@ -53,14 +53,14 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     encoded = state["encoder.conv_out.weight"].shape[0] if "encoder.conv_out.weight" in state else 0
     if encoded != 2 * config["latent_channels"]:
         raise ValueError(
-            f"its encoder gives {encoded} channels and its decoder takes {config['latent_channels']}: expected twice as many, "
-            "mean and variance (AutoencoderKL)"
+            f"its encoder gives {encoded} channels and its decoder takes {config['latent_channels']}: expected an encoder with "
+            "twice as many, mean and variance (AutoencoderKL)"
         )
     return config
 
 
 def _number_of(state: Mapping[str, Tensor], parts: str) -> int:
-    """How many parts there are, called parts.0.…, parts.1.… and so on; KeyError for none."""
+    """The number of parts called parts.0.…, parts.1.… and so on; KeyError if there are none."""
     numbers = [int(match[1]) for key in state if (match := re.match(rf"{re.escape(parts)}\.(\d+)\.", key))]
     if not numbers:
         raise KeyError(f"{parts}.0")
@@ -71,7 +71,7 @@ def from_ldm(state: Mapping[str, Tensor]) -> nn.Module:
     """diffusers' AutoencoderKL with the weights of a state dict in the layout of latent diffusion.
 
     Raises:
-        ValueError: another layout, or weights that are missing, left over or of another shape, by name.
+        ValueError: the layout is another one; or weights are missing, left over or of another shape (all are named).
     """
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint, update_vae_attentions_ldm_to_diffusers
@@ -89,11 +89,11 @@ def from_ldm(state: Mapping[str, Tensor]) -> nn.Module:
     try:
         module.load_state_dict(converted)
     except RuntimeError as error:
-        raise ValueError(f"it does not fit the architecture that its keys tell: {' '.join(str(error).split())}") from None
+        raise ValueError(f"it does not fit the architecture that its keys show: {' '.join(str(error).split())}") from None
     return module
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the prefix that the encoder's have."""
+    """The weights under the prefix of the encoder's weights, without this prefix."""
     first = next((prefix for prefix in PREFIXES if f"{prefix}encoder.conv_in.weight" in state), "")
     return {key.removeprefix(first): value for key, value in state.items() if key.startswith(first)}

@@ -1,16 +1,17 @@
-"""What the transformers on images share: sizes checked, labels or another condition, checkpointed blocks, tables for any size.
+"""What the transformers on images share: checks of sizes, labels or another condition, checkpointing, tables for any size.
 
     c = time(t) + condition(y)        x = patches(z) + positions        x ← block_i(x, c)        u = patches⁻¹(final(x, c))
 
-is `ModulatedTransformer.forward` (DiT, arXiv 2212.09748, and its kin). An architecture picks the parts, of `embedding` and
-`transformer`, in its constructor.
+`ModulatedTransformer.forward` computes these lines (DiT, arXiv 2212.09748, and the networks derived from it). An architecture
+chooses its parts from `embedding` and `transformer`.
 
-The tables of positions and rotations are computed, for the size of image that a network was built for, and again for another
-that it is called with. Nothing is stretched: a larger image has further indices, with the same distance from patch to patch.
+The tables of positions and rotations are computed for the image size that a network was built for, and again for any other size
+that it is called with. Nothing is stretched: a larger image has more indices, and neighbouring patches keep their distance.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -31,57 +32,68 @@ from kdiff.networks.transformer import FinalLayer, for_this_device, rotary_table
 Grid = tuple[int, int]
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetwork(nn.Module):
-    """A network on patches of images (batch, C, H, W), called as network(z, t, y); a base class.
+    """The base class of networks on patches of images (batch, C, H, W), called as network(z, t, y).
+
+    It is a dataclass, so every network inherits the arguments from `image_size` to `mlp_ratio`. A network adds its own options,
+    and those of the last three arguments below that it supports.
 
     Args:
-        image_size: pixels on a side, or (height, width).
-        patch_size: pixels on a patch's side; it divides height and width.
+        image_size: pixels on a side, or (height, width); for latents, the entries on a side.
+        patch_size: pixels on a side of a patch; the height and the width must be multiples of it.
         channels: C.
-        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
-        hidden_size: D.
-        depth: blocks.
-        checkpointing: keep only the blocks' inputs for the backward pass and compute the rest again: the same gradients from
-            less memory, for about a third more time.
+        num_classes: labels are 0 … num_classes − 1, and `num_classes` itself means "no class"; 0 for a network without labels.
+        hidden_size: D, the width of a token; a multiple of num_heads.
+        depth: the number of blocks.
+        num_heads: the number of attention heads.
+        mlp_ratio: the perceptron of a block has D · mlp_ratio units.
+        null_class: False for a table of labels that has no row for "no class".
+        condition: a module that replaces the table of labels, for conditions of any kind. It is called as condition(y, batch)
+            and returns a tensor (batch, D); y is None where no condition is given.
+        checkpointing: keep only the inputs of the blocks for the backward pass, and compute the rest again. The gradients are
+            the same; it needs less memory and about a third more time.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
 
-    takes_other_sizes = True  # whether an image may have another height and width than the network was built for
-    random = False  # whether something is drawn in the forward pass of training: dropout
+    image_size: int | tuple[int, int]
+    patch_size: int
+    channels: int
+    num_classes: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
 
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        channels: int,
-        num_classes: int,
-        hidden_size: int,
-        depth: int,
-        checkpointing: bool,
-    ) -> None:
+    # These have no type, so they are no arguments here. A network that supports them lists them among its own arguments.
+    null_class = True
+    checkpointing = False
+    takes_other_sizes = True  # whether an image may have another height and width than the network was built for
+    random = False  # whether the forward pass of training draws random numbers (dropout)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        image, self.grid = image_and_grid(image_size, patch_size)
-        for name, size in {"channels": channels, "hidden_size": hidden_size, "depth": depth}.items():
+        image, self.grid = image_and_grid(self.image_size, self.patch_size)
+        for name, size in {"channels": self.channels, "hidden_size": self.hidden_size, "depth": self.depth}.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1")
-        if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}; expected 0 or more")
-        self.shape, self.patch_size, self.num_classes = (channels, *image), patch_size, num_classes
-        self.hidden_size, self.depth, self.checkpointing = hidden_size, depth, checkpointing
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes is {self.num_classes}; expected 0 or more")
+        self.shape = (self.channels, *image)
 
-    def label_module(self, condition: nn.Module | None, null_class: bool = True) -> nn.Module | None:
-        """The condition's module: the user's, a table of labels, or none."""
+    def label_module(self, condition: nn.Module | None) -> nn.Module | None:
+        """The module that embeds the condition: the user's module, a table of labels, or None."""
         if condition is not None:
             return condition
-        return LabelEmbedding(self.num_classes, self.hidden_size, null_class) if self.num_classes else None
+        return LabelEmbedding(self.num_classes, self.hidden_size, self.null_class) if self.num_classes else None
 
     def checked_grid(self, z: Tensor, t: Tensor) -> Grid:
-        """Rows and columns of patches in z.
+        """The numbers of rows and columns of patches in z.
 
         Raises:
-            ValueError: samples or times of a shape that this network cannot take.
+            ValueError: the shape of the samples or of the times is not one that this network takes.
         """
         found, built = tuple(z.shape[1:]), tuple(self.shape)
         if found != built:
@@ -97,69 +109,44 @@ class ImageNetwork(nn.Module):
         if self.takes_other_sizes:
             return f", and takes {self.shape[0]} channels of any height and width that its patch_size {self.patch_size} divides"
         return (
-            ", one learned place for each of its patches, and takes no other height and width: build one with that image_size, "
+            " and has one learned place for each patch, so it takes no other height and width; build one with that image_size, "
             "or resize the images"
         )
 
     def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
-        """block(*inputs), under `checkpointing` without keeping what happens inside."""
+        """block(*inputs); under `checkpointing`, nothing that happens inside the block is kept."""
         if self.checkpointing and torch.is_grad_enabled():
-            # Where nothing in a block is random there is no state to bring back, and none to fetch from a device.
+            # A block that draws no random numbers needs no random state restored, and none fetched from a device.
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=self.random)
         return block(*inputs)
 
 
 class ModulatedTransformer(ImageNetwork):
-    """A transformer whose blocks time and condition modulate (adaLN-zero); a base class.
+    """The base class of transformers whose blocks are modulated by time and condition (adaLN-zero).
 
-    A subclass adds `blocks`, `final_layer` and, by `set_tables`, its tables.
-
-    Args:
-        image_size: as for `ImageNetwork`, and so are the next four and `checkpointing`.
-        patch_size: pixels on a patch's side.
-        channels: C.
-        num_classes: labels.
-        hidden_size: D.
-        depth: blocks.
-        bottleneck: numbers between a patch and D; none if left out.
-        null_class: False for a table of labels without "no class".
-        condition: called as condition(y, batch), returns (batch, D): in place of the table of labels.
-        checkpointing: whether blocks are computed again in the backward pass.
+    The arguments are those of `ImageNetwork`. A subclass adds `blocks` and `final_layer`, and calls `set_tables`.
     """
 
-    pos_embed: Tensor
-    rotary: Tensor | None
-
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        channels: int,
-        num_classes: int,
-        hidden_size: int,
-        depth: int,
-        bottleneck: int | None = None,
-        null_class: bool = True,
-        condition: nn.Module | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__(image_size, patch_size, channels, num_classes, hidden_size, depth, checkpointing)
-        self.x_embedder = PatchEmbedding(patch_size, channels, hidden_size, bottleneck)
-        self.t_embedder = TimeEmbedding(hidden_size)
-        self.y_embedder = self.label_module(condition, null_class)
-        self.returned = channels  # of the channels that the final layer makes, the first so many are u
+    def __post_init__(self, condition: nn.Module | None = None, bottleneck: int | None = None) -> None:
+        super().__post_init__()
+        self.x_embedder = PatchEmbedding(self.patch_size, self.channels, self.hidden_size, bottleneck)
+        self.t_embedder = TimeEmbedding(self.hidden_size)
+        self.y_embedder = self.label_module(condition)
+        self.returned = self.channels  # the number of leading channels of the final layer that are u
         self.blocks: nn.ModuleList
         self.final_layer: FinalLayer
+        self.pos_embed: Tensor
+        self.rotary: Tensor | None
 
     def set_tables(self, head_dim: int | None, prefix: int = 0) -> None:
-        """Tables for the size of image that this network is built for; rotations of heads of `head_dim`, or none."""
+        """Compute the tables for the image size that this network is built for; no rotations if `head_dim` is None."""
         self._head_dim, self._prefix = head_dim, prefix
         positions, rotary = _tables(self.grid, self.hidden_size, head_dim, prefix)
         self.register_buffer("pos_embed", positions, persistent=False)
         self.register_buffer("rotary", rotary, persistent=False)
 
     def tables(self, grid: Grid) -> tuple[Tensor, Tensor | None]:
-        """Positions (1, tokens, D) and rotations (2, prefix + tokens, h) for so many rows and columns of patches."""
+        """Positions (1, tokens, D) and rotations (2, prefix + tokens, h) for this number of rows and columns of patches."""
         if grid == self.grid:
             return self.pos_embed, self.rotary
         return _kept_tables(grid, self.hidden_size, self._head_dim, self._prefix, self.pos_embed.device, self.pos_embed.dtype)
@@ -168,14 +155,15 @@ class ModulatedTransformer(ImageNetwork):
         """u, shaped like z unless a network says otherwise.
 
         Args:
-            z: (batch, C, H, W), of the size that the network was built for or another that the patch divides.
-            t: (batch,), handed to the sinusoid as it comes: the times of the weights at hand (JiT, SiT and LightningDiT take
-                0 noise … 1 data, which is kdiff's way too; DiT's official weights the steps 0 … 999, 999 noise).
-            y: (batch,) int64, or what the module given as `condition` takes; "no class" for all if left out.
+            z: (batch, C, H, W), of the size that the network was built for, or of another size that the patch divides.
+            t: (batch,); it goes to the sinusoid unchanged, so it must be the time that the weights were trained with. JiT, SiT
+                and LightningDiT take 0 for noise and 1 for data, as kdiff does. The official weights of DiT take the steps
+                0 … 999, where 999 is noise.
+            y: (batch,) int64, or what the module given as `condition` takes. Without y, every sample has "no class".
 
         Raises:
-            ValueError: samples, times, labels or the condition's vector of another shape, labels given to a network without
-                them, or labels out of range.
+            ValueError: samples, times, labels or the vector of the condition have another shape; labels are given to a network
+                without labels; or labels are out of range.
         """
         grid = self.checked_grid(z, t)
         c = self.t_embedder(t)
@@ -188,7 +176,7 @@ class ModulatedTransformer(ImageNetwork):
         return unpatchify(self.final_layer(x, c), grid, self.patch_size)[:, : self.returned]
 
     def through(self, x: Tensor, c: Tensor, label: Tensor | None, rotary: Tensor | None) -> Tensor:
-        """x (batch, tokens, D) through all blocks, under c (batch, D)."""
+        """Pass x (batch, tokens, D) through all blocks; c (batch, D) modulates them."""
         for block in self.blocks:
             x = self.run(block, x, c, rotary)
         return x
@@ -202,7 +190,7 @@ def _tables(grid: Grid, hidden_size: int, head_dim: int | None, prefix: int) -> 
 def _kept_tables(
     grid: Grid, hidden_size: int, head_dim: int | None, prefix: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Tables for a size that comes up at a call; ordinary tensors even in inference mode, for training may use them next."""
+    """The tables for a size that a call brings; ordinary tensors even in inference mode, because training may use them next."""
     with torch.inference_mode(False):
         positions, rotary = _tables(grid, hidden_size, head_dim, prefix)
         return positions.to(device, dtype), rotary if rotary is None else rotary.to(device, dtype)

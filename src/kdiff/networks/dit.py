@@ -5,11 +5,13 @@
     DiT             LayerNorm without parameters, attention, a perceptron with GELU, adaLN-zero
     LightningDiT    RMSNorm, attention with rotary embedding (and a norm of queries and keys), SwiGLU, adaLN-zero
 
-each of LightningDiT's changes is an option of its own. DiT's official weights predict the noise, SiT's and LightningDiT's the
-velocity x − n; nothing here depends on that.
+Each change that LightningDiT makes is a separate option. The official weights of DiT predict the noise, and those of SiT and
+LightningDiT the velocity x − n; nothing here depends on the prediction target.
 """
 
 from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
 
 from torch import nn
 
@@ -17,136 +19,85 @@ from kdiff.networks.backbone import ModulatedTransformer
 from kdiff.networks.transformer import Attention, FeedForward, FinalLayer, ModulatedBlock, RMSNorm, SwiGLU, bare_layer_norm
 
 
+@dataclass(eq=False, repr=False)
 class DiT(ModulatedTransformer):
     """z (batch, C, H, W) → u of the same shape; called as network(z, t, y). DiT, and with drop_sigma SiT.
 
+    `ImageNetwork` documents the arguments from `image_size` to `mlp_ratio`, and `null_class`, `condition` and `checkpointing`.
+
     Args:
-        image_size: pixels (of a latent) on a side, or (height, width).
-        patch_size: pixels on a patch's side; it divides height and width.
-        channels: C.
-        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
         hidden_size: D, a multiple of num_heads and of 4.
-        depth: blocks.
-        num_heads: attention heads.
-        mlp_ratio: the perceptron has D · mlp_ratio units.
-        learn_sigma: 2 C channels in place of C, u and what official DiT makes a variance of. DiT returns them all, which is
-            for its own weights and samplers: `KDiff` takes C.
-        drop_sigma: compute them and return the first C, as official SiT does.
-        null_class: False for a table of labels without "no class".
-        condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
-            returns (batch, D); y is None where there is none.
-        checkpointing: compute the blocks again in the backward pass, for less memory.
+        learn_sigma: compute 2 C channels instead of C: u, and the channels from which the official DiT makes a variance. DiT
+            returns them all, for its own weights and samplers; `KDiff` needs a network that returns C.
+        drop_sigma: compute the 2 C channels and return the first C, as the official SiT does.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
 
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        channels: int,
-        num_classes: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        learn_sigma: bool = False,
-        drop_sigma: bool = False,
-        null_class: bool = True,
-        condition: nn.Module | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__(
-            image_size,
-            patch_size,
-            channels,
-            num_classes,
-            hidden_size,
-            depth,
-            null_class=null_class,
-            condition=condition,
-            checkpointing=checkpointing,
-        )
-        if drop_sigma and not learn_sigma:
+    learn_sigma: bool = False
+    drop_sigma: bool = False
+    null_class: bool = True
+    condition: InitVar[nn.Module | None] = None
+    checkpointing: bool = False
+
+    def __post_init__(self, condition: nn.Module | None) -> None:
+        super().__post_init__(condition)
+        if self.drop_sigma and not self.learn_sigma:
             raise ValueError("drop_sigma without learn_sigma: there is nothing to drop; expected both, or neither")
-        self.learn_sigma, self.drop_sigma = learn_sigma, drop_sigma
-        made = 2 * channels if learn_sigma else channels
-        self.returned = channels if drop_sigma else made
+        made = 2 * self.channels if self.learn_sigma else self.channels
+        self.returned = self.channels if self.drop_sigma else made
+        width = self.hidden_size
         self.blocks = nn.ModuleList(
-            ModulatedBlock(hidden_size, Attention(hidden_size, num_heads), FeedForward(hidden_size, mlp_ratio), bare_layer_norm)
-            for _ in range(depth)
+            ModulatedBlock(width, Attention(width, self.num_heads), FeedForward(width, self.mlp_ratio), bare_layer_norm)
+            for _ in range(self.depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * made, bare_layer_norm)
+        self.final_layer = FinalLayer(width, self.patch_size**2 * made, bare_layer_norm)
         self.set_tables(head_dim=None)
 
 
+@dataclass(eq=False, repr=False)
 class LightningDiT(ModulatedTransformer):
     """z (batch, C, H, W) → u of the same shape; called as network(z, t, y). Options as published for XL/1.
 
+    `ImageNetwork` documents the arguments from `image_size` to `num_heads`, and `null_class`, `condition` and `checkpointing`.
+
     Args:
-        image_size: pixels (of a latent) on a side, or (height, width).
-        patch_size: pixels on a patch's side; it divides height and width.
-        channels: C.
-        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
         hidden_size: D, a multiple of num_heads and of 4.
-        depth: blocks.
-        num_heads: attention heads of D / num_heads channels, with rope a multiple of 4.
-        mlp_ratio: the perceptron has D · mlp_ratio units, with swiglu ⅔ of that.
-        rope: rotary embedding of queries and keys, beside the table of positions.
+        num_heads: the number of attention heads; with rope, each has a multiple of 4 channels.
+        mlp_ratio: the perceptron has D · mlp_ratio units, with swiglu ⅔ of that number.
+        rope: rotary embedding of queries and keys, in addition to the table of positions.
         swiglu: SwiGLU in place of a perceptron with GELU.
         rmsnorm: RMSNorm with a scale in place of LayerNorm without parameters.
         qk_norm: a norm of queries and keys: RMSNorm, or without rmsnorm LayerNorm with scale and bias.
-        shift: False leaves the shifts out of the blocks' modulation.
+        shift: False leaves the shifts out of the modulation of the blocks.
         learn_sigma: compute 2 C channels and return the first C.
-        null_class: False for a table of labels without "no class".
-        condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
-            returns (batch, D); y is None where there is none.
-        checkpointing: compute the blocks again in the backward pass, for less memory.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
 
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        channels: int,
-        num_classes: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        rope: bool = True,
-        swiglu: bool = True,
-        rmsnorm: bool = True,
-        qk_norm: bool = False,
-        shift: bool = True,
-        learn_sigma: bool = False,
-        null_class: bool = True,
-        condition: nn.Module | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__(
-            image_size,
-            patch_size,
-            channels,
-            num_classes,
-            hidden_size,
-            depth,
-            null_class=null_class,
-            condition=condition,
-            checkpointing=checkpointing,
-        )
-        norm = RMSNorm if rmsnorm else bare_layer_norm
-        norm_of_heads = (RMSNorm if rmsnorm else nn.LayerNorm) if qk_norm else None
-        perceptron = SwiGLU if swiglu else FeedForward
+    rope: bool = True
+    swiglu: bool = True
+    rmsnorm: bool = True
+    qk_norm: bool = False
+    shift: bool = True
+    learn_sigma: bool = False
+    null_class: bool = True
+    condition: InitVar[nn.Module | None] = None
+    checkpointing: bool = False
+
+    def __post_init__(self, condition: nn.Module | None) -> None:
+        super().__post_init__(condition)
+        norm = RMSNorm if self.rmsnorm else bare_layer_norm
+        norm_of_heads = (RMSNorm if self.rmsnorm else nn.LayerNorm) if self.qk_norm else None
+        perceptron = SwiGLU if self.swiglu else FeedForward
+        width = self.hidden_size
         self.blocks = nn.ModuleList(
             ModulatedBlock(
-                hidden_size, Attention(hidden_size, num_heads, norm_of_heads), perceptron(hidden_size, mlp_ratio), norm, shift
+                width, Attention(width, self.num_heads, norm_of_heads), perceptron(width, self.mlp_ratio), norm, self.shift
             )
-            for _ in range(depth)
+            for _ in range(self.depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * channels * (2 if learn_sigma else 1), norm)
-        self.set_tables(head_dim=hidden_size // num_heads if rope else None)
+        self.final_layer = FinalLayer(width, self.patch_size**2 * self.channels * (2 if self.learn_sigma else 1), norm)
+        self.set_tables(head_dim=width // self.num_heads if self.rope else None)

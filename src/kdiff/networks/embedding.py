@@ -1,17 +1,17 @@
-"""What goes into an image transformer besides its blocks: patches, positions, time and labels.
+"""The parts of an image transformer besides its blocks: patches, positions, time and labels.
 
-An image (batch, C, H, W) becomes tokens (batch, rows · columns, D), one per patch, in row-major order; a token becomes a
-patch again as (row in patch, column in patch, channel), channel fastest. Positions are DiT's fixed sine and cosine table
-(arXiv 2212.09748), time is a sinusoid followed by a two-layer perceptron, labels are a table with a last row for "no class".
-Any other condition (a vector, a text's embedding) has a module of the user's in the table's place: `embed_condition`.
+An image (batch, C, H, W) becomes tokens (batch, rows · columns, D), one per patch, in row-major order. A token becomes a patch
+again as (row in patch, column in patch, channel), channel fastest. Positions are DiT's fixed sine and cosine table (arXiv
+2212.09748), time is a sinusoid followed by a two-layer perceptron, and labels are a table whose last row means "no class". For
+any other condition (a vector, the embedding of a text) the user's module replaces the table: see `embed_condition`.
 
-Every part initialises itself as DiT does, so that a network made of them starts right. Attribute names are those of the
-published checkpoints.
+Every part initialises itself as DiT does. Attribute names are those of the published checkpoints.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,21 @@ from torch import Tensor, nn
 MAX_PERIOD = 10000.0
 EMBEDDING_STD = 0.02
 
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """A linear layer that starts at Xavier's uniform weights and no bias."""
-    layer = nn.Linear(inputs, outputs, bias)
-    nn.init.xavier_uniform_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
+    """A linear layer that starts with uniform weights by Xavier's rule and with a bias of zero."""
+    return _started(nn.Linear(inputs, outputs, bias))
 
 
 def _convolution(inputs: int, outputs: int, size: int, bias: bool = True) -> nn.Conv2d:
-    """A convolution whose kernel is its stride, which is a linear layer on patches and starts like one."""
-    layer = nn.Conv2d(inputs, outputs, size, size, bias=bias)
-    nn.init.xavier_uniform_(layer.weight.view(outputs, -1))
+    """A convolution whose kernel equals its stride: a linear layer on patches, which starts like `linear`."""
+    return _started(nn.Conv2d(inputs, outputs, size, size, bias=bias))
+
+
+def _started(layer: Layer) -> Layer:
+    nn.init.xavier_uniform_(layer.weight.flatten(1))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -47,21 +48,21 @@ def image_and_grid(image_size: int | tuple[int, int], patch_size: int) -> tuple[
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width, patch_size) < 1 or height % patch_size or width % patch_size:
         raise ValueError(
-            f"image_size is {height}×{width} with patch_size {patch_size}; expected a height and a width that the patch "
-            "divides: choose another patch_size, or resize or pad the images"
+            f"image_size is {height}×{width} with patch_size {patch_size}; expected a height and a width that are "
+            "multiples of patch_size; choose another patch_size, or resize or pad the images"
         )
     return (height, width), (height // patch_size, width // patch_size)
 
 
 class PatchEmbedding(nn.Module):
-    """(batch, C, H, W) → (batch, tokens, D): a convolution whose kernel is its stride, in one or two steps.
+    """(batch, C, H, W) → (batch, tokens, D): a convolution whose kernel equals its stride, in one or two steps.
 
     Args:
         patch_size: pixels on a patch's side.
         channels: C.
         hidden_size: D.
-        bottleneck: if given, the patch goes to so many numbers first, and from these to D, with nothing in between: a
-            linear map of that rank (JiT, arXiv 2511.13720).
+        bottleneck: if given, a patch is first mapped to this many values and then to D, with nothing in between: a linear map
+            of this rank (JiT, arXiv 2511.13720).
     """
 
     def __init__(self, patch_size: int, channels: int, hidden_size: int, bottleneck: int | None = None) -> None:
@@ -74,7 +75,7 @@ class PatchEmbedding(nn.Module):
             self.proj2 = _convolution(bottleneck, hidden_size, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Tokens in row-major order, laid out contiguously: every layer after this one would pay for a transposed view."""
+        """Tokens in row-major order, contiguous, because a transposed view would slow down every layer after this one."""
         patches = self.proj(image) if self.bottleneck is None else self.proj2(self.proj1(image))
         return patches.flatten(2).transpose(1, 2).contiguous()
 
@@ -94,7 +95,7 @@ def grid_positions(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 def sine_positions(rows: int, columns: int, hidden_size: int) -> Tensor:
     """DiT's position table, (1, rows · columns, D), float32.
 
-    The first half of the channels encodes the column and the second the row, each as [sin, cos] of index · f_j at the
+    The first half of the channels encodes the column and the second half the row, each as [sin, cos] of index · f_j with the
     frequencies f_j = 10000^(−j/(D/4)), j = 0 … D/4 − 1.
     """
     if hidden_size % 4:
@@ -108,8 +109,8 @@ def sine_positions(rows: int, columns: int, hidden_size: int) -> Tensor:
 def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
     """t (batch,) → (batch, width): [cos(s t f_j), sin(s t f_j)], f_j = 10000^(−j/(width/2)), s the scale, in float32 or better.
 
-    The frequencies are made anew at each call: as a buffer they would be rounded by `.bfloat16()` on the network, and
-    networks that count time to 1000 would read another t.
+    The frequencies are computed at each call. In a buffer, `.bfloat16()` on the network would round them, and networks that
+    count time to 1000 would read another t.
     """
     t = t if t.dtype == torch.float64 else t.float()
     index = torch.arange(width // 2, device=t.device, dtype=t.dtype)
@@ -118,7 +119,7 @@ def sinusoid(t: Tensor, width: int, scale: float = 1.0) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t (batch,) → (batch, D): W₂ SiLU(W₁ sinusoid(t)). t is used as it comes; JiT and its kin take it in [0, 1]."""
+    """t (batch,) → (batch, D): W₂ SiLU(W₁ sinusoid(t)). t is used unchanged; JiT and similar networks take it in [0, 1]."""
 
     def __init__(self, hidden_size: int, width: int = 256) -> None:
         super().__init__()
@@ -135,11 +136,11 @@ class TimeEmbedding(nn.Module):
 
 
 def label_rows(y: Tensor | None, batch: int, num_classes: int, null_class: bool, device: torch.device) -> Tensor:
-    """The rows (batch,) int64 of a table that the labels y stand for; row `num_classes`, "no class", for all if y is None.
+    """The rows (batch,) int64 of a table for the labels y; without y, row `num_classes` ("no class") for every sample.
 
     Raises:
-        ValueError: y of another shape or type; no y, and no row for "no class"; or, on the CPU, labels out of the table
-            (elsewhere the device's own check must do: reading y would stall the device at every call).
+        ValueError: y has another shape or type; y is None and the table has no row for "no class"; or, on the CPU, labels are
+            out of range. On other devices only the device's own check applies, because reading y would stall the device.
     """
     if y is None:
         if not null_class:
@@ -160,12 +161,9 @@ def label_rows(y: Tensor | None, batch: int, num_classes: int, null_class: bool,
 
 
 class LabelEmbedding(nn.Module):
-    """y (batch,) → (batch, D): row y of a table of num_classes + 1 rows, of which the last stands for "no class".
+    """y (batch,) → (batch, D): row y of a table of num_classes + 1 rows.
 
-    Args:
-        num_classes: labels are 0 … num_classes − 1.
-        hidden_size: D.
-        null_class: False leaves the last row out.
+    The last row means "no class"; with null_class=False the table does not have it.
     """
 
     def __init__(self, num_classes: int, hidden_size: int, null_class: bool = True) -> None:
@@ -175,25 +173,27 @@ class LabelEmbedding(nn.Module):
         nn.init.normal_(self.embedding_table.weight, std=EMBEDDING_STD)
 
     def forward(self, y: Tensor | None, batch: int) -> Tensor:
-        """(batch, D); no class for all if y is None. Raises what `label_rows` raises."""
+        """(batch, D); "no class" for every sample if y is None. Raises what `label_rows` raises."""
         device = self.embedding_table.weight.device
         return self.embedding_table(label_rows(y, batch, self.num_classes, self.null_class, device))
 
 
 def embed_condition(module: nn.Module | None, y: Tensor | None, batch: int, hidden_size: int) -> Tensor | None:
-    """What a network knows of its samples' condition: module(y, batch), of shape (batch, D), or None without a module.
+    """The embedded condition of the samples: module(y, batch), of shape (batch, D), or None without a module.
 
-    The module is a `LabelEmbedding`, or the user's own, given to a network as `condition`. It is called with the condition y as
-    the network got it, and the number of samples. y is None where the caller has no condition: the module then returns what
-    stands for "none", as it does for the value that `KDiff(null={"y": …})` names, and which guidance and training put in.
+    The module is a `LabelEmbedding`, or the user's module that was given to a network as `condition`. Its arguments are the
+    condition y that the network got, and the number of samples. If the caller has no condition, y is None, and the module
+    returns the vector for "no condition". It returns the same for the value that `KDiff(null={"y": …})` names, which guidance
+    and training put in place of y.
 
     Raises:
-        ValueError: a condition for a network without one, or a module that returns another shape.
+        ValueError: y is given to a network without a condition, or the module returns another shape.
     """
     if module is None:
         if y is not None:
             raise ValueError(
-                "labels were given to a network built without classes (num_classes=0) and without another condition's module"
+                "labels were given to a network built without classes (num_classes=0) and without a module for its condition; "
+                "leave y out, or build the network with num_classes or condition"
             )
         return None
     embedded = module(y, batch)

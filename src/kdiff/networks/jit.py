@@ -2,14 +2,17 @@
 
     c = time(t) + label(y)        x = patches(z) + positions        x ← block_i(x, c)        u = patches⁻¹(final(x, c))
 
-The patch embedding passes a bottleneck far narrower than a patch; blocks have RMSNorm, rotary embedding after a norm of
-queries and keys, SwiGLU and adaLN-zero. Before block `context_start`, `context_tokens` copies of the label's embedding, each
-with a position of its own, are put in front of the patches; they are not rotated, and are dropped before the final layer.
+The patch embedding passes through a bottleneck that is far narrower than a patch. Blocks have RMSNorm, rotary embedding after a
+norm of queries and keys, SwiGLU and adaLN-zero. Before block `context_start`, `context_tokens` copies of the label's embedding
+are put in front of the patches, each with its own position. These copies are not rotated, and are dropped before the final
+layer.
 
-JiT predicts the data (k = 1), but nothing here depends on that.
+JiT predicts the data (k = 1), but nothing here depends on the prediction target.
 """
 
 from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,93 +22,70 @@ from kdiff.networks.embedding import EMBEDDING_STD
 from kdiff.networks.transformer import Attention, FinalLayer, ModulatedBlock, RMSNorm, SwiGLU
 
 
+@dataclass(eq=False, repr=False)
 class JiT(ModulatedTransformer):
     """z (batch, C, H, W) → u of the same shape; called as network(z, t, y).
 
+    `ImageNetwork` documents the arguments from `image_size` to `depth`, and `condition` and `checkpointing`. The context tokens
+    are copies of the label's embedding or of what `condition` returns; a network without both has no context tokens.
+
     Args:
-        image_size: pixels on a side, or (height, width).
-        patch_size: pixels on a patch's side; it divides height and width.
-        channels: C.
-        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without
-            labels, which then has no context tokens either (they are copies of the label).
-        hidden_size: D, a multiple of num_heads.
-        depth: blocks.
-        num_heads: attention heads of D / num_heads channels, a multiple of 4.
+        num_heads: the number of attention heads, of D / num_heads channels each, a multiple of 4.
         mlp_ratio: the perceptron has ⅔ of D · mlp_ratio units.
-        bottleneck: numbers that a patch is reduced to before it is expanded to D.
-        context_tokens: copies of the label in front of the patches; 0 for none.
-        context_start: the block (from 0) before which they are put there.
-        condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
-            returns (batch, D); y is None where there is none. The context tokens are copies of what it returns.
-        checkpointing: compute the blocks again in the backward pass, for less memory.
-        dropout: rate, in training, of what attention returns and of the perceptron's units, in the middle half of the blocks;
-            the published JiT-H was trained with 0.2, the others with none.
-        attention_dropout: rate, in training, of attention's weights in the same blocks; none was published with any.
+        bottleneck: the number of values that a patch is reduced to before it is expanded to D.
+        context_tokens: the number of copies in front of the patches; 0 for none.
+        context_start: the block (counted from 0) before which they are put there.
+        dropout: the rate at which training drops entries of what attention returns and units of the perceptron, in the middle
+            half of the blocks. The published JiT-H was trained with 0.2, the other sizes without dropout.
+        attention_dropout: the rate at which training drops attention weights in the same blocks; every published size has 0.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
 
-    def __init__(
-        self,
-        image_size: int | tuple[int, int],
-        patch_size: int,
-        channels: int,
-        num_classes: int,
-        hidden_size: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        bottleneck: int = 128,
-        context_tokens: int = 32,
-        context_start: int = 4,
-        condition: nn.Module | None = None,
-        checkpointing: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-    ) -> None:
-        if bottleneck < 1:
-            raise ValueError(f"bottleneck is {bottleneck}; expected at least 1")
-        for name, rate in {"dropout": dropout, "attention_dropout": attention_dropout}.items():
+    bottleneck: int = 128
+    context_tokens: int = 32
+    context_start: int = 4
+    condition: InitVar[nn.Module | None] = None
+    checkpointing: bool = False
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self, condition: nn.Module | None) -> None:
+        if self.bottleneck < 1:
+            raise ValueError(f"bottleneck is {self.bottleneck}; expected at least 1")
+        for name, rate in {"dropout": self.dropout, "attention_dropout": self.attention_dropout}.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate}; expected a rate in [0, 1)")
-        super().__init__(
-            image_size,
-            patch_size,
-            channels,
-            num_classes,
-            hidden_size,
-            depth,
-            bottleneck=bottleneck,
-            condition=condition,
-            checkpointing=checkpointing,
-        )
-        if context_tokens < 0:
-            raise ValueError(f"context_tokens is {context_tokens}; expected 0 or more")
-        self.context_tokens, self.context_start = context_tokens if self.y_embedder is not None else 0, context_start
-        if self.context_tokens and not 0 <= context_start < depth:
+        super().__post_init__(condition, self.bottleneck)
+        if self.context_tokens < 0:
+            raise ValueError(f"context_tokens is {self.context_tokens}; expected 0 or more")
+        if self.y_embedder is None:
+            self.context_tokens = 0
+        width, depth = self.hidden_size, self.depth
+        if self.context_tokens and not 0 <= self.context_start < depth:
             raise ValueError(
-                f"context_start is {context_start} with depth {depth}; expected 0 to {depth - 1}, "
+                f"context_start is {self.context_start} with depth {depth}; expected 0 to {depth - 1}, "
                 "the block before which the context tokens are put in (or context_tokens=0)"
             )
         if self.context_tokens:
-            self.in_context_posemb = nn.Parameter(EMBEDDING_STD * torch.randn(1, context_tokens, hidden_size))
-        self.random = max(dropout, attention_dropout) > 0
-        none, middle = (0.0, 0.0), range(depth // 4, depth // 4 * 3)
-        rates = [(dropout, attention_dropout) if i in middle else none for i in range(depth)]
+            self.in_context_posemb = nn.Parameter(EMBEDDING_STD * torch.randn(1, self.context_tokens, width))
+        self.random = max(self.dropout, self.attention_dropout) > 0
+        middle = range(depth // 4, depth // 4 * 3)
+        rates = [(self.dropout, self.attention_dropout) if i in middle else (0.0, 0.0) for i in range(depth)]
         self.blocks = nn.ModuleList(
             ModulatedBlock(
-                hidden_size,
-                Attention(hidden_size, num_heads, RMSNorm, dropout=rate, attention_dropout=of_weights),
-                SwiGLU(hidden_size, mlp_ratio, rate),
+                width,
+                Attention(width, self.num_heads, RMSNorm, dropout=rate, attention_dropout=of_weights),
+                SwiGLU(width, self.mlp_ratio, rate),
             )
             for rate, of_weights in rates
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size**2 * channels)
-        self.set_tables(hidden_size // num_heads, prefix=self.context_tokens)
+        self.final_layer = FinalLayer(width, self.patch_size**2 * self.channels)
+        self.set_tables(width // self.num_heads, prefix=self.context_tokens)
 
     def through(self, x: Tensor, c: Tensor, label: Tensor | None, rotary: Tensor | None) -> Tensor:
-        """x through all blocks, the context tokens with it from their start on; they are not rotated, and not returned."""
+        """Pass x through all blocks, from `context_start` on with the context tokens, which are not rotated or returned."""
         assert rotary is not None
         turned = rotary[:, self.context_tokens :]
         for i, block in enumerate(self.blocks):

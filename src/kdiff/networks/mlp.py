@@ -2,10 +2,10 @@
 
     h₀ = W_z z + W_t features(t) + E[y]          h_{i+1} = h_i' = SiLU(W_i h_i + b_i)          u = W_out h
 
-The layout decides what such a network finds easy, so here it is in full. Flattened z, the Fourier features of t and the class
-embedding meet once, at the first hidden layer; then `depth` hidden layers of `width` units follow, without skip connections,
-normalisation or a path around them, so z reaches the output only through `width` units. The output layer starts at zero: û = 0,
-the start that the theory's early dynamics speak of.
+The layout decides what such a network learns easily, so this page describes it in full. Flattened z, the Fourier features of t
+and the class embedding are added once, at the first hidden layer. `depth` hidden layers of `width` units follow, without skip
+connections or normalisation, so z reaches the output only through `width` units. The output layer starts at zero, û = 0, which
+is the start that the theory of the early dynamics assumes.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class MLP(nn.Module):
 
     Args:
         shape: the shape of one sample.
-        num_classes: labels are 0 … num_classes − 1, and `num_classes` stands for "no class"; 0 for a network without labels.
+        num_classes: labels are 0 … num_classes − 1, and `num_classes` itself means "no class"; 0 for a network without labels.
         width: units per hidden layer.
-        depth: hidden layers.
-        condition: a module in place of the table of labels, for conditions of any kind: called as condition(y, batch), it
-            returns (batch, width); y is None where there is none.
+        depth: the number of hidden layers.
+        condition: a module that replaces the table of labels, for conditions of any kind. It is called as condition(y, batch)
+            and returns a tensor (batch, width); y is None where no condition is given.
     """
 
     def __init__(
@@ -63,10 +63,11 @@ class MLP(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """u, shaped like z. t: (batch,); y: (batch,) int64, all "no class" if left out.
+        """u, shaped like z. t: (batch,); y: (batch,) int64; without y, every sample has "no class".
 
         Raises:
-            ValueError: samples or labels of another shape, labels given to a network without them, or labels out of range.
+            ValueError: samples or labels have another shape; labels are given to a network without labels; or labels are out
+                of range.
         """
         if tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"samples have shape {tuple(z.shape[1:])}; this network was built for {self.shape}")

@@ -1,214 +1,58 @@
-"""Published weights in and out: the official implementations' state dicts and this package's networks.
+"""Published weights in and out: from the state dicts of the official implementations to the networks here, and back.
 
-Networks here carry the published key names, so that the mapping is the identity but for the prefixes of wrappers, for the name
-of U-ViT's table of labels, and for fixed tables, which are computed here: a published one is compared, and then left out.
+The networks here use the published names of keys, so a key keeps its name, with three exceptions. Prefixes of wrappers are
+removed. U-ViT's table of labels has another name. Fixed tables are computed here: a published table is compared with the
+computed one, and then left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from kdiff.networks.backbone import ModulatedTransformer
-from kdiff.networks.dit import DiT, LightningDiT
+from kdiff.files.weights import Weights, read_weights
+from kdiff.networks.correspondence import ARCHITECTURES, Architecture
 from kdiff.networks.embedding import LabelEmbedding
-from kdiff.networks.jit import JiT
-from kdiff.networks.uvit import UViT
-from kdiff.weights import Weights, read_weights
 
-# A table may have gone through half precision or a moving average; another layout differs by about 1.
+# Half precision or a moving average may have changed a table slightly; another layout differs by about 1.
 TABLE_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True)
-class _Architecture:
-    """What is official about a network: the constructor's arguments, fixed tables, and keys that we call otherwise.
-
-    Only such arguments have a default, the official one, as leave a trace in the weights, have but one value here, or act in
-    training alone: of others (num_heads, in_context_start) a default would be silently wrong. So it would be of use_rope for
-    weights that have lost their fixed tables, its only trace.
-    """
-
-    network: Callable[..., nn.Module]
-    arguments: Mapping[str, str | Callable[[Any], Mapping[str, Any]]]  # official → ours, or a function of the value to ours
-    kind: Callable[[nn.Module], bool]  # whether a network of ours is of this architecture
-    tables: Callable[[Any], dict[str, Tensor]]  # of a network of ours, by official key
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    renamed: Mapping[str, str] = field(default_factory=dict)  # ours → official
-
-
-def _positions(network: ModulatedTransformer) -> dict[str, Tensor]:
-    return {"pos_embed": network.pos_embed}
-
-
-def _positions_and_rotations(network: LightningDiT) -> dict[str, Tensor]:
-    tables = _positions(network)
-    if network.rotary is not None:
-        cosines, signed_sines = network.rotary
-        sign = torch.tensor([-1.0, 1.0], device=cosines.device).repeat(cosines.shape[1] // 2)
-        tables |= {"feat_rope.freqs_cos": cosines, "feat_rope.freqs_sin": signed_sines * sign}
-    return tables
-
-
-def _uvit(
-    num_classes: int, null_class: bool, skip: bool, depth: int, qk_scale: float | None, norm_layer: Any, **settings: Any
-) -> UViT:
-    """Official U-ViT counts "no class" as a class, has −1 classes for none, and depth // 2 blocks on either side of one."""
-    if not skip:
-        raise ValueError("skip is False; expected True: U-ViT without its skips is not among the networks here")
-    usual = (settings["hidden_size"] // settings["num_heads"]) ** -0.5
-    if qk_scale and abs(qk_scale / usual - 1) > 1e-6:
-        raise ValueError(f"qk_scale is {qk_scale}; expected None, or the usual {usual:.6g}: no other is known here")
-    if norm_layer not in (None, nn.LayerNorm):
-        raise ValueError(f"norm_layer is {norm_layer}; expected torch.nn.LayerNorm: no other is among the networks here")
-    if num_classes == 1 and null_class:
-        raise ValueError(
-            "num_classes is 1, and U-ViT counts “no class” among its classes: nothing but that would be left; expected "
-            "null_class=False where the one is a class, or num_classes=-1 for a network without labels"
-        )
-    rows = max(num_classes, 0)
-    null_class = null_class and rows > 0
-    return UViT(num_classes=rows - null_class, null_class=null_class, depth=depth - depth % 2, **settings)
-
-
-_JIT: dict[str, Any] = {
-    "input_size": "image_size",
-    "patch_size": "patch_size",
-    "in_channels": "channels",
-    "num_classes": "num_classes",
-    "hidden_size": "hidden_size",
-    "depth": "depth",
-    "num_heads": "num_heads",
-    "mlp_ratio": "mlp_ratio",
-}
-_DIT = _JIT | {"class_dropout_prob": lambda rate: {"null_class": rate > 0}, "learn_sigma": "learn_sigma"}
-_DEFAULTS = {"mlp_ratio": 4.0, "class_dropout_prob": 0.1, "learn_sigma": True}
-
-ARCHITECTURES = {
-    "jit": _Architecture(
-        network=JiT,
-        kind=lambda network: isinstance(network, JiT),
-        arguments=_JIT
-        | {"bottleneck_dim": "bottleneck", "in_context_len": "context_tokens", "in_context_start": "context_start"}
-        | {"attn_drop": "attention_dropout", "proj_drop": "dropout"},
-        tables=_positions,
-        defaults={"mlp_ratio": 4.0, "attn_drop": 0.0, "proj_drop": 0.0},
-    ),
-    "dit": _Architecture(
-        network=DiT,
-        kind=lambda network: isinstance(network, DiT) and not network.drop_sigma,
-        arguments=_DIT,
-        tables=_positions,
-        defaults=_DEFAULTS,
-    ),
-    "sit": _Architecture(
-        network=DiT,
-        kind=lambda network: isinstance(network, DiT) and network.drop_sigma == network.learn_sigma,
-        arguments=_DIT | {"learn_sigma": lambda on: {"learn_sigma": on, "drop_sigma": on}},
-        tables=_positions,
-        defaults=_DEFAULTS,
-    ),
-    "lightningdit": _Architecture(
-        network=LightningDiT,
-        kind=lambda network: isinstance(network, LightningDiT),
-        arguments=_DIT
-        | {
-            "use_qknorm": "qk_norm",
-            "use_swiglu": "swiglu",
-            "use_rope": "rope",
-            "use_rmsnorm": "rmsnorm",
-            "wo_shift": lambda off: {"shift": not off},
-            "use_checkpoint": "checkpointing",
-        },
-        tables=_positions_and_rotations,
-        defaults=_DEFAULTS
-        | {
-            "learn_sigma": False,
-            "use_qknorm": False,
-            "use_swiglu": False,
-            "use_rmsnorm": False,
-            "wo_shift": False,
-            "use_checkpoint": False,
-        },
-    ),
-    "uvit": _Architecture(
-        network=_uvit,
-        kind=lambda network: isinstance(network, UViT),
-        arguments={
-            "img_size": "image_size",
-            "patch_size": "patch_size",
-            "in_chans": "channels",
-            "num_classes": "num_classes",
-            "embed_dim": "hidden_size",
-            "depth": "depth",
-            "num_heads": "num_heads",
-            "mlp_ratio": "mlp_ratio",
-            "qkv_bias": "qkv_bias",
-            "qk_scale": "qk_scale",
-            "norm_layer": "norm_layer",
-            "mlp_time_embed": "time_mlp",
-            "conv": "final_conv",
-            "skip": "skip",
-            "use_checkpoint": "checkpointing",
-            "null_class": "null_class",
-        },
-        tables=lambda network: {},
-        defaults={
-            "in_chans": 3,
-            "mlp_ratio": 4.0,
-            "qkv_bias": False,
-            "mlp_time_embed": False,
-            "conv": True,
-            "skip": True,
-            "use_checkpoint": False,
-            "null_class": True,
-            "qk_scale": None,
-            "norm_layer": None,
-        },
-        renamed={"y_embedder.embedding_table.weight": "label_emb.weight"},
-    ),
-}
 
 
 def from_official(architecture: str, weights: Weights, *, entry: str | None = None, **config: Any) -> nn.Module:
     """A network with the weights of an official implementation, in float32.
 
-    It takes t as the official forward does. JiT, SiT and LightningDiT have t = 0 noise and 1 data, as kdiff has, and so need
-    nothing. Official DiT counts steps 0 … 999, 999 for noise, and U-ViT is handed 999 t′ or a step 1 … 1000, large for noise:
-    to use those in a model, wrap the network in one that turns t.
+    The network takes t as the official forward pass does. JiT, SiT and LightningDiT have t = 0 for noise and t = 1 for data, as
+    kdiff has. The official DiT counts steps 0 … 999, where 999 is noise, and U-ViT takes 999 t′ or a step 1 … 1000, large for
+    noise: to use DiT or U-ViT in a model, wrap the network in a module that converts t.
 
     Args:
         architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
-        weights: a state dict; a training checkpoint, of which the moving average is taken (see `entry`); or the path of either,
-            `.safetensors`, or `.pth` and `.pt`, which are read without running anything. Prefixes of wrappers ("module.",
-            "net.") are removed.
-        entry: which of a checkpoint's state dicts to take, "model_ema2". If left out: the moving average ("ema", of JiT's two
-            "model_ema1"), else "model" or "state_dict".
-        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). Those
-            have their official default of which a wrong value would not fit the weights (`mlp_ratio`, `learn_sigma`, …), or
-            acts in training alone (JiT's dropout, `attn_drop` and `proj_drop`). U-ViT, which counts "no class" among its
-            classes, also takes `null_class`: False where the last is a class as any other (the ImageNet-64 models).
+        weights: a state dict; a training checkpoint, from which the moving average is taken (see `entry`); or the path of
+            either: `.safetensors`, or `.pth` and `.pt`, which are read without running code from the file. Prefixes of wrappers
+            ("module.", "net.") are removed.
+        entry: the name of the state dict to take from a checkpoint, such as "model_ema2". Default: the moving average ("ema";
+            of JiT's two averages "model_ema1"), else "model" or "state_dict".
+        config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). An argument
+            has its official default if a wrong value would not fit the weights (`mlp_ratio`, `learn_sigma`, …), or if it
+            matters in training only (JiT's dropout, `attn_drop` and `proj_drop`). U-ViT counts "no class" among its classes, so
+            it also takes `null_class`: False if the last class is an ordinary one (the ImageNet-64 models).
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unknown architecture; arguments missing or unknown; a file that is no weights; several state dicts to
-            choose from; keys that are missing, left over or misshapen (all are listed); a fixed table that differs from
-            the one computed here.
-        TypeError: no state dict.
+        FileNotFoundError: there is no such file.
+        ValueError: the architecture is unknown; arguments are missing or unknown; the file holds no weights; there are several
+            state dicts to choose from; keys are missing, left over or misshapen (all are listed); or a fixed table differs
+            from the one computed here.
+        TypeError: `weights` is no state dict.
     """
     official = _architecture(architecture)
     given = {**official.defaults, **config}
     missing = [name for name in official.arguments if name not in given]
     unknown = [name for name in given if name not in official.arguments]
-    if missing or unknown:
-        wrong = "; ".join(
-            f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names
-        )
-        raise ValueError(f"{wrong}; {architecture} takes {', '.join(official.arguments)}")
+    wrong = [f"{what}: {', '.join(names)}; " for what, names in (("missing", missing), ("unknown", unknown)) if names]
+    if wrong:
+        raise ValueError(f"{''.join(wrong)}{architecture} takes {', '.join(official.arguments)}")
     settings: dict[str, Any] = {}
     for name, value in given.items():
         ours = official.arguments[name]
@@ -220,82 +64,80 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
 
 
 def load_official(architecture: str, network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Put the weights of an official implementation into a network that is there already; `from_official` makes one.
+    """Copy the weights of an official implementation into an existing network; `from_official` makes a new network.
 
     Args:
         architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
-        network: of that architecture; it gets copies.
-        state_dict: by official keys, fixed tables included.
+        network: a network of that architecture.
+        state_dict: the weights by official keys, including fixed tables.
 
     Raises:
-        ValueError: an unknown architecture, a network of another, or a state dict that does not fit, as for `from_official`.
+        ValueError: the architecture is unknown, the network has another architecture, or the state dict does not fit, as for
+            `from_official`.
     """
-    official = _architecture(architecture)
-    _check_architecture(architecture, network)
-    _load(network, state_dict, official)
+    _load(network, state_dict, _architecture_of(network, architecture))
 
 
 def to_official(architecture: str, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a network by official keys, fixed tables included: what `from_official` reads, and the originals.
+    """The state dict of a network by official keys, including fixed tables; `from_official` and the official code can read it.
 
-    Weights come back exactly as `from_official` read them, tables as they are computed here. As with `state_dict`, the tensors
-    are the network's own: save or copy them before it is trained on. U-ViT's own scale of time is not among them: the official
-    network of these weights is handed time_scale · t.
+    The weights are exactly as `from_official` read them, and the tables are as computed here. As with `state_dict`, the tensors
+    belong to the network: save or copy them before training continues. The time_scale of U-ViT is not among them: the official
+    network with these weights takes time_scale · t.
 
     Args:
         architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
         network: a network of that architecture, with a table of labels (U-ViT also without labels).
 
     Raises:
-        ValueError: an unknown architecture, a network of another, or one whose conditions the original does not know.
+        ValueError: the architecture is unknown, the network has another architecture, or the official network does not know
+            its kind of condition.
     """
-    official = _architecture(architecture)
-    _check_architecture(architecture, network)
+    official = _architecture_of(network, architecture)
     labels: Any = network.y_embedder
     if not isinstance(labels, LabelEmbedding) and not (labels is None and architecture == "uvit"):
         found = "no classes" if labels is None else f"a {type(labels).__name__} for its condition"
         raise ValueError(
-            f"the network has {found}; expected a table of labels, which is all that official {architecture} knows"
+            f"the network has {found}; expected a table of labels: the official {architecture} knows no other condition"
         )
     return {key: value.detach().contiguous() for key, value in _expected(network, official).items()}
 
 
 def is_official(architecture: str, network: nn.Module) -> bool:
-    """Whether a network is of an official architecture, by its name there."""
+    """Whether a network has this official architecture."""
     return _architecture(architecture).kind(network)
 
 
-def _check_architecture(architecture: str, network: nn.Module) -> None:
-    if not is_official(architecture, network):
-        raise ValueError(
-            f"{architecture!r} does not describe this {type(network).__name__}; expected the name of its own architecture"
-        )
-
-
-def _architecture(name: str) -> _Architecture:
+def _architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         raise ValueError(f"no architecture is called {name!r}; expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 
-def _expected(network: nn.Module, official: _Architecture) -> dict[str, Tensor]:
+def _architecture_of(network: nn.Module, name: str) -> Architecture:
+    if not is_official(name, network):
+        raise ValueError(f"{name!r} does not describe this {type(network).__name__}; expected the name of its architecture")
+    return ARCHITECTURES[name]
+
+
+def _expected(network: nn.Module, official: Architecture) -> dict[str, Tensor]:
     """The network's tensors by official key."""
     weights = {official.renamed.get(key, key): value for key, value in network.state_dict().items()}
     return weights | official.tables(network)
 
 
 def _unfit(problems: Mapping[str, list[str]], found: int, expected: str) -> str:
-    """What is wrong with a state dict: a sentence, and then every tensor that does not fit."""
+    """A sentence that says what is wrong with a state dict, and a list of every tensor that does not fit."""
     counts = ", ".join(f"{len(names)} {what}" for what, names in problems.items() if names)
     misshapen, others = len(problems["misshapen"]), len(problems["missing"]) + len(problems["left over"])
-    hint = "; it is of another size: depth, widths, patches, channels and classes must be those of the weights"
+    hint = "; the network has another size: its depth, widths, patches, channels and classes must be those of the weights"
     lines = [f"{what}: {name}" for what, names in problems.items() for name in names]
     fits = f"the state dict of {found} tensors does not fit this configuration, a {expected}: {counts}"
     return "\n  ".join([fits + hint * (misshapen > others), *lines])
 
 
-def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: _Architecture) -> None:
-    """Copy the weights, after naming every key that does not fit."""
+def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: Architecture) -> None:
+    """Copy the weights; if any key does not fit, raise an error that lists every such key."""
     expected, tables = _expected(network, official), official.tables(network)
     shared = {key: value for key, value in state_dict.items() if key in expected}
     problems = {

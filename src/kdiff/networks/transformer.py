@@ -1,11 +1,11 @@
-"""Blocks of diffusion transformers: norms, rotary attention, perceptrons, adaLN-zero, skips; what networks are made of.
+"""Blocks of diffusion transformers: norms, rotary attention, perceptrons, adaLN-zero, skips.
 
     x ← x + g₁ · attention((1 + s₁) · norm(x) + b₁)        x ← x + g₂ · mlp((1 + s₂) · norm(x) + b₂)
 
-with (b₁, s₁, g₁, b₂, s₂, g₂) = W SiLU(c) for the condition c of a sample (time and label), and W zero at the start, so that
-every block starts as the identity (adaLN-zero, arXiv 2212.09748). Norms, the q/k norms and the perceptron are handed in: an
-architecture is a choice of these. A plain block is the same without s, b and g; a block at the end of a skip (U-ViT, arXiv
-2209.12152) starts from x ← W [x, skip]. Attribute names are those of the published checkpoints.
+with (b₁, s₁, g₁, b₂, s₂, g₂) = W SiLU(c), where c is the condition of a sample (time and label). W is zero at the start, so a
+block starts as the identity (adaLN-zero, arXiv 2212.09748). The norms, the norms of queries and keys, and the perceptron are
+arguments of a block; an architecture is a choice of them. A plain block has no s, b and g. A block at the end of a skip (U-ViT,
+arXiv 2209.12152) starts with x ← W [x, skip]. Attribute names are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from kdiff.networks.embedding import MAX_PERIOD, grid_positions, linear
 
-Norm = Callable[[int], nn.Module]  # from a width to a norm over the last dimension
+Norm = Callable[[int], nn.Module]  # makes a norm over a last dimension of this width
 
 
 class RMSNorm(nn.Module):
-    """w · x / sqrt(mean(x²) + 10⁻⁶) over the last dimension (arXiv 1910.07467), in float32 or better, returned in x's type."""
+    """w · x / sqrt(mean(x²) + 10⁻⁶) over the last dimension (arXiv 1910.07467), computed in float32 or better."""
 
     def __init__(self, size: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -31,22 +31,22 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shaped like x."""
+        """The result has the shape and the type of x."""
         wide = x.float() if x.itemsize < 4 else x
         return F.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
 def bare_layer_norm(size: int) -> nn.LayerNorm:
-    """(x − mean) / sqrt(variance + 10⁻⁶) over the last dimension, without parameters: the modulation has them (DiT)."""
+    """(x − mean) / sqrt(variance + 10⁻⁶) over the last dimension, without parameters, because the modulation has them (DiT)."""
     return nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
 
 
 def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Tensor:
     """Cosines and signed sines of rotary embedding (arXiv 2104.09864) in two dimensions: (2, prefix + rows · columns, h).
 
-    The first half of a head's channels turns with the row and the second with the column, each in adjacent pairs
-    (2j, 2j + 1) by the angle index · 10000^(−2j/(h/2)). The first `prefix` tokens, which have no place in the image, stay as
-    they are. Sines carry the sign with which they enter `rotate`: −, + in each pair.
+    The first half of a head's channels is rotated by the row and the second half by the column: each adjacent pair (2j, 2j + 1)
+    by the angle index · 10000^(−2j/(h/2)). The first `prefix` tokens have no place in the image and are not rotated. The sines
+    have the sign with which `rotate` uses them: −, + in each pair.
     """
     if head_dim % 4:
         raise ValueError(f"heads have {head_dim} channels; rotary embedding in two dimensions needs a multiple of 4")
@@ -58,9 +58,9 @@ def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Ten
 
 
 def for_this_device(table: Tensor) -> Tensor:
-    """`rotary_table`'s table as `rotate` takes it quickest: on a CPU complex, cos + i sin, (1, prefix + rows · columns, h/2).
+    """The table of `rotary_table` in the form that is fastest here; on a CPU cos + i sin, (1, prefix + rows · columns, h/2).
 
-    Complex numbers go through memory once, which is quicker there. They have no bfloat16, and compile poorly.
+    Complex numbers pass through memory once, which is faster on a CPU. They have no bfloat16 form, and compile poorly.
     """
     if table.device.type != "cpu" or table.itemsize < 4 or torch.compiler.is_compiling():
         return table
@@ -68,9 +68,9 @@ def for_this_device(table: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn each adjacent pair (a, b) of x (…, tokens, h) to (a cos − b sin, b cos + a sin), in the table's precision.
+    """Rotate each adjacent pair (a, b) of x (…, tokens, h) to (a cos − b sin, b cos + a sin), in the table's precision.
 
-    `table` is `rotary_table`'s, or what `for_this_device` made of it: then (a + i b)(cos + i sin).
+    `table` comes from `rotary_table` or from `for_this_device`. If it is complex, the pair becomes (a + i b)(cos + i sin).
     """
     if table.is_complex():
         pairs = torch.view_as_complex(x.to(table.real.dtype).unflatten(-1, (-1, 2)))
@@ -85,11 +85,11 @@ class Attention(nn.Module):
 
     Args:
         hidden_size: D, a multiple of num_heads.
-        num_heads: heads of h = D / num_heads channels.
-        qk_norm: a norm of queries and keys over h; none if left out.
+        num_heads: the number of heads, of h = D / num_heads channels each.
+        qk_norm: a norm of queries and keys over h; by default there is none.
         qkv_bias: whether the layer to queries, keys and values has a bias.
-        dropout: rate of what is returned, in training.
-        attention_dropout: rate of the softmax's entries, in training.
+        dropout: the rate at which entries of the result are dropped in training.
+        attention_dropout: the rate at which entries of the softmax are dropped in training.
     """
 
     def __init__(
@@ -103,7 +103,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
-            raise ValueError(f"hidden_size is {hidden_size} with num_heads {num_heads}; expected heads of one whole size")
+            raise ValueError(
+                f"hidden_size is {hidden_size} with num_heads {num_heads}; expected a num_heads that divides hidden_size"
+            )
         head_dim = hidden_size // num_heads
         self.num_heads = num_heads
         self.qkv = linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
@@ -113,11 +115,11 @@ class Attention(nn.Module):
         self.dropout, self.attention_dropout = dropout, attention_dropout
 
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
-        """x: (batch, tokens, D); rotary: the table of these tokens, as for `rotate`, applied after the norms."""
+        """x: (batch, tokens, D); rotary: the table of these tokens for `rotate`, which follows the norms."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
-            # The table is float32: half-precision q and k are turned in float32 and rounded once.
+            # The table is float32: q and k in half precision are rotated in float32 and rounded once.
             q, k = rotate(q, rotary).to(v.dtype), rotate(k, rotary).to(v.dtype)
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attention_dropout if self.training else 0.0)
         x = self.proj(x.transpose(1, 2).flatten(2))
@@ -125,14 +127,14 @@ class Attention(nn.Module):
 
 
 def dropped(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Dropout (Srivastava et al., 2014), which a rate of 0 spares."""
+    """Dropout (Srivastava et al., 2014); x itself if the rate is 0 or outside training."""
     return F.dropout(x, rate) if rate and training else x
 
 
 class SwiGLU(nn.Module):
-    """W₃ (SiLU(W₁ x) · W₂ x) (arXiv 2002.05202), W₁ and W₂ in one layer; ⅔ of D · mlp_ratio inside, rounded down.
+    """W₃ (SiLU(W₁ x) · W₂ x) (arXiv 2002.05202), W₁ and W₂ in one layer; ⅔ of D · mlp_ratio units, rounded down.
 
-    Two thirds, because three matrices of that size have as many parameters as the usual two.
+    Two thirds, because three matrices of that size have as many parameters as the usual two of full size.
     """
 
     def __init__(self, hidden_size: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
@@ -143,18 +145,15 @@ class SwiGLU(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shaped like x; in training units inside are dropped."""
+        """Shaped like x; training drops units inside."""
         gate, value = self.w12(x).chunk(2, dim=-1)
         return self.w3(dropped(F.silu(gate) * value, self.dropout, self.training))
 
 
 class FeedForward(nn.Module):
-    """W₂ GELU(W₁ x), D · mlp_ratio inside.
+    """W₂ GELU(W₁ x), with D · mlp_ratio units inside.
 
-    Args:
-        hidden_size: D.
-        mlp_ratio: units inside over D.
-        approximate: "tanh" for GELU's approximation by tanh (DiT), "none" for GELU itself (U-ViT).
+    `approximate` is "tanh" for the approximation of GELU by tanh (DiT), or "none" for the exact GELU (U-ViT).
     """
 
     def __init__(self, hidden_size: int, mlp_ratio: float = 4.0, approximate: Literal["none", "tanh"] = "tanh") -> None:
@@ -183,7 +182,10 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x ← x + attention(norm(x)), x ← x + mlp(norm(x))."""
+    """A pre-norm transformer block: x ← x + attention(norm(x)), x ← x + mlp(norm(x)).
+
+    `attention` has the width D, `mlp` maps (…, D) to (…, D), and `norm` makes the two norms of the block.
+    """
 
     def __init__(self, hidden_size: int, attention: Attention, mlp: nn.Module, norm: Norm = RMSNorm) -> None:
         super().__init__()
@@ -199,7 +201,7 @@ class Block(nn.Module):
 
 
 class SkipBlock(Block):
-    """A block that starts from W [x, skip], skip being what an earlier block returned; arguments as for `Block`."""
+    """A block that starts with x ← W [x, skip], where skip is the output of an earlier block; arguments as for `Block`."""
 
     def __init__(self, hidden_size: int, attention: Attention, mlp: nn.Module, norm: Norm = RMSNorm) -> None:
         super().__init__(hidden_size, attention, mlp, norm)
@@ -211,14 +213,9 @@ class SkipBlock(Block):
 
 
 class ModulatedBlock(Block):
-    """A block under adaLN-zero: the two lines at the top of this page.
+    """A block with adaLN-zero: the formula at the top of this page. Arguments as for `Block`.
 
-    Args:
-        hidden_size: D.
-        attention: of width D.
-        mlp: from (…, D) to (…, D).
-        norm: makes the block's two norms.
-        shift: False leaves b₁ and b₂ out; the modulation then has four parts.
+    With shift=False the block has no b₁ and b₂, and the modulation has four parts.
     """
 
     def __init__(
@@ -229,7 +226,7 @@ class ModulatedBlock(Block):
         self.adaLN_modulation = adaln(hidden_size, 6 if shift else 4)
 
     def forward(self, x: Tensor, c: Tensor, rotary: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """x: (batch, tokens, D); c: (batch, D); rotary: the table of these tokens, as for `rotate`. Returns x's shape."""
+        """x: (batch, tokens, D); c: (batch, D); rotary: the table of these tokens for `rotate`. Shaped like x."""
         parts = self.adaLN_modulation(c)[:, None].chunk(6 if self.shift else 4, dim=2)
         if self.shift:
             shift1, scale1, gate1, shift2, scale2, gate2 = parts

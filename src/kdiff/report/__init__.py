@@ -1,1 +1,1 @@
-"""The pictures that runs and comparisons are shown by."""
+"""Pictures, texts and HTML pages that show runs, comparisons, sweeps and estimates."""

@@ -1,8 +1,8 @@
-"""Curves as SVG within a page: lines stretch with it, letters and strokes do not, colours are the page's own, light or dark.
+"""Curves as SVG within a page. Lines stretch with the page, letters and strokes do not; colours are those of the page's CSS.
 
-The outer drawing has no scale of its own: places are per cent of its box, sizes are the page's. The lines lie in an inner one
-of 1000 × 1000 that is stretched to the box, with strokes that are not. Labels of the axes hang outside the box, in margins
-that CSS leaves.
+The outer SVG has no scale: positions are per cent of its box, and sizes are those of the page. The lines lie in an inner SVG of
+1000 × 1000 that is stretched to the box, without stretching the strokes. The labels of the axes lie outside the box, in margins
+that the CSS leaves free.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kdiff.report.drawing import value_label
 from kdiff.report.markup import Markup, element, join, number
+from kdiff.targets import Axis
 
-MAX_POINTS = 1000  # of a line, more than a screen has pixels for
-K_TICKS = {0.0: "noise 0", 0.5: "velocity ½", 1.0: "data 1"}
+MAX_POINTS = 1000  # points of a line that are drawn; a screen has room for no more
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its name, its points by x, and the class that gives it a colour."""
+    """A curve: its name, its points in order of x, and the CSS class that gives it a colour."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -27,12 +28,12 @@ class Line:
 
     @property
     def there(self) -> list[tuple[float, float]]:
-        """The points that are numbers."""
+        """The points whose y is a finite number."""
         return [(x, y) for x, y in self.points if y is not None and math.isfinite(y)]
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers in [low, high], `most` or fewer, at even distances."""
+    """At most `most` evenly spaced round numbers in [low, high]."""
     span = high - low
     if span <= 0:
         return [low]
@@ -42,7 +43,7 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in [low, high] for a logarithmic axis: 1, 2, 5 of each decade; powers of ten if there are many."""
+    """Round numbers in [low, high] for a logarithmic axis: powers of ten, or 1, 2 and 5 of each decade if these are too few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for parts in ((1,), (1, 2, 5)):
         found = [m * 10.0**decade for decade in decades for m in parts if low <= m * 10.0**decade <= high]
@@ -51,20 +52,28 @@ def log_ticks(low: float, high: float) -> list[float]:
     return nice_ticks(low, high, 4)
 
 
-def chart(lines: Sequence[Line], label: str, log: bool = False, ticks: dict[float, str] | None = None) -> Markup:
-    """Curves over steps with their legend, which says where each ends; nothing without points.
+def axis_ticks(axis: Axis | None) -> dict[float, str] | None:
+    """The label at each named value of a target's axis; None without an axis."""
+    return {at: f"{name} {value_label(at)}" for at, name in axis.names.items()} if axis else None
+
+
+def chart(
+    lines: Sequence[Line], label: str, log: bool = False, ticks: dict[float, str] | None = None, along: str = "step"
+) -> Markup:
+    """Curves, with a legend that gives the last value of each. Empty if no curve has a point to draw.
 
     Args:
         lines: the curves.
-        label: what is seen, for those who do not see.
-        log: a logarithmic vertical axis, for positive values.
-        ticks: what stands at which value; the axis then spans them. Round numbers if left out.
+        label: a description for readers who cannot see the picture.
+        log: whether the vertical axis is logarithmic. Values that are not positive are left out then.
+        ticks: labels by value; the axis then ends at the first and the last. Round numbers if left out.
+        along: the label of the horizontal axis.
     """
     lines = [line for line in lines if [y for _, y in line.there if y > 0 or not log]]
     if not lines:
         return Markup("")
     places = [place for line in lines for place in line.there if place[1] > 0 or not log]
-    last = max(*(x for x, _ in places), 1)
+    last = max(x for x, _ in places) or 1
     low, high = _limits([y for _, y in places], log) if ticks is None else (min(ticks), max(ticks))
     if ticks is None:
         ticks = {tick: f"{tick:.6g}" for tick in (log_ticks(low, high) if log else nice_ticks(low, high))}
@@ -74,29 +83,23 @@ def chart(lines: Sequence[Line], label: str, log: bool = False, ticks: dict[floa
         return 1 - (scale(y) - scale(low)) / (scale(high) - scale(low))
 
     marks = [_tick_y(up(y), text) for y, text in ticks.items()]
-    marks += [_tick_x(x / last, f"{x:,.0f}", x == last) for x in nice_ticks(0, last, 4)]
+    shown = "{:,.0f}" if last >= 4 else "{:g}"
+    marks += [_tick_x(x / last, shown.format(x), x == last) for x in nice_ticks(0, last, 4)]
     drawn = [_polyline(line, lambda x: x / last, up, log) for line in lines]
-    inner = element(
-        "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", width="100%", height="100%", overflow="visible"
-    )
-    ends = [
-        _dot(line.there[-1][0] / last, up(line.there[-1][1]), line.style) for line in lines if line.there[-1][1] > 0 or not log
-    ]
+    size: dict[str, object] = {"viewBox": "0 0 1000 1000", "preserveAspectRatio": "none", "width": "100%", "height": "100%"}
+    inner = element("svg", *drawn, **size, overflow="visible")
+    final = [(*line.there[-1], line.style) for line in lines]
+    ends = [_dot(x / last, up(y), style) for x, y, style in final if y > 0 or not log]
     wide = "plot wide" if max(map(len, ticks.values())) > 7 else "plot"
     plot = element("div", element("svg", *marks, inner, *ends, role="img", aria_label=label), class_=wide)
-    return element("div", legend(lines), plot, element("p", "step", class_="axis"), class_="chart")
+    return element("div", legend(lines), plot, element("p", along, class_="axis"), class_="chart")
 
 
 def legend(lines: Sequence[Line]) -> Markup:
-    """What the curves are, and where they end."""
-    return element(
-        "ul",
-        *(
-            element("li", element("span", class_=f"swatch {line.style}"), line.name, " ", number(line.there[-1][1]))
-            for line in lines
-        ),
-        class_="legend",
-    )
+    """The name, the colour and the last value of each curve."""
+    swatches = [element("span", class_=f"swatch {line.style}") for line in lines]
+    named = [element("li", swatch, line.name, " ", number(line.there[-1][1])) for swatch, line in zip(swatches, lines)]
+    return element("ul", *named, class_="legend")
 
 
 def _limits(values: Sequence[float], log: bool) -> tuple[float, float]:
@@ -127,7 +130,7 @@ def _dot(across: float, up: float, style: str) -> Markup:
 
 
 def _polyline(line: Line, across: Callable[[float], float], up: Callable[[float], float], log: bool) -> Markup:
-    """The curve, with gaps where it has no numbers; of very many points some, the last among them."""
+    """The curve, with gaps where it has no numbers. Of more than MAX_POINTS points, only every n-th and the last are drawn."""
     every = math.ceil(len(line.points) / MAX_POINTS)
     pieces: list[list[str]] = [[]]
     for x, y in line.points[::-1][::every][::-1]:
@@ -139,20 +142,23 @@ def _polyline(line: Line, across: Callable[[float], float], up: Callable[[float]
     return element("path", d=path, class_=f"line {line.style}", vector_effect="non-scaling-stroke")
 
 
-def k_scale(k: float, start: float | None = None) -> Markup:
-    """k on its line from noise prediction through velocity to data prediction, and where it came from."""
-    marks = [element("line", x1=_per_cent(at), x2=_per_cent(at), y1="12", y2="28", class_="notch") for at in (0.0, 0.5, 1.0)]
-    anchors = {"noise": (0.0, "start"), "velocity": (0.5, "middle"), "data": (1.0, "end")}
-    names = [element("text", name, x=_per_cent(at), y="50", text_anchor=anchor) for name, (at, anchor) in anchors.items()]
+def position_scale(axis: Axis, called: str, value: float, start: float | None = None) -> Markup:
+    """The axis of a target as a scale with a mark at `value`, and another where it began."""
+
+    def place(at: float) -> str:
+        return _per_cent((at - axis.low) / (axis.high - axis.low))
+
+    marks = [element("line", x1=place(at), x2=place(at), y1="12", y2="28", class_="notch") for at in axis.names]
+    anchors = {axis.low: "start", axis.high: "end"}
+    names = [element("text", name, x=place(x), y="50", text_anchor=anchors.get(x, "middle")) for x, name in axis.names.items()]
     track = element("line", x1="0", x2="100%", y1="20", y2="20", class_="track")
     way = []
-    if start is not None and start != k:
+    if start is not None and start != value:
         way = [
-            element("line", x1=_per_cent(start), x2=_per_cent(k), y1="20", y2="20", class_="way"),
-            element("circle", cx=_per_cent(start), cy="20", r="5", class_="start"),
+            element("line", x1=place(start), x2=place(value), y1="20", y2="20", class_="way"),
+            element("circle", cx=place(start), cy="20", r="5", class_="start"),
         ]
-    label = f"k = {k:.4g} on the line from noise prediction (0) through velocity (½) to data prediction (1)"
-    if way:
-        label += f"; it began at {start:.4g}"
-    dot = element("circle", cx=_per_cent(k), cy="20", r="8", class_="now")
+    ends = ", ".join(f"{name} ({value_label(at)})" for at, name in axis.names.items())
+    label = f"{called} = {value:.4g} on the axis of {ends}" + (f"; it began at {start:.4g}" if way else "")
+    dot = element("circle", cx=place(value), cy="20", r="8", class_="now")
     return element("svg", track, *marks, *names, *way, dot, class_="k-scale", height="56", role="img", aria_label=label)

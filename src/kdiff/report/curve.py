@@ -1,6 +1,7 @@
-"""A measure against k: fixed values of k as a curve, and learned ones where they ended, on tidy rows of one data set.
+"""A measure against k, from the tidy rows of one data set: fixed values of k as a curve, and each learned k where it ended.
 
-Points are seeds, the line joins the means of the fixed k. A learned k that has found the lowest point of the curve lies there.
+Each point is a seed, and the line joins the means of the fixed k. A learned k that has found the best k lies at the lowest
+point of the curve.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kdiff.experiments.compare import MEASURES, deviation, fixed_targets, with_spread
-from kdiff.report.samples import INK
-from kdiff.target import PAPER_CLAMP
+from kdiff.report.drawing import INK
+from kdiff.studies.comparison import MEASURES, fixed_targets
+from kdiff.studies.tables import deviation, with_spread
+from kdiff.targets import PAPER_CLAMP
 
 FLOOR = "#999999"
 LOSSES = {
@@ -22,24 +24,26 @@ LOSSES = {
     "loss_along": ("along the principal directions", "#4c72b0"),
     "loss_across": ("across them", "#dd8452"),
 }
-NEGLIGIBLE = 1e-3  # of the loss: rounding, where the principal directions hold all of the data
+NEGLIGIBLE = 1e-3  # a smaller share of the loss is rounding, as when the principal directions span all of the data
+
+
+def shown_losses(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns of LOSSES that rows have and that are more than rounding."""
+    least = NEGLIGIBLE * min((row["loss"] for row in rows if row["loss"] is not None), default=0.0)
+    return [name for name in LOSSES if max((row[name] for row in rows if row.get(name) is not None), default=-1.0) >= least]
 
 
 def draw_curve(
-    axes: Axes,
-    rows: Sequence[dict[str, Any]],
-    measure: str,
-    sampler: str = "clean",
-    colours: Mapping[str, str] | None = None,
+    axes: Axes, rows: Sequence[dict[str, Any]], measure: str, sampler: str = "clean", colours: Mapping[str, str] | None = None
 ) -> None:
-    """A measure against k.
+    """Draw a measure against k.
 
     Args:
-        axes: where.
-        rows: tidy rows, of one data set.
-        measure: which of their measures.
-        sampler: under which sampler.
-        colours: of targets; the others have that of ink.
+        axes: where to draw.
+        rows: tidy rows of one data set.
+        measure: which measure of the rows.
+        sampler: which sampler of the rows.
+        colours: colours by target; all other targets are drawn in INK.
     """
     colours, fixed = colours or {}, fixed_targets(rows)
     chosen = [row for row in rows if (row["measure"], row["sampler"]) == (measure, sampler)]
@@ -54,22 +58,21 @@ def draw_curve(
 def draw_losses(
     axes: Axes, rows: Sequence[dict[str, Any]], colours: Mapping[str, str] | None = None, clamped: bool = True
 ) -> None:
-    """The loss at the end of training against k, and its parts along and across the data's principal directions.
+    """Draw the loss at the end of training against k, and its parts along and across the data's principal directions.
 
     Args:
-        axes: where.
-        rows: tidy rows, of one data set.
-        colours: of targets that are no fixed k.
-        clamped: shade where the clamp of the v-loss acts; it gives times near 0 or 1 less weight, so that a loss in there
-            compares only roughly.
+        axes: where to draw.
+        rows: tidy rows of one data set.
+        colours: colours of the targets that are not a fixed k.
+        clamped: whether to shade the k at which the clamp of the v-loss acts. The clamp gives times near 0 or 1 less weight, so
+            losses in the shaded parts compare only roughly with the others.
     """
     runs = list({(row["target"], row["seed"]): row for row in rows}.values())
-    least = NEGLIGIBLE * min(row["loss"] for row in runs)
-    shown = []
+    shown: list[float] = []
     for field, (label, colour) in LOSSES.items():
         if any(row.get(field) is None for row in runs):
             continue
-        if max(row[field] for row in runs) < least:
+        if field not in shown_losses(runs):
             axes.plot([], [], color=colour, label=f"{label}: none")
             continue
         shown += _draw(axes, runs, field, label, colour, {})
@@ -85,7 +88,7 @@ def draw_losses(
 def _draw(
     axes: Axes, rows: Sequence[dict[str, Any]], field: str, label: str, colour: str, colours: Mapping[str, str]
 ) -> list[float]:
-    """The fixed k: points, and a line through their means. Returns all values of the field."""
+    """Draw the fixed k as points, with a line through their means. Returns the values of the field of all targets with a k."""
     by_k: dict[float, list[float]] = {}
     for target, k in fixed_targets(rows).items():
         values = [row[field] for row in rows if row["target"] == target]
@@ -98,7 +101,7 @@ def _draw(
 def _mark_learned(
     axes: Axes, rows: Sequence[dict[str, Any]], field: str, edge: str, colours: Mapping[str, str], named: bool
 ) -> None:
-    """Where the targets that are no fixed k ended, a star for each seed, with the edge that says which line it belongs to."""
+    """Draw a star for each seed of the other targets where its k ended. Its edge has the colour of the line it belongs to."""
     fixed = fixed_targets(rows)
     others = [row for row in rows if row["k"] is not None and row["target"] not in fixed]
     for target in dict.fromkeys(row["target"] for row in others):
@@ -109,7 +112,7 @@ def _mark_learned(
 
 
 def logarithmic(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain numbers, 1, 2 and 5 of each decade where there are few decades."""
+    """Make the vertical axis logarithmic, with plain numbers: powers of ten, or 1, 2 and 5 of each decade if there are few."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
@@ -118,7 +121,7 @@ def logarithmic(axes: Axes) -> None:
 
 
 def _frame(axes: Axes, rows: Sequence[dict[str, Any]], values: Sequence[float], label: str) -> tuple[float, float]:
-    """Axes and legend; the vertical one is logarithmic where values span more than a factor of ten. Returns the ends of k."""
+    """Draw axes and legend; the vertical axis is logarithmic if values span more than a factor of 10. Returns the ends of k."""
     if min(values) > 0 and max(values) > 10 * min(values):
         logarithmic(axes)
     elif min(values) >= 0:

@@ -1,4 +1,4 @@
-"""The text of `kdiff estimate`: a view's dimensions, what the theories say of k, how far they are apart, and what it means."""
+"""The text of `kdiff estimate`: estimates of d, the k of each theory, how much the theories differ, and what it all means."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import shlex
 from collections.abc import Sequence
 
 from kdiff.data import Dataset
-from kdiff.experiments.estimate import Prediction, View, at_limit
-from kdiff.experiments.predictions import MAX_POINTS
+from kdiff.studies.estimation import Prediction, View, at_limit
+from kdiff.studies.predictions import MAX_POINTS
 
 
 def as_text(view: View) -> str:
-    """A view as text: dimensions, then predictions, then how far the theories are apart."""
-    spectral = f", {MAX_POINTS} of these for variance and theories" if view.num_points > MAX_POINTS < view.D else ""
+    """A view as text: the estimates of d, then the predictions, then how much the theories differ."""
+    spectral = f", {MAX_POINTS} of them for variance and theories" if view.num_points > MAX_POINTS < view.D else ""
     lines = [
-        f"{view.name}: D = {view.D} ({view.num_points} of them looked at{spectral}), total variance {view.total_variance:.4g}, "
+        f"{view.name}: D = {view.D} ({view.num_points} points used{spectral}), total variance {view.total_variance:.4g}, "
         f"squared mean {view.squared_mean:.4g}, noise scale s = {view.noise_scale:g}",
         *(f"  {remark}" for remark in view.remarks),
         "",
@@ -23,7 +23,7 @@ def as_text(view: View) -> str:
     ]
     shown = [_k(one) for one in view.predictions]
     width = max(7, *(2 + len(each) for each in shown))
-    lines.append(f"  {'theory':40}{'k':>{width}}   the answer to")
+    lines.append(f"  {'theory':40}{'k':>{width}}   what this k is")
     lines += [f"  {one.theory:40}{k:>{width}}   {one.question}" for one, k in zip(view.predictions, shown)]
     return "\n".join([*lines, "", *(f"  {line}" for line in spread(view.predictions))])
 
@@ -34,32 +34,34 @@ def _dimensions(view: View) -> list[str]:
     lines = [f"  {'intrinsic dimension d':32}{'estimate':>9}   95 % interval"]
     for one in view.dimensions:
         near = "at its limit: " if at_limit(one, view.D) else ""
-        note = f"   ({near}cannot exceed {one.limit})" if one.limit is not None and one.limit < view.D else ""
+        note = f"   ({near}this method gives at most {one.limit})" if one.limit is not None and one.limit < view.D else ""
         if not one.value <= view.D:
-            note = "   (more than D: the values are coarse, or points repeat; do not trust it)"
+            note = "   (do not trust this estimate: it is above D, because the values are coarse or points repeat)"
         lines.append(f"  {f'{one.method} ({one.scope})':32}{one.value:9.3g}   {one.low:.3g} to {one.high:.3g}{note}")
     if view.name.startswith("patches"):
-        lines.append("  (intervals take images for independent, not their patches)")
+        lines.append("  (the intervals treat different images as independent, and patches of one image as dependent)")
     return lines
 
 
 def _k(one: Prediction) -> str:
-    """0.667, or with minima that tie "0 or 1", in ascending order: which of them is the lowest means nothing."""
+    """A k as text, "0.667". Minima that tie are given in ascending order, "0 or 1", because neither is the better one."""
     return " or ".join(f"{k:.3g}" for k in sorted([one.k, *one.ties])) if one.ties else f"{one.k:.3f}"
 
 
 def spread(predictions: Sequence[Prediction]) -> list[str]:
-    """How far the theories are apart, and which are left out of that: those with a `doubt`, by what it is."""
+    """How much the theories differ, then the theories that are not counted because of a `doubt`, a line for each doubt."""
     counted = sorted((one for one in predictions if one.doubt is None), key=lambda one: one.k)
     low, high = counted[0], counted[-1]
-    lines = [f"They are {high.k - low.k:.2f} apart: from {low.k:.3f} ({low.theory}) to {high.k:.3f} ({high.theory})."]
+    ends = f"from k = {low.k:.3f} ({low.theory}) to k = {high.k:.3f} ({high.theory})"
+    lines = [f"The theories differ by {high.k - low.k:.2f}: {ends}."]
     for doubt in dict.fromkeys(one.doubt for one in predictions if one.doubt):
-        lines.append(f"Left out of this, as {doubt}: {'; '.join(one.theory for one in predictions if one.doubt == doubt)}.")
+        doubted = "; ".join(one.theory for one in predictions if one.doubt == doubt)
+        lines.append(f"Not counted, because {doubt}: {doubted}.")
     return lines
 
 
 def meaning(dataset: Dataset, views: Sequence[View], data: str) -> str:
-    """What the numbers do and do not mean, for these data."""
+    """What the numbers mean for these data, and what they do not mean."""
     whole = views[0]
     unit = whole.noise_scale**2
     total = (whole.total_variance + whole.squared_mean) / unit
@@ -67,14 +69,17 @@ def meaning(dataset: Dataset, views: Sequence[View], data: str) -> str:
     return "\n".join(
         [
             "What this means",
-            "- D/(D + d) is a theorem about linear networks, a loss on u, uniform times and data whitened on a d-dimensional",
-            "  subspace, to the noise's variance; else the noise's scale does not enter it. What it really contains is the",
-            f"  data's mean square in units of that variance, E|x|²/s² = {total:.4g} here: k = {now:.3f}. With the mean",
-            f"  removed it would be {centred:.3f}, with data of twice the scale {doubled:.3f}. So the normalisation",
-            f"  ({dataset.normalisation.kind}) decides as much as the dimension does.",
-            "- Estimates of d differ because they mean different things: spectra see linear subspaces, neighbours see curved",
-            "  manifolds and fall short above d of about 15. Intervals cover sampling noise, not that.",
-            "- A trained network is not linear, learns under a loss on v, and need not end at any of these. To know, compare:",
+            "- k = D/(D + d) is a theorem about linear networks, a loss on u, uniform times, and data that are whitened on a",
+            "  d-dimensional subspace and have the noise's variance there. The scale of the noise does not appear in the rule.",
+            "  For other data, d is replaced by the mean square of the data in units of the noise's variance. Here",
+            f"  E|x|²/s² = {total:.4g}, which gives k = {now:.3f}. If the mean were removed, k would be {centred:.3f}. If the",
+            f"  data had twice the scale, k would be {doubled:.3f}. So the normalisation ({dataset.normalisation.kind})",
+            "  matters as much as the dimension.",
+            "- Estimates of d differ because the methods measure different things. Methods that use the spectrum see linear",
+            "  subspaces. Methods that use neighbours see curved manifolds, and give too low a d where d is above about 15.",
+            "  The intervals cover sampling noise, but not these differences.",
+            "- A trained network is not linear and learns with a loss on v, so its k need not end at any of these values.",
+            "  To find out what k is best for a trained network, run:",
             f"  kdiff compare {shlex.quote(data)} --grid 6",
         ]
     )

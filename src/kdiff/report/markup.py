@@ -1,6 +1,6 @@
-"""HTML out of Python values: what is not markup already is escaped, so that no name of anyone's can become markup.
+"""HTML from Python values. Everything that is not markup already is escaped, so no name that a user gives can become markup.
 
-Pages hold everything they show: pictures are data URIs, curves are SVG, and a policy in the head forbids any request.
+Pages hold everything that they show. Pictures are data URIs, curves are SVG, and a policy in the head forbids any request.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from PIL import Image
 from kdiff.report.style import STYLE
 
 VOID = {"br", "img", "link", "meta"}
-# Only what the page itself holds is loaded, whatever slipped into it.
+# The browser loads only what the page itself holds, even if foreign markup got into the page.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Markup(str):
-    """Text that is HTML. Every other string is escaped where it enters an element."""
+    """Text that is HTML. All other strings are escaped when they enter an element."""
 
     __slots__ = ()
 
 
 def join(*parts: object) -> Markup:
-    """The parts one after the other: markup as it is, numbers as `number`, None as nothing, everything else escaped."""
+    """The parts one after another: markup unchanged, floats as `number` shows them, None as nothing, all else escaped."""
     return Markup("".join(map(_markup, parts)))
 
 
@@ -42,14 +42,14 @@ def _markup(value: object) -> Markup:
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """`<tag attribute="…">children</tag>`; `class_` is class, `aria_label` aria-label; what is None is left out."""
+    """`<tag attribute="…">children</tag>`. `class_` stands for class and `aria_label` for aria-label; None is left out."""
     given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
     opened = "".join(f' {name}="{html.escape(str(value))}"' for name, value in given.items())
     return Markup(f"<{tag}{opened}>" if tag in VOID else f"<{tag}{opened}>{join(*children)}</{tag}>")
 
 
 def number(value: float | None, digits: int = 4) -> Markup:
-    """A number to so many digits, and to its last one in the element's value."""
+    """A number with `digits` significant digits; the element's value has all digits. "–" stands for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return Markup("–")
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
@@ -57,12 +57,12 @@ def number(value: float | None, digits: int = 4) -> Markup:
 
 
 def code(value: object) -> Markup:
-    """As it is typed."""
+    """A value as it is typed."""
     return element("code", value)
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: object, label: str) -> Markup:
-    """A table that scrolls in a box of its own where the page is narrow; numbers are aligned by CSS, the first column names."""
+    """A table in a box that scrolls on a narrow page. The first cell of a row is its header; `label` is for screen readers."""
     head = element("tr", *(element("th", cell, scope="col") for cell in header))
     body = [element("tr", element("th", first, scope="row"), *(element("td", cell) for cell in rest)) for first, *rest in rows]
     inner = element("table", element("thead", head), element("tbody", *body))
@@ -71,27 +71,27 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: o
 
 
 def definitions(facts: dict[str, object]) -> Markup:
-    """Names and what they are."""
+    """A list of names with their values; a value of None is left out."""
     pairs = [element("div", element("dt", name), element("dd", value)) for name, value in facts.items() if value is not None]
     return element("dl", *pairs)
 
 
 def picture(path: Path, alt: str, caption: object = None, width: int | None = None, broad: bool = False) -> Markup:
-    """A PNG in the page.
+    """A PNG inside the page, with a caption below.
 
     Args:
         path: the file.
-        alt: what it shows, for those who do not see.
-        caption: under it.
-        width: to scale it down to, pixels; as it is if left out.
-        broad: it scrolls in a box of its own where the page is narrow, rather than become too small to read.
+        alt: a description for readers who cannot see the picture.
+        caption: the text under the picture.
+        width: the greatest width in pixels, to which wider pictures are scaled down; None keeps the size.
+        broad: whether the picture scrolls on a narrow page instead of becoming too small to read.
 
     Raises:
-        ValueError: no PNG.
+        ValueError: the file is not a PNG.
     """
     content = path.read_bytes()
     if not content.startswith(PNG):
-        raise ValueError(f"{path} is no PNG; remove it, kdiff sample draws samples again")
+        raise ValueError(f"{path} is not a PNG file; remove it and draw the samples again with kdiff sample")
     if width:
         content = _scaled(content, width)
     size = [int.from_bytes(content[at : at + 4], "big") for at in (16, 20)]
@@ -103,7 +103,7 @@ def picture(path: Path, alt: str, caption: object = None, width: int | None = No
 
 
 def _scaled(content: bytes, width: int) -> bytes:
-    """A PNG, no wider than that."""
+    """The content of a PNG file, scaled down if it is wider than `width` pixels."""
     with Image.open(io.BytesIO(content)) as image:
         if image.width <= width:
             return content
@@ -114,7 +114,7 @@ def _scaled(content: bytes, width: int) -> bytes:
 
 
 def section(title: str, *children: object) -> Markup:
-    """A part of the page under a heading; nothing if there is nothing in it."""
+    """A part of the page under a heading; empty if all children are empty."""
     return element("section", element("h2", title), *children) if any(children) else Markup("")
 
 

@@ -1,6 +1,6 @@
-"""A run as one page, RUN/report.html: what was trained, k and loss, samples, what was measured; alone or beside another run.
+"""A run as one HTML page, RUN/report.html: settings, k and loss, samples, measured values, and a comparison with another run.
 
-The page holds all it shows and asks for nothing else: it can be sent, kept, and opened anywhere.
+The page holds everything that it shows and loads nothing, so it can be sent, kept and opened anywhere.
 """
 
 from __future__ import annotations
@@ -10,36 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from kdiff import __version__
-from kdiff.components import parse
-from kdiff.experiments.compare import MEASURES
-from kdiff.files import write_text
-from kdiff.report.chart import K_TICKS, Line, chart, k_scale
-from kdiff.report.curve import LOSSES, NEGLIGIBLE
-from kdiff.report.judged import FEATURES, evaluation_section, features_of, floors_of, sweep_section
+from kdiff.config.training import TrainConfig
+from kdiff.files.atomic import write_text
+from kdiff.report.chart import Line, axis_ticks, chart, position_scale
+from kdiff.report.curve import LOSSES, shown_losses
+from kdiff.report.drawing import value_label
+from kdiff.report.evaluation_section import FEATURES, evaluation_section, features_of, floors_of, sweep_section
 from kdiff.report.markup import Markup, code, definitions, document, element, join, note, number, picture, section, table
 from kdiff.report.record import Picture, Record, read_record
-from kdiff.report.run import settings
+from kdiff.report.run_pictures import settings
 from kdiff.report.versus import comparison_section
-from kdiff.training.build import describe_environment
-from kdiff.training.config import TrainConfig
+from kdiff.run.environment import describe_environment
+from kdiff.studies.comparison import MEASURES
+from kdiff.targets import Axis
 from kdiff.training.start import as_text as describe_start
 
 STYLES = {"loss": "ink", "loss_along": "along", "loss_across": "across"}
-SHOWN = 12  # pictures through training
-SMALL = 375  # pixels: twice what the smaller ones are shown at
-LINES = 12  # of the metrics, as figures
-CLASSES = 20  # whose names are given
+SHOWN = 12  # how many pictures from training are shown
+SMALL = 375  # the width of small pictures in pixels, twice the width that they are shown at
+LINES = 12  # how many lines of the metrics the table has
+CLASSES = 20  # how many names of classes are given
 
 
 def write_page(folder: Path, other: Path | None = None) -> Path:
-    """Write RUN/report.html, aside first; returns it.
+    """Write RUN/report.html, to a temporary file first; returns its path.
 
     Args:
-        folder: the run's.
-        other: that of a run to compare with.
+        folder: the folder of the run.
+        other: the folder of another run to compare with.
 
     Raises:
-        ValueError: no run folder, damaged files, or twice the same run.
+        ValueError: a folder is not a run folder, files are damaged, or both folders are the same run.
     """
     record = read_record(folder)
     versus = None if other is None else comparison_section(record, read_record(other))
@@ -49,25 +50,14 @@ def write_page(folder: Path, other: Path | None = None) -> Path:
 
 
 def page(record: Record, versus: Markup | None = None) -> str:
-    """The page of a run; `versus` is a part that sets it beside another."""
-    return document(
-        f"{record.name} – kdiff",
-        _header(record),
-        _hero(record),
-        versus,
-        _trained(record),
-        _k(record),
-        _loss(record),
-        _samples(record),
-        _denoising(record),
-        evaluation_section(record),
-        sweep_section(record),
-        _footer(),
-    )
+    """The HTML of a run's page; `versus` is the part that compares it with another run."""
+    below = (_trained, _target, _loss, _samples, _denoising, evaluation_section, sweep_section)
+    parts = [part(record) for part in below]
+    return document(f"{record.name} – kdiff", _header(record), _hero(record), versus, *parts, _footer())
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person."""
+    """A time in seconds as text, in seconds, minutes or hours with three digits."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -75,54 +65,56 @@ def duration(seconds: float) -> str:
 
 
 def _header(record: Record) -> Markup:
-    lead = f"{parse(record.config.network).name} on {record.data['name']}, target {record.target}"
+    lead = f"{record.config.network.name} on {record.data['name']}, target {record.target}"
     about = element("p", lead, class_="lead")
     return element("header", element("p", "A training run", class_="kicker"), element("h1", record.name), about)
 
 
 def _hero(record: Record) -> Markup:
-    k, start = record.last.get("k"), record.start.get("k")
+    name, axis = record.main, record.first.axis
+    now, start = record.last.get(name or ""), record.start.get(name or "")
     facts: dict[str, object] = {}
     if record.rows:
         reached, steps = record.last["step"], record.config.steps
         took = element("small", duration(record.seconds)) if record.seconds is not None else None
         facts["trained for"] = join(f"{steps:,} steps" if reached == steps else f"{reached:,} of {steps:,} steps", took)
         along, across = record.last.get("loss_along"), record.last.get("loss_across")
-        split = element("small", number(along), " along the principal directions, ", number(across), " across them")
-        facts["loss"] = join(number(record.last["loss"]), split if along is not None else None)
-    floors = floors_of(record)
-    if floors:
+        split = element("small", number(along), " along the principal directions of the data, ", number(across), " across them")
+        facts["loss"] = join(number(record.last["loss"]), split if "loss_across" in shown_losses(record.rows) else None)
+
+    def at_step(step: int | None) -> Markup | None:
+        return None if step in (None, record.last.get("step")) else element("small", f"at step {step:,}")
+
+    if floors := floors_of(record):
         judged = floors["samplers"]["clean"]
         main = next(measure for measure in MEASURES if measure in judged["figures"])
         exact = judged.get("exact", {}).get(main, {}).get("value")
-        beside = element("small", "an exact denoiser gets ", number(exact)) if exact is not None else None
-        of = element("small", f"step {floors['step']:,}") if floors["step"] != record.last.get("step") else None
-        facts[MEASURES[main]] = join(number(judged["figures"][main]["value"]), beside, of)
+        floor = element("small", "an exact denoiser reaches ", number(exact)) if exact is not None else None
+        facts[MEASURES[main]] = join(number(judged["figures"][main]["value"]), floor, at_step(floors["step"]))
     for result in features_of(record):
         for name, figure in list(result["figures"].items())[:1]:
             between = figure["interval"]
-            said = element("small", number(between[0]), " … ", number(between[1]), " (95 %)") if between else None
-            step = result["samples"].get("step")
-            of = element("small", f"step {step:,}") if step not in (None, record.last.get("step")) else None
-            facts[FEATURES.get(name, name)] = join(number(figure["value"]), said, of)
+            said = element("small", number(between[0]), " … ", number(between[1]), " (95 % interval)") if between else None
+            facts[FEATURES.get(name, name)] = join(number(figure["value"]), said, at_step(result["samples"].get("step")))
     aside = definitions(facts)
-    if k is None:
+    if now is None or name is None:
         return element("div", element("p", f"Target {record.target}.", class_="lead"), aside, class_="hero")
-    value = element("p", element("i", "k"), " = ", number(k, 3), class_="k-value")
-    if start == k:
-        words = f"Fixed throughout: {_near(k)}."
-    else:
-        words = f"Learned: it began at {start:.3g} and stands at {k:.3g} at step {record.last['step']:,}, {_near(k)}."
-    shown = element("div", value, element("p", words, class_="k-said"), k_scale(k, start))
+    value = element("p", element("i", name), " = ", number(now, 3), class_="k-value")
+    near = f", {_near(axis, now)}" if axis else ""
+    words = f"{name} is fixed{near}."
+    if start != now:
+        words = f"{name} is learned. It began at {start:.3g} and is {now:.3g} after step {record.last['step']:,}{near}."
+    scale = position_scale(axis, name, now, start) if axis else None
+    shown = element("div", value, element("p", words, class_="k-said"), scale)
     return element("div", shown, aside, class_="hero")
 
 
-def _near(k: float) -> str:
-    named = {0.0: "noise prediction", 0.5: "velocity prediction", 1.0: "data prediction"}
-    if k in named:
-        return named[k]
-    low, high = ((0.0, 0.5), (0.5, 1.0))[k > 0.5]
-    return f"between {named[low]} and {named[high]}"
+def _near(axis: Axis, value: float) -> str:
+    """The name of a value on a target's axis, or the two names that it lies between."""
+    if value in axis.names:
+        return f"{axis.names[value]} prediction"
+    low, high = (max(at for at in axis.names if at < value), min(at for at in axis.names if at > value))
+    return f"between {axis.names[low]} prediction and {axis.names[high]} prediction"
 
 
 def _trained(record: Record) -> Markup:
@@ -130,27 +122,24 @@ def _trained(record: Record) -> Markup:
     classes, shape = data.get("class_names") or [], " × ".join(map(str, data["shape"]))
     counted = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
     named = element("small", ", ".join(classes[:CLASSES]), " …" if len(classes) > CLASSES else "") if classes else None
-    more = element(
-        "small",
-        f"normalised by {data['normalisation']['kind']}; total variance ",
-        number(data["total_variance"]),
-        f" in {math.prod(data['shape']):,} dimensions; fingerprint {data['fingerprint']}",
-    )
+    normalised, size = f"normalisation: {data['normalisation']['kind']}; total variance after it: ", math.prod(data["shape"])
+    after = f" in {size:,} dimensions; fingerprint: {data['fingerprint']}"
+    more = element("small", normalised, number(data["total_variance"]), after)
     parameters = weights = None
     if run:
         parameters = element("small", number(sum(p.numel() for p in run.model.network.parameters())), " parameters")
-        weights = element("small", f"{run.model.target}, of the weights {run.weights} at step {run.step:,}")
+        weights = element("small", f"{run.model.target} in the weights {run.weights} at step {run.step:,}")
     facts: dict[str, object] = {
         "data": join(f"{data['name']}: {data['counts']['train']:,} training samples of shape {shape}, {counted}", named, more),
-        "network": join(code(parse(config.network)), parameters),
+        "network": join(code(config.network), parameters),
         "target": join(code(record.target), weights),
-        "path": join(code(parse(config.path)), ", times ", code(parse(config.timesteps))),
+        "path": join(code(config.path), ", times in training: ", code(config.timesteps)),
     }
     if record.other_weights:
         facts["weights"] = describe_start(record.other_weights)
     if record.environment:
         facts |= _environment(record.environment)
-    problem = note("Its checkpoint could not be shown: ", record.problem) if record.problem else None
+    problem = note("The checkpoint could not be shown: ", record.problem) if record.problem else None
     return section("What was trained", problem, definitions(facts), _settings(record))
 
 
@@ -170,58 +159,58 @@ def _settings(record: Record) -> Markup:
     plain, own = settings(TrainConfig()), settings(record.config)
     chosen = {name for name, value in own.items() if value != plain.get(name)}
     rows = [[name, code(value), "" if name in chosen else "default"] for name, value in own.items()]
-    said = element("summary", f"All {len(rows)} settings, {len(chosen)} of them not the default")
-    return element("details", said, table(["setting", "value", ""], rows, "As in config.yaml.", "All settings"))
+    said = element("summary", f"All {len(rows)} settings; {len(chosen)} of them differ from the default")
+    return element("details", said, table(["setting", "value", ""], rows, "The content of config.yaml.", "All settings"))
 
 
-def _k(record: Record) -> Markup:
-    rows = [record.start, *record.rows]
-    if all(row.get("k") is None for row in rows):
+def _target(record: Record) -> Markup:
+    """The target's numbers through training, and its curves in the newest checkpoint."""
+    name, axis = record.main, record.first.axis
+    if name is None:
         return Markup("")
-    several = [name for name in rows[0] if name.startswith("k")]
-    lines = [
-        Line(name, [(row["step"], row.get(name)) for row in rows], "k" if name == "k" else "k faint") for name in several[::-1]
-    ]
-    caption = "k at every line of metrics, from where it began. At 0 the network predicts the noise, at ½ the velocity, at 1 "
-    caption += "the data."
+    several = list(record.first.scalars)
+    lines = [Line(each, record.points(each), "k" if each == name else "k faint") for each in several[::-1]]
+    caption = f"The value of {name} before the first step and at every logged step."
+    if axis:
+        named = [f"the {what} at {value_label(at)}" for at, what in axis.names.items()]
+        caption += f" The network predicts {', '.join(named)}."
     if len(several) > 1:
-        caption += (
-            " Other than k, which is the mean, are k at single times, at both ends of time, or the two numbers of a pair."
-        )
-    drawn = chart(lines, "k over the steps", ticks=K_TICKS)
-    return section("k through training", element("figure", drawn, element("figcaption", caption)))
+        caption += f" The fainter lines are the other numbers of the target: {', '.join(several[1:])}."
+    drawn = [chart(lines, f"{name} over the steps", ticks=axis_ticks(axis))]
+    for curve in record.run.model.target.curves() if record.run else []:
+        line = Line(curve.name, list(zip(curve.at, curve.values)), "k")
+        along = {"t": "t, from noise (0) to data (1)", "direction": "direction, in order of falling variance"}[curve.over]
+        drawn.append(chart([line], f"{curve.name} over {curve.over}", ticks=axis_ticks(axis), along=along))
+    return section(f"{name} through training", element("figure", *drawn, element("figcaption", caption)))
 
 
 def _loss(record: Record) -> Markup:
     if not record.rows:
-        return section("Loss", note("There is no line of metrics yet."))
-    least = NEGLIGIBLE * min((row["loss"] for row in record.rows if row["loss"] is not None), default=0)
-    columns = {name: record.points(name) for name in LOSSES}
-    shown = {
-        name: points for name, points in columns.items() if max((y for _, y in points if y is not None), default=0) >= least
-    }
-    lines = [Line("loss" if name == "loss" else LOSSES[name][0], points, STYLES[name]) for name, points in shown.items()]
+        return section("Loss", note("No loss has been logged yet."))
+    shown = shown_losses(record.rows)
+    lines = [Line(LOSSES[name][0], record.points(name), STYLES[name]) for name in shown]
     space = {"v": "velocity", "u": "network's output"}[record.config.loss_space]
-    caption = f"Loss on the {space}, a mean over {record.config.log_every} steps each."
+    every = record.config.log_every
+    caption = f"The loss on the {space}{f', in means over {every:,} steps' if every > 1 else ''}."
     if "loss_along" in record.rows[0]:
-        caption += " It is split into what lies along the directions that hold 95 % of the data's variance, and the rest."
-        caption += "" if "loss_across" in shown else " There is nothing across them."
-    drawn = chart(lines, "Loss and its split over the steps", log=True)
+        caption += " It has two parts: along the principal directions, which hold 95 % of the data's variance, and across them."
+        caption += "" if "loss_across" in shown else " The part across them is only rounding here and is not drawn."
+    drawn = chart(lines, "Loss and its parts over the steps", log=True)
     return section("Loss", element("figure", drawn, element("figcaption", caption)), _metrics(record))
 
 
 def _metrics(record: Record) -> Markup:
-    """Some lines of the metrics as figures, the last among them."""
+    """A table of some lines of the metrics, the last line among them."""
     rows = record.rows[:: -math.ceil(len(record.rows) / LINES)][::-1]
     names = [name for name in record.rows[-1] if name != "step"]
     lines = [[f"{row['step']:,}", *(number(row.get(name)) for name in names)] for row in rows]
-    caption = f"{len(rows)} of {len(record.rows)} lines of metrics.jsonl."
+    caption = f"{len(rows)} of the {len(record.rows)} lines of metrics.jsonl."
     header = ["step", *(name.replace("_", " ") for name in names)]
-    return element("details", element("summary", "As figures"), table(header, lines, caption, "Lines of metrics"))
+    return element("details", element("summary", "The values as a table"), table(header, lines, caption, "Logged values"))
 
 
 def spaced(pictures: list[Picture], most: int) -> list[Picture]:
-    """At most so many, at even distances, the first and the last among them."""
+    """At most `most` evenly spaced pictures, the first and the last among them."""
     if len(pictures) <= most:
         return pictures
     return [pictures[round(i * (len(pictures) - 1) / (most - 1))] for i in range(most)]
@@ -230,19 +219,19 @@ def spaced(pictures: list[Picture], most: int) -> list[Picture]:
 def _samples(record: Record) -> Markup:
     usual, others = ([each for each in record.pictures if each.usual is kind] for kind in (True, False))
     if not usual:
-        return section("Samples", note("There are no pictures of samples yet."))
+        return section("Samples", note("The run has no pictures of samples yet."))
     *earlier, last = spaced(usual, SHOWN)
     parts = [picture(last.path, f"Samples at step {last.step}", f"Step {last.step:,}{last.how}")]
     if earlier:
         seen = [picture(each.path, f"Samples at step {each.step}", f"Step {each.step:,}", SMALL) for each in earlier]
-        some = f"{len(earlier)} of {len(usual) - 1} pictures" if len(usual) > SHOWN else "Earlier"
-        through = note(f"{some}, of the same noise and classes: each sample in its place.")
+        some = f"{len(earlier)} of the {len(usual) - 1} earlier pictures" if len(usual) > SHOWN else "Earlier pictures"
+        through = note(f"{some}, drawn from the same noise and classes. Each sample keeps its place.")
         parts.append(element("div", through, element("div", *seen, class_="strip")))
     more = []
     for each in others[-SHOWN:]:
         named = f"Step {each.step:,}, seed {each.seed}" + (f", guidance {each.guidance:g}" if each.guidance != 1 else "")
         more.append(picture(each.path, f"Samples: {named}", f"{named}{each.how}", SMALL))
-    drawn = [element("h3", "Drawn otherwise"), element("div", *more, class_="strip")] if more else []
+    drawn = [element("h3", "Samples with other seeds or options"), element("div", *more, class_="strip")] if more else []
     return section("Samples", element("div", *parts, class_="samples"), *drawn)
 
 
@@ -250,10 +239,10 @@ def _denoising(record: Record) -> Markup:
     path = record.folder / "denoising.png"
     if not path.exists():
         return Markup("")
-    caption = "How noise becomes samples: time from t = 0, noise, on the left to t = 1, data, on the right."
+    caption = "How noise becomes samples. Time runs from t = 0 (noise) on the left to t = 1 (data) on the right."
     return section("From noise to sample", picture(path, "Sampling trajectories from noise to samples", caption, broad=True))
 
 
 def _footer() -> Markup:
     made = describe_environment()
-    return element("footer", f"Written by kdiff {__version__} on {made['date'][:10]}: ", code(made["command"]))
+    return element("footer", f"Written by kdiff {__version__} on {made['date'][:10]} with the command ", code(made["command"]))

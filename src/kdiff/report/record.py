@@ -1,6 +1,6 @@
-"""What a run folder tells of a run without its data: settings, curves, pictures, what was measured.
+"""What a run folder tells about a run without its data: settings, curves, pictures and measured values.
 
-A run that is still training, or whose checkpoint cannot be read, tells what is there.
+A run that is still training, or whose checkpoint cannot be read, gives the parts that exist.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdiff.components import build, parse
-from kdiff.files import read_json
-from kdiff.report.run import draw_denoising, draw_samples
-from kdiff.training.config import TrainConfig
-from kdiff.training.folder import read_run_config
-from kdiff.training.metrics import read_metrics
-from kdiff.training.run import Run, load_run
+from kdiff.config.training import TrainConfig
+from kdiff.files.atomic import read_json
+from kdiff.report.run_pictures import draw_denoising, draw_samples
+from kdiff.run.folder import read_run_config
+from kdiff.run.metrics import read_metrics
+from kdiff.run.run import Run, load_run, target_at_start
+from kdiff.targets import Description
 
 PICTURE = re.compile(r"step_(\d{8,})_seed_(\d+)(?:_guidance_([\d.e+-]+?))?(_other_[0-9a-f]{6})?")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of samples: of which step, seed and guidance, and whether other options were given than the run's own; and
-    what `kdiff sample` wrote beside it.
+    """A picture of samples with its step, seed and guidance.
+
+    `other` says whether it was drawn with options other than the run's own. `stamp` is what `kdiff sample` wrote beside it.
     """
 
     path: Path
@@ -36,22 +37,23 @@ class Picture:
 
     @property
     def usual(self) -> bool:
-        """Whether it is one of those that training draws, all of the same noise."""
+        """Whether the picture is one that training draws, always from the same noise."""
         return self.seed == 0 and self.guidance == 1 and not self.other
 
     @property
     def how(self) -> str:
-        """The weights and the sampler, as far as they were written down, for a caption."""
+        """The end of a caption: the weights and the sampler, as far as the stamp has them."""
         options, weights = self.stamp.get("options", {}), self.stamp.get("weights")
-        sampler = f", {options['solver']} with {options['steps']} steps" if "solver" in options else ""
+        sampler = f", solver {options['solver']} with {options['steps']} steps" if "solver" in options else ""
         return (f", weights {weights}" if weights else "") + sampler
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it; `run` is None, and `problem` why, if there is no checkpoint that can be read.
+    """A run as its folder describes it.
 
-    `other_weights` is what start.json says of those that it began with, empty where they were drawn.
+    If no checkpoint can be read, `run` is None and `problem` says why. `first` describes the target before the first step.
+    `other_weights` is the content of start.json about the weights that training began with; it is empty if they were random.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Record:
     data: dict[str, Any]
     environment: dict[str, Any]
     rows: list[dict[str, Any]]
+    first: Description
     other_weights: dict[str, Any]
     seconds: float | None
     run: Run | None
@@ -66,7 +69,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """The name of the run's folder."""
         return self.folder.resolve().name
 
     @property
@@ -76,60 +79,60 @@ class Record:
 
     @property
     def target(self) -> str:
-        """As configured."""
-        return str(parse(self.config.target))
+        """The target as it was configured."""
+        return str(self.config.target)
 
     @property
     def start(self) -> dict[str, Any]:
-        """What the target was before the first step, as a line of metrics: with other weights to start from, as they had it."""
-        drawn = build("target", self.config.target).state()
-        return {"step": 0, **{name: self.other_weights.get(name, value) for name, value in drawn.items()}}
+        """The target's numbers before the first step, as a line of metrics."""
+        return {"step": 0, **self.first.scalars}
+
+    @property
+    def main(self) -> str | None:
+        """The name of the target's main number; None if it has none."""
+        return next(iter(self.first.scalars), None)
 
     @property
     def pictures(self) -> list[Picture]:
-        """Of samples, by step."""
+        """The pictures of samples, in order of their steps."""
         found = []
         for path in sorted((self.folder / "samples").glob("step_*.png")):
             if match := PICTURE.fullmatch(path.stem):
-                stamp = path.with_name(path.stem + ".json")
-                facts = read_json(stamp) if stamp.exists() else {}
-                found.append(Picture(path, int(match[1]), int(match[2]), float(match[3] or 1), bool(match[4]), facts))
+                stamp = read_optional(path.with_suffix(".json"))
+                found.append(Picture(path, int(match[1]), int(match[2]), float(match[3] or 1), bool(match[4]), stamp))
         return found
 
     def points(self, name: str) -> list[tuple[float, float | None]]:
-        """A column of the metrics over the steps."""
-        return [(row["step"], row.get(name)) for row in self.rows]
+        """The logged values of a number, as pairs of step and value. A number of the target begins at step 0."""
+        rows = [self.start, *self.rows] if name in self.first.scalars else self.rows
+        return [(row["step"], row.get(name)) for row in rows]
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is no such file."""
+    return read_json(path) if path.exists() else {}
 
 
 def read_record(folder: Path) -> Record:
-    """Read a run folder, and draw what `kdiff train` draws of the newest checkpoint if it is not there.
+    """Read a run folder. Pictures that `kdiff train` draws from the newest checkpoint are drawn if they are missing.
 
     Raises:
-        ValueError: no run folder, or damaged files other than checkpoints.
+        ValueError: `folder` is not a run folder, or files other than checkpoints are damaged.
     """
     config = read_run_config(folder, TrainConfig)
-    finished, environment, start = (folder / f"{name}.json" for name in ("finished", "environment", "start"))
     run, problem = None, None
     try:
         run = load_run(folder)
         _complete(run)
     except (ValueError, OSError) as error:
         problem = str(error)
-    return Record(
-        folder,
-        config,
-        read_json(folder / "data.json"),
-        read_json(environment) if environment.exists() else {},
-        read_metrics(folder / "metrics.jsonl"),
-        read_json(start) if start.exists() else {},
-        read_json(finished)["seconds"] if finished.exists() else None,
-        run,
-        problem,
-    )
+    data, rows, first = read_json(folder / "data.json"), read_metrics(folder / "metrics.jsonl"), target_at_start(folder)
+    environment, start, finished = (read_optional(folder / f"{name}.json") for name in ("environment", "start", "finished"))
+    return Record(folder, config, data, environment, rows, first, start, finished.get("seconds"), run, problem)
 
 
 def _complete(run: Run) -> None:
-    """Runs of a comparison have no pictures of their own, and unfinished ones not yet."""
+    """Draw missing pictures: the runs of a comparison have none, and unfinished runs have none yet."""
     if not (run.folder / "denoising.png").exists():
         draw_denoising(run)
     if not (run.folder / "samples" / f"step_{run.step:08d}_seed_0.png").exists():
@@ -137,9 +140,13 @@ def _complete(run: Run) -> None:
 
 
 def names(first: Record, second: Record) -> tuple[str, str]:
-    """Two runs' names: as much of the end of their folders' paths as tells them apart."""
+    """The names of two runs: the shortest ends of their paths that differ.
+
+    Raises:
+        ValueError: both are the same run.
+    """
     one, two = first.folder.resolve().parts, second.folder.resolve().parts
     for length in range(1, max(len(one), len(two)) + 1):
         if one[-length:] != two[-length:]:
             return "/".join(one[-length:]), "/".join(two[-length:])
-    raise ValueError(f"{first.folder} and {second.folder} are one run; expected another to compare with")
+    raise ValueError(f"{first.folder} and {second.folder} are the same run; expected two different runs to compare")

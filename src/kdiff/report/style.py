@@ -1,4 +1,4 @@
-"""How pages look: one column, quiet colours of the reader's choice of light or dark, numbers in line, k in its own colour."""
+"""The CSS of the pages: one column, quiet colours that follow the reader's choice of light or dark, and a colour for k."""
 
 STYLE = """
 :root {

@@ -1,7 +1,7 @@
-"""Adams–Bashforth: one evaluation a step, order 2 to 4, from the velocities at the steps before.
+"""Adams–Bashforth methods of order 2 to 4, which need one evaluation a step because they reuse the velocities of earlier steps.
 
-The velocity is replaced by the polynomial through its last p values, v_j at t_j, which is integrated over the step from t
-to t + h (Hairer, Nørsett & Wanner, 1993, III.5). The grid need not be uniform: the weights w_j of
+The velocity is replaced by the polynomial through its last p values, v_j at t_j. This polynomial is integrated over the step
+from t to t + h (Hairer, Nørsett & Wanner, 1993, III.5). The grid need not be uniform: the weights w_j of
 
     z ← z + h Σ_j w_j v_j        solve        Σ_j w_j s_j^m = 1/(m + 1),  m = 0 … p − 1,    s_j = (t_j − t)/h
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdiff.sampling.base import Callback, Velocity, follow
 from kdiff.sampling.runge_kutta import euler_step, midpoint_step, ralston_step
+from kdiff.sampling.walk import Callback, Velocity, follow
 
-# Where p values are not there yet: a local error of O(h^p), which is enough for order p in all, without evaluating the end.
+# For the first steps, which lack p values. A local error of O(h^p) suffices for order p overall. None evaluates at its end.
 STARTERS = {2: euler_step, 3: midpoint_step, 4: ralston_step}
 
 
 def step_weights(nodes: list[float], t: float, t_next: float) -> list[float]:
-    """The w_j above for values at the times `nodes`, times h: exact for polynomials of degree len(nodes) − 1."""
+    """The weights h w_j of velocities at the times `nodes`, exact for polynomials of degree len(nodes) − 1."""
     h = t_next - t
     s = (torch.tensor(nodes, dtype=torch.float64) - t) / h
     powers = torch.arange(len(nodes), dtype=torch.float64)
@@ -31,10 +31,10 @@ def step_weights(nodes: list[float], t: float, t_next: float) -> list[float]:
 
 @dataclass(frozen=True)
 class AdamsBashforth:
-    """The method of the given order; "ab2", "ab3" and "ab4" by name.
+    """A `Solver`: the Adams–Bashforth method of the given order, by name "ab2", "ab3" or "ab4".
 
-    One evaluation a step, and for the first order − 1 steps, which are Runge–Kutta's, one (order 2), two (3) or three (4).
-    It never evaluates at the end of a step, so that the step to t = 1 is like any other.
+    A step costs one evaluation. The first order − 1 steps are Runge–Kutta steps and cost one evaluation each (order 2), two
+    (order 3) or three (order 4). No step evaluates at its end, so the step to t = 1 is like any other.
 
     Args:
         order: 2, 3 or 4.

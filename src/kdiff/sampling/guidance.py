@@ -1,15 +1,15 @@
-"""Guidance: away from a reference velocity, v_ref + w (v − v_ref), in an interval of t. The one place that composes it.
+"""Guidance: the velocity v_ref + w (v − v_ref), which moves away from a reference velocity v_ref, in an interval of t.
 
-    classifier-free (arXiv 2207.12598)   v_ref is the same model's, without its conditions; both run as one batch
-    autoguidance (arXiv 2406.02507)      v_ref is a weaker model's, with the same conditions
+    classifier-free (arXiv 2207.12598)   v_ref comes from the same model without its conditions; both run as one batch
+    autoguidance (arXiv 2406.02507)      v_ref comes from a weaker model with the same conditions
 
-Then, as asked for: on some channels alone, the others keeping v; in an open interval of t (arXiv 2404.07724), outside of which,
-and at w = 1, only v is evaluated; and rescaled (arXiv 2305.08891, eq. 15–16), there for the data prediction as here: with
-x̂ = (σ v − σ' z)/(α'σ − σ'α), each sample's guided x̂_g becomes
+Guidance may act on some channels only; the others keep v. It may act in an open interval of t only (arXiv 2404.07724); outside
+of it, and at w = 1, only v is evaluated. And it may be rescaled (arXiv 2305.08891, eq. 15–16). As in that paper, the data
+prediction is rescaled: with x̂ = (σ v − σ' z)/(α'σ − σ'α), each sample's guided x̂_g becomes
 
     φ x̂_g std(x̂)/std(x̂_g) + (1 − φ) x̂_g
 
-so that at φ = 1 large w does not blow up the spread of a sample's values, and is turned back into a velocity.
+and is turned back into a velocity. At φ = 1 a large w then no longer increases the spread of a sample's values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdiff.path import GaussianPath, LinearPath
-from kdiff.precision import full_precision
-from kdiff.sampling.base import Velocity
+from kdiff.path import GaussianPath, LinearPath, full_precision
+from kdiff.sampling.walk import Velocity
 
 
 def null_like(value: Any, null: Any) -> Tensor:
-    """The condition "none" for every sample that `value` (batch, ...) speaks of."""
+    """The condition "none" for every sample in `value` (batch, ...)."""
     return torch.as_tensor(null, dtype=value.dtype, device=value.device).expand_as(value)
 
 
@@ -41,22 +40,22 @@ def guided_velocity(
     weak: Callable[..., Tensor] | None = None,
     path: GaussianPath | None = None,
 ) -> Velocity:
-    """A velocity of (z, t) alone: conditioned, and guided by `scale` while low < t < high (low = 0 includes t = 0).
+    """A velocity of (z, t) alone, with the conditions filled in, and guided by `scale` in an interval of t.
 
     Args:
         velocity: called as velocity(z, t, **conditions).
-        conditions: tensors (batch, ...); other values are passed on as they are.
-        null: for each condition that guidance acts on, what stands for "none" (`{"y": 10}`).
+        conditions: tensors (batch, ...); other values are passed on unchanged.
+        null: for each condition that guidance acts on, the value that stands for "none" (`{"y": 10}`).
         scale: w; 1 is no guidance, 0 the reference alone.
-        interval: the open interval of t in which to guide.
+        interval: guide while low < t < high (low = 0 includes t = 0).
         rescale: φ in [0, 1]; 0 leaves the guided velocity as it is.
         channels: indices into dimension 1 of z that guidance acts on; all if left out. Some published samplers guide three.
-        weak: the reference velocity of a weaker model, called like `velocity`; classifier-free if left out.
-        path: of the velocity, for `rescale`; linear if left out.
+        weak: the reference velocity of a weaker model, called like `velocity`; classifier-free guidance if left out.
+        path: the path of the velocity, needed for `rescale`; linear if left out.
 
     Raises:
-        ValueError: guidance without a null condition or a weaker model, an interval that is not ordered within [0, 1], φ
-            outside of [0, 1], or channels that z does not have.
+        ValueError: there is neither a null condition nor a weaker model, the interval is not ordered within [0, 1], φ is
+            outside [0, 1], or z does not have the channels.
     """
     low, high = interval
     if not 0 <= low < high <= 1:
@@ -69,7 +68,7 @@ def guided_velocity(
 
     if scale == 1:
         return conditional
-    pair = _with_weaker(velocity, weak, conditions) if weak else _with_null(velocity, conditions, null, scale)
+    pair = _with_reference(velocity, weak, conditions, null, scale)
 
     def velocity_with_guidance(z: Tensor, t: Tensor) -> Tensor:
         if not (t < high and (low == 0 or t > low)):
@@ -83,17 +82,16 @@ def guided_velocity(
     return velocity_with_guidance
 
 
-Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def _with_weaker(velocity: Callable[..., Tensor], weak: Callable[..., Tensor], conditions: Mapping[str, Any]) -> Pair:
-    return lambda z, t: (velocity(z, t, **conditions), weak(z, t, **conditions))
-
-
-def _with_null(
-    velocity: Callable[..., Tensor], conditions: Mapping[str, Any], null: Mapping[str, Any] | None, scale: float
-) -> Pair:
-    """v with the conditions and without, in one batch of twice the size."""
+def _with_reference(
+    velocity: Callable[..., Tensor],
+    weak: Callable[..., Tensor] | None,
+    conditions: Mapping[str, Any],
+    null: Mapping[str, Any] | None,
+    scale: float,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """v and v_ref as a function of (z, t); without a weaker model they come from one batch of twice the size."""
+    if weak:
+        return lambda z, t: (velocity(z, t, **conditions), weak(z, t, **conditions))
     guided = [name for name in conditions if null and name in null]
     if not guided:
         raise ValueError(
@@ -127,9 +125,9 @@ def _mask(z: Tensor, channels: Sequence[int]) -> Tensor:
 
 @full_precision
 def _rescaled(guided: Tensor, v: Tensor, z: Tensor, t: Tensor, path: GaussianPath, rescale: float) -> Tensor:
-    """The guided velocity whose data prediction has (at φ = 1) each sample's spread of the unguided one."""
+    """The guided velocity, changed so that (at φ = 1) each sample's data prediction has the spread of the unguided one."""
     x_guided, x_hat = path.data(z, guided, t), path.data(z, v, t)
     spread, wanted = (x.reshape(len(x), -1).std(dim=1, correction=0) for x in (x_guided, x_hat))
     factor = 1 + rescale * (torch.where(spread > 0, wanted / spread, 1.0) - 1)
-    # x̂ changes by (σ/(α'σ − σ'α)) times what v changes by.
+    # A change of v by δ changes x̂ by δ σ/(α'σ − σ'α).
     return guided + (factor.reshape(-1, *[1] * (z.ndim - 1)) - 1) * x_guided * path.determinant(t) / path.sigma(t)

@@ -1,7 +1,7 @@
 """Interpolation between noises, on the sphere (Shoemake, 1985).
 
-Noise of many dimensions has a length near √D. A straight line between two of them runs through points that are too short to
-be noise, and whose samples look washed out; the great circle keeps the length.
+Noise of many dimensions has a length near √D. A straight line between two noises runs through points that are too short to be
+noise, and the samples from these points look washed out. A great circle keeps the length.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def slerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
-    """From `start` (weight 0) to `end` (weight 1), sample by sample: shaped like them.
+    """Noise between `start` (weight 0) and `end` (weight 1), sample by sample and with their shape.
 
-    The direction is (sin((1 − w) Ω) â + sin(w Ω) b̂)/sin Ω for unit vectors â, b̂ at an angle Ω, so that equal steps of w are
-    equal angles; the length goes linearly from one to the other.
+    The direction is (sin((1 − w) Ω) â + sin(w Ω) b̂)/sin Ω for unit vectors â, b̂ at an angle Ω, so equal steps of w are equal
+    angles. The length changes linearly from the length of `start` to the length of `end`.
 
     Args:
         start: noise, (batch, ...).
@@ -22,7 +22,7 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
         weight: a number, or one for each sample, (batch,).
 
     Raises:
-        ValueError: shapes that differ, or vectors that are zero or point in opposite directions: no way is the shortest.
+        ValueError: the shapes differ, a vector is zero, or two vectors point in opposite directions (no way is the shortest).
     """
     if start.shape != end.shape:
         raise ValueError(f"start has shape {tuple(start.shape)} and end {tuple(end.shape)}; expected the same")
@@ -32,10 +32,10 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
     if not (lengths[0] * lengths[1] > 0).all():
         raise ValueError("a vector is zero and has no direction to interpolate; expected noise")
     a, b = a / lengths[0], b / lengths[1]
-    # Of half the difference and half the sum: exact for small angles too, where an arc cosine is not.
+    # An arc tangent is exact for small angles too, where an arc cosine is not.
     angle = 2 * torch.atan2((a - b).norm(dim=1, keepdim=True), (a + b).norm(dim=1, keepdim=True))
     if (a + b).norm(dim=1).min() < 1e-3:
-        raise ValueError("two vectors point in opposite directions: all great circles between them are as short")
+        raise ValueError("two vectors point in opposite directions: no great circle between them is the shortest")
     # sin(wΩ)/sin Ω, which is w where Ω = 0.
     near = angle < 1e-4
     safe = torch.where(near, 1.0, angle)

@@ -1,12 +1,12 @@
 """Log-likelihood by the instantaneous change of variables (FFJORD, arXiv 1810.01367; Song et al., arXiv 2011.13456).
 
-Along dz/dt = v(z, t) the density of z changes by d log p/dt = −div v, so that from data x = z(1) back to noise z(0) ~ N(0, I)
+Along dz/dt = v(z, t) the density of z changes by d log p/dt = −div v. From data x = z(1) back to noise z(0) ~ N(0, I),
 
     log p(x) = log N(z(0); 0, I) − ∫₀¹ div v(z(t), t) dt
 
-The integral is solved beside z, by the same solver, as one more number of each sample. The divergence is the trace of the
-Jacobian J of v: exact, with D products, or Hutchinson's estimate, the mean of ε·Jε over probes ε of mean 0 and variance 1,
-which are drawn once for each sample, by its index, and kept along the way.
+One solver integrates both: z, and the integral as one more number of each sample. The divergence is the trace of the Jacobian J
+of v. It is exact, with D products, or Hutchinson's estimate: the mean of ε·Jε over probes ε of mean 0 and variance 1. The
+probes are drawn once for each sample, by its index, and used at all times.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdiff.sampling.base import Solver, Velocity
 from kdiff.sampling.noise import draw_noise, mix_seed
 from kdiff.sampling.runge_kutta import heun
+from kdiff.sampling.walk import Solver, Velocity
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-PROBES = 0x70726F6265  # so that probes are not the noise that a sample of the same seed starts from
+Law = Literal["rademacher", "gaussian"]
+PROBES = 0x70726F6265  # keeps the probes different from the noise that a sample with the same seed starts from
 
 
 def exact_divergence(v: Tensor, z: Tensor) -> Tensor:
-    """Σ_i ∂v_i/∂z_i for every sample, (batch,), from v with its graph back to z; D backward passes."""
+    """Σ_i ∂v_i/∂z_i for every sample, (batch,). v must have its graph back to z. D backward passes."""
     flat = v.flatten(1)
     gradients = (_gradient(flat[:, i], z, keep=i + 1 < flat.shape[1]).flatten(1)[:, i] for i in range(flat.shape[1]))
     return torch.stack(list(gradients)).sum(dim=0)
 
 
 def hutchinson_divergence(probes: Tensor) -> Divergence:
-    """The mean over probes (number, batch, ...) of ε·Jε, an unbiased estimate; a backward pass each."""
+    """The mean of ε·Jε over probes (number, batch, ...), an unbiased estimate. One backward pass per probe."""
 
     def divergence(v: Tensor, z: Tensor) -> Tensor:
         last = len(probes) - 1
@@ -45,15 +46,11 @@ def hutchinson_divergence(probes: Tensor) -> Divergence:
 
 
 def draw_probes(
-    indices: int | Iterable[int],
-    shape: tuple[int, ...],
-    number: int,
-    law: Literal["rademacher", "gaussian"] = "rademacher",
-    seed: int = 0,
+    indices: int | Iterable[int], shape: tuple[int, ...], number: int, law: Law = "rademacher", seed: int = 0
 ) -> Tensor:
-    """Probes (number, len(indices), *shape) of mean 0 and variance 1, float32, on the CPU; by index, like `draw_noise`.
+    """Probes (number, len(indices), *shape) of mean 0 and variance 1, float32, on the CPU; drawn by index, like `draw_noise`.
 
-    Rademacher's are ±1, and their estimate of a trace varies less: not at all with the diagonal of J.
+    Rademacher probes are ±1. Their estimate of a trace varies less, because the diagonal of J adds nothing to its variance.
     """
     if number < 1 or law not in ("rademacher", "gaussian"):
         raise ValueError(f"{number} probes of law {law!r}; expected at least 1, and 'rademacher' or 'gaussian'")
@@ -70,18 +67,18 @@ def log_likelihood(
     divergence: Divergence = exact_divergence,
     noise_scale: float = 1.0,
 ) -> Tensor:
-    """log p(x) in nats, (batch,): of the density that the flow gives to x, in the units of x.
+    """log p(x) in nats, (batch,), for the density that the flow gives to x, in the units of x.
 
     Args:
-        velocity: called as velocity(z, t); differentiable in z, each sample's independent of the others'.
+        velocity: called as velocity(z, t); differentiable in z, and each sample's velocity is independent of the other samples.
         x: data, (batch, ...).
         times: decreasing from 1 to 0.
-        solver: of the flow.
+        solver: the solver of the flow.
         divergence: called as divergence(v, z); see `exact_divergence` and `hutchinson_divergence`.
         noise_scale: s of the noise N(0, s² I) at t = 0.
 
     Raises:
-        ValueError: times that do not run from 1 to 0.
+        ValueError: the times do not run from 1 to 0.
     """
     if times[0] != 1 or times[-1] != 0:
         raise ValueError(f"the likelihood needs times from 1 (data) to 0 (noise); found {times[0]:g} to {times[-1]:g}")
@@ -95,7 +92,7 @@ def log_likelihood(
 
     state = solver(augmented, torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], dim=1), times)
     z, integral = state[:, :-1], state[:, -1]
-    # Walking back from 1 to 0, the solver has summed −∫₀¹ div v dt.
+    # On its way from t = 1 back to 0 the solver has summed −∫₀¹ div v dt.
     variance = noise_scale**2
     return integral - z.square().sum(dim=1) / (2 * variance) - z.shape[1] * math.log(2 * math.pi * variance) / 2
 
@@ -106,8 +103,8 @@ def bits_per_dim(log_likelihood: Tensor, dimension: int, bin_width: float = 1.0)
     Args:
         log_likelihood: in nats.
         dimension: D.
-        bin_width: of the values, in the units of x: 2/255 for 8-bit images scaled to [−1, 1]. Such values should have had
-            uniform noise of that width added, or the density says nothing of them (arXiv 1511.01844).
+        bin_width: the width of a bin in the units of x: 2/255 for 8-bit images scaled to [−1, 1]. Uniform noise of this width
+            should have been added to such values. Otherwise the density says nothing about them (arXiv 1511.01844).
     """
     return -(log_likelihood / dimension + math.log(bin_width)) / math.log(2)
 

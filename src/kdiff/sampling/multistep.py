@@ -1,20 +1,20 @@
-"""DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): a multistep method that holds on to the data prediction.
+"""DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): a multistep method for the data prediction.
 
 With the data prediction x̂ = (σ v − σ' z)/(α'σ − σ'α), on the linear path z + (1 − t) v, the flow dz/dt = v reads
 
     d(z/σ) = x̂ d(α/σ) = x̂ e^λ dλ,      λ = log(α/σ), on the linear path log(t/(1 − t))
 
-so that a step from t to t' is exact wherever x̂ is constant, however long it is:
+So if x̂ is constant, a step from t to t' is exact, however long it is:
 
     z' = (σ'/σ) z + (α' − α σ'/σ) x̂ = (σ'/σ) z + α' (1 − e^{−h}) x̂,      h = λ' − λ
 
-The second order replaces x̂ by its linear extrapolation in λ, from the step before (of length h₀) to the middle of this one:
+The second order replaces x̂ by D, its linear extrapolation in λ from the step before (of length h₀) to the middle of this one:
 
     D = x̂ + (h/2h₀) (x̂ − x̂_before)
 
-On the linear path (σ'/σ) z + (α' − α σ'/σ) x̂ = z + (t' − t) v: the first order is Euler's method, DDIM. Both ends of time
-are at infinity in λ, and the formulas have limits there: after a step from t = 0, h₀ = ∞ and D = x̂. In the step to t = 1
-h is infinite and D has no limit, so D = x̂ there: it ends at z' = x̂, as it does in the published method.
+On the linear path (σ'/σ) z + (α' − α σ'/σ) x̂ = z + (t' − t) v, so the first order is Euler's method, DDIM. λ is infinite at
+both ends of time. After a step from t = 0 the formula has the limit D = x̂, because h₀ = ∞. In the step to t = 1, h is infinite
+and D has no limit. D = x̂ is used there too, so the step ends at z' = x̂, as in the published method.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ import torch
 from torch import Tensor
 
 from kdiff.path import GaussianPath, LinearPath
-from kdiff.sampling.base import Callback, Velocity, follow
+from kdiff.sampling.walk import Callback, Velocity, follow
 
 
 @dataclass(frozen=True)
 class DataMultistep:
-    """DPM-Solver++(2M), "dpmpp_2m" by name: second order, one evaluation a step.
+    """A `Solver`: DPM-Solver++(2M), by name "dpmpp_2m"; second order, one evaluation a step.
 
-    The first step, one that follows t = 0, and the one to t = 1 (or, from data to noise, to t = 0) are of first order.
+    Some steps are of first order: the first one, the one that follows a step from t = 0, and the one to t = 1 (from data to
+    noise: the one to t = 0).
 
     Args:
-        path: the path that the velocity belongs to; linear if left out. `KDiff.sample` gives its own.
+        path: the path of the velocity; linear if left out. `KDiff.sample` fills in the model's path.
     """
 
     path: GaussianPath | None = None

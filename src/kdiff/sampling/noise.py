@@ -1,7 +1,7 @@
-"""Noise for sampling: every sample draws from a generator of its own, seeded by (seed, index).
+"""Noise for sampling: every sample draws from its own generator, seeded by (seed, index).
 
-So sample number 17 starts from the same bytes whatever the batch size, the number of processes and the order: figures do
-not move with the hardware, and a single sample can be made again.
+So sample number 17 starts from the same bytes for every batch size, number of processes and order. Results do not change with
+the hardware, and a single sample can be drawn again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MASK = (1 << 64) - 1
 
 
 def mix_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, so that neighbouring inputs give unrelated seeds (SplitMix64 finaliser)."""
+    """One 63-bit seed from several numbers (SplitMix64 finaliser). Neighbouring inputs give unrelated seeds."""
     state = 0
     for number in numbers:
         state = (state + (number & MASK) + 0x9E3779B97F4A7C15) & MASK
@@ -32,7 +32,7 @@ def draw_noise(indices: int | Iterable[int], shape: Sequence[int], seed: int = 0
     Args:
         indices: the indices of the samples, or their number (then 0, 1, …).
         shape: the shape of one sample.
-        seed: another seed, other samples.
+        seed: another seed gives other samples.
     """
     indices = [int(index) for index in (indices if isinstance(indices, Iterable) else range(operator.index(indices)))]
     noise = torch.empty(len(indices), *shape)

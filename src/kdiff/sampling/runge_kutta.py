@@ -5,20 +5,20 @@
     midpoint   z + h v(z + (h/2) v₁, t + h/2)       order 2, 2 evaluations
     rk4        z + h (v₁ + 2 v₂ + 2 v₃ + v₄)/6      order 4, 4 evaluations
 
-heun and rk4 evaluate at the end of the step, which at t = 1 may be singular (see `kdiff.sampling.base`). There heun takes
-an Euler step, as JiT's sampler does: 99 evaluations for 50 steps. rk4 takes a step of Ralston's third-order method, whose
-last evaluation is at ¾ of the step, and stays of order 4, because one step of local error O(h⁴) costs no order.
+heun and rk4 evaluate at the end of the step, but the velocity may be singular at t = 1 (see `kdiff.sampling.walk`). There heun
+takes an Euler step, as JiT's sampler does: 50 steps cost 99 evaluations. rk4 takes a step of Ralston's third-order method, with
+its last evaluation at ¾ of the step, and stays of order 4, because one step with a local error of O(h⁴) costs no order.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from kdiff.sampling.base import Callback, Velocity, follow
+from kdiff.sampling.walk import Callback, Velocity, follow
 
 
 def euler_step(velocity: Velocity, z: Tensor, t: Tensor, t_next: Tensor, v: Tensor | None = None) -> Tensor:
-    """One step of `euler`; v: the velocity at (z, t) where it is known already."""
+    """One step of `euler`. v is the velocity at (z, t), if it is already known."""
     return z + (t_next - t) * (velocity(z, t) if v is None else v)
 
 
@@ -32,7 +32,7 @@ def heun_step(velocity: Velocity, z: Tensor, t: Tensor, t_next: Tensor) -> Tenso
 
 
 def midpoint_step(velocity: Velocity, z: Tensor, t: Tensor, t_next: Tensor, v: Tensor | None = None) -> Tensor:
-    """One step of `midpoint`; v: the velocity at (z, t) where it is known already."""
+    """One step of `midpoint`. v is the velocity at (z, t), if it is already known."""
     h = t_next - t
     return z + h * velocity(z + h / 2 * (velocity(z, t) if v is None else v), t + h / 2)
 
@@ -64,15 +64,15 @@ def euler(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | Non
 
 
 def heun(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """Second order: the mean of the velocities at both ends of an Euler step. Two evaluations a step, one for that to t = 1."""
+    """Second order: the mean velocity of both ends of an Euler step. Two evaluations, one if the step ends at t = 1."""
     return follow(heun_step, velocity, z, times, callback)
 
 
 def midpoint(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """Second order: the velocity half an Euler step ahead. Two evaluations a step, that to t = 1 included."""
+    """Second order: the velocity in the middle of an Euler step. Two evaluations, also if the step ends at t = 1."""
     return follow(midpoint_step, velocity, z, times, callback)
 
 
 def rk4(velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
-    """Fourth order, the classical method. Four evaluations a step, three for that to t = 1."""
+    """The classical method of fourth order. Four evaluations, three if the step ends at t = 1."""
     return follow(rk4_step, velocity, z, times, callback)

@@ -1,23 +1,23 @@
-"""Time grids: increasing times from t = 0 (noise) to t = 1 (data), `steps + 1` of them.
+"""Time grids: `steps + 1` increasing times from t = 0 (noise) to t = 1 (data).
 
     uniform          i / steps
     shifted(s)       s t / (1 + (s − 1) t) of the uniform t: s < 1 puts more points near noise (LightningDiT: 0.3)
-    karras(rho)      evenly spaced in (σ/α)^{1/ρ}, for data (EDM, arXiv 2206.00364, eq. 5)
+    karras(rho)      evenly spaced in (σ/α)^{1/ρ} (EDM, arXiv 2206.00364, eq. 5)
 
-The shift multiplies t/(1 − t) by s, so that it moves the log-SNR λ = log(t/(1 − t)) by log s. Stable Diffusion 3 counts from
+The shift multiplies t/(1 − t) by s, so it adds log s to λ = log(t/(1 − t)), the log-SNR. Stable Diffusion 3 counts time from
 data to noise, τ = 1 − t, and shifts τ to a τ/(1 + (a − 1) τ) (arXiv 2403.03206, eq. 23): the same grid with a = 1/s.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kdiff.sampling.spec import read_spec
+from kdiff.config.parts import resolve
 
 
 def uniform_times(steps: int) -> Tensor:
@@ -39,8 +39,8 @@ def shifted_times(steps: int, shift: float) -> Tensor:
 def karras_times(steps: int, rho: float = 7.0, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
     """EDM's grid in the noise-to-signal ratio σ/α = (1 − t)/t of the linear path: shape (steps + 1,), float32.
 
-    The ratios are (σ_max^{1/ρ} + i/(steps − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ for i = 0 … steps − 1, and 0 for the data. The
-    first of them, σ_max, is taken as t = 0, because samples start at noise alone.
+    The ratios are (σ_max^{1/ρ} + i/(steps − 1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ for i = 0 … steps − 1, and then 0 for the data.
+    The first ratio, σ_max, is replaced by t = 0, because samples start at noise alone.
     """
     if not (rho > 0 and 0 < sigma_min < sigma_max):
         raise ValueError(
@@ -55,7 +55,7 @@ TIMES: dict[str, Callable[..., Tensor]] = {"uniform": uniform_times, "shifted": 
 
 
 def check_times(times: Tensor | Sequence[float]) -> Tensor:
-    """`times` as a tensor, refused unless it is strictly monotonic within [0, 1] (decreasing grids run from data to noise)."""
+    """`times` as a tensor; ValueError unless they are strictly monotonic within [0, 1]. Decreasing times run towards noise."""
     times = torch.as_tensor(times, dtype=None if isinstance(times, Tensor) else torch.float32)
     differences = times.diff() if times.ndim == 1 else times
     if times.ndim != 1 or len(times) < 2 or not ((differences > 0).all() or (differences < 0).all()):
@@ -66,12 +66,10 @@ def check_times(times: Tensor | Sequence[float]) -> Tensor:
 
 
 def find_times(times: str | Tensor | Sequence[float] | None, steps: int) -> Tensor:
-    """The grid that is meant: uniform if None; by name, "shifted(0.3)" or "karras(rho=7)", with `steps` steps; or the times.
+    """The grid of times that is meant: uniform if None; by name, "shifted(0.3)" or "karras(rho=7)"; or the listed times.
 
-    Times may be text as well, "[0, 0.2, 1]".
-
-    Raises:
-        ValueError: an unknown name or option, or times that are not monotonic within [0, 1].
+    `steps` is the number of steps of a uniform or named grid. A list may also be text, "[0, 0.2, 1]". Raises ValueError if the
+    name or an option is unknown, or if the times are not monotonic within [0, 1].
     """
     if times is None:
         return uniform_times(steps)
@@ -83,12 +81,5 @@ def find_times(times: str | Tensor | Sequence[float] | None, steps: int) -> Tens
         except (SyntaxError, TypeError, ValueError):
             raise ValueError(f"cannot read the times {times!r}; expected a list of numbers, as in [0, 0.2, 1]") from None
         return check_times(listed)
-    name, values, options = read_spec(times)
-    if name not in TIMES:
-        raise ValueError(f"no time grid is called {name!r}; expected one of {', '.join(TIMES)}, or a list of times")
-    try:
-        arguments = inspect.signature(TIMES[name]).bind(steps, *values, **options)
-    except TypeError:
-        wanted = ", ".join(list(inspect.signature(TIMES[name]).parameters)[1:])
-        raise ValueError(f"{times!r} does not fit: {name} takes {wanted or 'no option'}, as in shifted(0.3)") from None
-    return check_times(TIMES[name](*arguments.args, **arguments.kwargs))
+    grids = {name: partial(grid, steps) for name, grid in TIMES.items()}
+    return check_times(resolve("grid of times", times, grids, also="a list of times, as in [0, 0.2, 1]")())

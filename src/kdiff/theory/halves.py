@@ -1,38 +1,44 @@
-"""Intervals of estimates by balanced halves: points are dealt into groups, and the groups into two halves in many ways.
+"""Intervals of estimates by balanced halves: points are dealt into groups, and the groups are split in half in many ways.
 
-The halves A, B of a way share no points, so (θ_A − θ_B)/2 has the standard error of θ from all points if that falls as 1/√N.
-With its root mean square s over the ways an interval is θ ± t s, t Student's quantile.
+The halves A and B of a split share no points. So (θ_A − θ_B)/2 has the standard error of the estimate θ from all points if this
+error falls as 1/√N. With s its root mean square over the splits, and t Student's quantile, the interval is θ ± t s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import hadamard
 from scipy.special import stdtrit
 
 
-def deal(owners: np.ndarray, subsamples: int, rng: np.random.Generator) -> np.ndarray:
-    """The group of each point (N,): owners are dealt at random, as evenly as they go round."""
-    each, of_owner = np.unique(owners, return_inverse=True)
-    group: np.ndarray = (rng.permutation(len(each)) % subsamples)[of_owner]
-    return group
+@dataclass(frozen=True)
+class Halves:
+    """G = `subsamples` groups, a power of two, and G − 1 ways to split them in half (columns of a Hadamard matrix)."""
 
+    subsamples: int
+    confidence: float  # nominal coverage of the intervals
+    rng: np.random.Generator  # deals the points into the groups
+    evaluated: Callable[[], None]  # called after each evaluation
 
-def intervals(
-    evaluate: Callable[[np.ndarray], np.ndarray],
-    halves: np.ndarray,
-    confidence: float,
-    evaluated: Callable[[], None],
-) -> list[tuple[float, float]]:
-    """Value from all groups, and half the width of its interval, for each of the numbers that `evaluate(groups)` gives."""
+    def deal(self, owners: np.ndarray) -> np.ndarray:
+        """The group of each point (N,). The owners are dealt at random, as evenly as possible."""
+        each, of_owner = np.unique(owners, return_inverse=True)
+        group: np.ndarray = (self.rng.permutation(len(each)) % self.subsamples)[of_owner]
+        return group
 
-    def counted(groups: np.ndarray) -> np.ndarray:
-        values = evaluate(groups)
-        evaluated()
-        return values
+    def intervals(self, evaluate: Callable[[np.ndarray], np.ndarray]) -> list[tuple[float, float]]:
+        """For each number that `evaluate(groups)` gives, its value from all groups and half the width of its interval."""
 
-    values = counted(np.ones(halves.shape[1], dtype=bool))
-    differences = np.array([counted(half) - counted(~half) for half in halves]) / 2
-    widths = stdtrit(len(halves), (1 + confidence) / 2) * np.sqrt(np.mean(differences**2, axis=0))
-    return [(float(value), float(width)) for value, width in zip(values, widths)]
+        def counted(groups: np.ndarray) -> np.ndarray:
+            values = evaluate(groups)
+            self.evaluated()
+            return values
+
+        splits = hadamard(self.subsamples)[:, 1:].T > 0
+        values = counted(np.ones(self.subsamples, dtype=bool))
+        differences = np.array([counted(half) - counted(~half) for half in splits]) / 2
+        widths = stdtrit(len(splits), (1 + self.confidence) / 2) * np.sqrt(np.mean(differences**2, axis=0))
+        return [(float(value), float(width)) for value, width in zip(values, widths)]

@@ -2,7 +2,7 @@
 
     Σ = E (x − m)(x − m)ᵀ  from  n, Σ x, Σ xxᵀ, which add up over chunks and over groups of rows,
 
-and for D > N from the N × N inner products ⟨x_i − m, x_j − m⟩ / N, which have the same eigenvalues but for zeros.
+and for D > N from the N × N inner products ⟨x_i − m, x_j − m⟩ / N, which have the same eigenvalues except for zeros.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdiff.theory.neighbours import Rows, read_chunks
+from kdiff.theory.nearest import Rows, read_chunks
 
-LARGEST = 8192  # rows of a matrix to decompose
-BATCH = 2**22  # float64 values
+LARGEST = 8192  # rows of the largest matrix that is decomposed
+BATCH = 2**22  # float64 values of neighbourhoods at a time
+Source = Callable[[np.ndarray], np.ndarray]
 
 
 def spectrum(x: Rows, chunk: int | None = None, centred: bool = True) -> np.ndarray:
-    """Eigenvalues (D,), descending, float64, of the covariance of x (N, *shape); with centred=False of E xxᵀ.
+    """Eigenvalues (D,), descending, float64, of the covariance of x (N, *shape); of E xxᵀ if `centred` is False.
 
-    Moments are the population's (divided by N), summed over chunks of `chunk` rows, which changes nothing else. For D > N the
-    N × N matrix of inner products is decomposed instead; the D − N other eigenvalues are 0.
+    Moments are the population's (divided by N), summed over chunks of `chunk` rows; the chunk changes nothing else. For D > N
+    the N × N matrix of inner products is decomposed instead, and the other D − N eigenvalues are 0.
 
     Raises ValueError for no rows, values that are not finite, or N and D both above 8192.
     """
@@ -29,19 +30,17 @@ def spectrum(x: Rows, chunk: int | None = None, centred: bool = True) -> np.ndar
     return source(np.ones(1, dtype=bool))
 
 
-def eigenvalue_source(
-    x: Rows, group: np.ndarray, num_groups: int, chunk: int | None = None, centred: bool = True
-) -> Callable[[np.ndarray], np.ndarray]:
+def eigenvalue_source(x: Rows, group: np.ndarray, num_groups: int, chunk: int | None = None, centred: bool = True) -> Source:
     """A function of bool (num_groups,): the eigenvalues (D,), descending, of the rows of x (N, *shape) in these groups.
 
-    `group` (N,) is each row's group. x is gone through once, or for D > N once for every chunk. Held in float64: D × D numbers
-    per group, or N × N. Raises ValueError as `read_chunks` does, and if N and D both exceed 8192.
+    `group` (N,) is the group of each row. x is read once, or for D > N once for every chunk. D × D float64 numbers per group,
+    or N × N, are held in memory. Raises ValueError as `read_chunks` does, and if N and D are both above 8192.
     """
     dimension = int(np.prod(np.shape(x[0:1])[1:], dtype=np.int64))
     if min(len(x), dimension) > LARGEST:
         raise ValueError(
-            f"eigenvalues are computed where the number of points or of dimensions is up to {LARGEST}, found {len(x)} and "
-            f"{dimension}; give fewer points"
+            f"found {len(x)} points of {dimension} dimensions; eigenvalues need at most {LARGEST} points or dimensions; "
+            "give fewer points"
         )
     if dimension > len(x):
         return _from_products(x, group, dimension, chunk, centred)
@@ -62,15 +61,13 @@ def local_spectra(points: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     return values[:, ::-1].clip(0) / k
 
 
-def _from_moments(
-    x: Rows, group: np.ndarray, num_groups: int, dimension: int, chunk: int | None, centred: bool
-) -> Callable[[np.ndarray], np.ndarray]:
+def _from_moments(x: Rows, group: np.ndarray, num_groups: int, dimension: int, chunk: int | None, centred: bool) -> Source:
     counts = np.bincount(group, minlength=num_groups)
     sums, products = np.zeros((num_groups, dimension)), np.zeros((num_groups, dimension, dimension))
     shift = np.zeros(dimension)
     for start, rows in read_chunks(x, chunk):
         if centred and start == 0:
-            # Near the mean, so that little cancels when the true one is subtracted from the moments.
+            # A shift close to the mean, so that little cancels when the true mean is subtracted from the moments.
             shift = rows.mean(axis=0, dtype=np.float64)
         for each in range(num_groups):
             chosen = rows[group[start : start + len(rows)] == each] - shift
@@ -91,9 +88,7 @@ def _from_moments(
     return eigenvalues
 
 
-def _from_products(
-    x: Rows, group: np.ndarray, dimension: int, chunk: int | None, centred: bool
-) -> Callable[[np.ndarray], np.ndarray]:
+def _from_products(x: Rows, group: np.ndarray, dimension: int, chunk: int | None, centred: bool) -> Source:
     mean = np.zeros(dimension)
     if centred:
         for _, rows in read_chunks(x, chunk):

@@ -1,35 +1,33 @@
-"""Images as a transformer sees them: patches (tokens) of p × p pixels, D = C p² numbers each.
+"""Images as a transformer sees them: patches (tokens) of p × p pixels, with D = C p² numbers each.
 
     images (N, C, H, W)  →  patches (N · T, C p²),   T = (H / p) (W / p)
 
-image by image, the patches of an image row by row, the numbers of a patch in the order (C, p, p).
+The patches are ordered image by image and row by row, and the numbers of a patch have the order (C, p, p).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kdiff.theory.neighbours import Rows, read_chunks
+from kdiff.theory.nearest import Rows, read_chunks
 
 
 def patches(x: Rows, patch_size: int) -> np.ndarray:
     """All patches of images (N, C, H, W): (N · T, C p²), in the type that `read_chunks` reads.
 
-    Raises ValueError if x holds no images, or p = `patch_size` does not divide their height and width.
+    Raises ValueError if x holds no images, or if p = `patch_size` does not divide their height and width.
     """
     shape = _image_shape(x, patch_size)
     return np.concatenate([_cut(rows, shape, patch_size).reshape(-1, shape[0] * patch_size**2) for _, rows in read_chunks(x)])
 
 
 def random_patches(x: Rows, patch_size: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`count` different patches of images (N, C, H, W), drawn at random; all of them if there are no more.
+    """`count` different random patches (count, C p²) of images (N, C, H, W), and the number of each patch's image (count,).
 
-    Returns patches (count, C p²), and the number of the image that each is from (count,).
+    All patches are returned if there are no more than `count`. The patches come from as many images as possible, because
+    patches of one image are alike: up to N patches come from as many images. The images are read a chunk at a time.
 
-    From as many images as possible, as patches of one image are alike: up to N patches come from as many images. The images
-    are read a chunk at a time.
-
-    Raises ValueError as `patches` does, or for a count below 1.
+    Raises ValueError as `patches` does, or if count is below 1.
     """
     channels, height, width = shape = _image_shape(x, patch_size)
     if count < 1:
@@ -38,7 +36,7 @@ def random_patches(x: Rows, patch_size: int, count: int, seed: int = 0) -> tuple
     rng = np.random.default_rng(seed)
     drawn = np.arange(min(count, len(x) * tokens))
     image = rng.permutation(len(x))[drawn % len(x)]
-    # An image that is drawn again gives its next patch in an order that all images share, each with its own beginning.
+    # All images share one order of patches, and each starts at its own place. If drawn again, an image gives its next patch.
     token = rng.permutation(tokens)[(rng.integers(tokens, size=len(x))[image] + drawn // len(x)) % tokens]
     order = np.argsort(image, kind="stable")
     image, token = image[order], token[order]

@@ -1,1 +1,1 @@
-"""Training: configuration, one loop over any objective, averages, checkpoints, run folders."""
+"""Training: one loop for any objective, the plan of a run's cost, starting weights, autoencoders and encoding to latents."""

@@ -1,76 +1,65 @@
-"""The training loop: any objective, on accelerate (devices, processes, mixed precision).
+"""The training loop for any objective, on accelerate (devices, processes, mixed precision).
 
-All that is random in step s is seeded by (seed, s): order of the data, times, noise, dropout. So two runs that differ in
-their target alone see the same batches and noise, and a resumed run goes on exactly, without saved random states.
+Everything random in step s is seeded by (seed, s): the order of the data, times, noise and dropout. So two runs that differ
+only in their target see the same batches and the same noise, and a run resumes exactly without saved random states.
 
-A step's batch is cut into P · A micro-batches, P processes times `accumulate` A; number i has every P·A-th sample from the
-i-th on, a seed (seed, s, i) of its own, and the same weight. What a step sees depends on P · A alone: two micro-batches on one
-process are one each on two.
+P processes with A = `accumulate` cut the batch of a step into P · A micro-batches of equal weight. Micro-batch i holds every
+P·A-th sample from the i-th on and has its own seed (seed, s, i). So a step depends only on P · A: one process with two
+micro-batches computes the same as two processes with one each.
 """
 
 from __future__ import annotations
 
-import datetime
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
+from kdiff.config.training import LoopConfig
 from kdiff.data import Samples
 from kdiff.data.progress import DELAY
+from kdiff.files.tensors import load_tensors, load_weights
+from kdiff.run.averages import EMA
+from kdiff.run.checkpoint import ema_file, keep_newest, list_checkpoints, load_optimizer, save_checkpoint, set_damaged_aside
+from kdiff.run.folder import warn
+from kdiff.run.metrics import Averages, MetricsFile
+from kdiff.run.processes import join_processes
+from kdiff.run.signals import Stopped, StopSignals
 from kdiff.sampling.noise import mix_seed
-from kdiff.training.checkpoint import (
-    ema_file,
-    keep_newest,
-    list_checkpoints,
-    load_optimizer,
-    load_tensors,
-    load_weights,
-    save_checkpoint,
-    set_damaged_aside,
-)
-from kdiff.training.config import LoopConfig
-from kdiff.training.ema import EMA
-from kdiff.training.folder import warn
-from kdiff.training.metrics import Averages, MetricsFile
 from kdiff.training.objective import Objective
 from kdiff.training.order import DataOrder
-from kdiff.training.signals import Stopped, StopSignals
 
-# How long one process waits for another: the first draws pictures, hashes, judges and writes while the others wait. Torchrun
-# sees to it that all end if one dies.
-PATIENCE = datetime.timedelta(days=1)
-# How many steps several processes take between asking each other whether to stop, which waits for their devices.
+# Steps between two exchanges in which several processes ask each other whether to stop. An exchange waits for the devices.
 ASKED_EVERY = 10
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss, the gradient or a weight stopped being a finite number."""
+    """The loss, the gradient or a weight is no longer finite."""
 
 
 @dataclass
 class Fitted:
-    """What a finished loop leaves: averages by decay, the last line of metrics, and the seconds since it was last resumed."""
+    """The result of a finished loop."""
 
     ema: EMA
-    metrics: dict[str, float]
-    seconds: float
+    metrics: dict[str, float]  # the last line of metrics
+    seconds: float  # since the loop began or was last resumed
+    headline: dict[str, float]  # the main numbers of the last line
 
 
 def learning_rate_factor(config: LoopConfig, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then constant, or a half cosine down to 0 at the end."""
+    """Linear warm-up over `warmup` steps, then 1, or a half cosine that falls to 0 at the end."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -78,24 +67,18 @@ def learning_rate_factor(config: LoopConfig, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
 
 
-def join_processes() -> PartialState:
-    """The processes of this run (torchrun, accelerate launch). accelerate joins them on CPUs only where it is told to."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=launched and not (torch.cuda.is_available() or torch.xpu.is_available()), timeout=PATIENCE)
-
-
 def make_accelerator(precision: str) -> Accelerator:
-    """An accelerator of this precision, whatever precision the process used before (accelerate keeps one per process)."""
+    """An accelerator of this precision, even if the process used another one before (accelerate keeps one per process)."""
     join_processes()
     if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != precision:
         AcceleratorState._reset_state()
-    # Gradients lie in the buckets that processes exchange: kept beside them, they would take their memory twice.
+    # Gradients lie in the buckets that processes exchange; separate copies would double their memory.
     buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(mixed_precision=precision, kwargs_handlers=[buckets])
 
 
 def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW (or SGD) in one fused kernel; each group remembers its own learning rate."""
+    """AdamW or SGD in one fused kernel; each group stores its own learning rate as `base_lr`."""
     groups = objective.parameter_groups(config.learning_rate, config.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]
@@ -118,23 +101,23 @@ def fit(
     """Train an objective on the samples x (N, ...), with labels y (N,) or None.
 
     Args:
-        objective: what to train, in place.
+        objective: the objective, trained in place.
         x: samples.
         y: labels.
         config: steps, batch size, learning rate, …
-        folder: where metrics.jsonl and checkpoints/ go; none are written without it.
-        resume: go on from the newest whole checkpoint in `folder`.
-        progress: what the progress bar is called; None for no bar.
-        after_step: called on the main process as after_step(steps done, averages) when a step is done and saved, and when a
-            run goes on from one (a stop came before the call); it must leave module and averages alone, and may draw random
-            numbers.
+        folder: where to write metrics.jsonl and checkpoints/; None to write nothing.
+        resume: continue from the newest whole checkpoint in `folder`.
+        progress: the title of the progress bar; None for no bar.
+        after_step: called on the main process as after_step(steps done, averages) after each step is done and saved. When a
+            run is resumed, it is called again for the step it resumes from, because a stop may have come before the call. It
+            must not change the module or the averages; it may draw random numbers.
 
     Raises:
-        ValueError: a batch that the processes cannot share equally, or checkpoints none of which is whole.
-        TrainingDiverged: with the facts, when loss, gradient or a weight is not finite; checked before every line of metrics
-            and every checkpoint, so that no checkpoint holds such weights.
+        ValueError: the processes cannot share a batch equally, or checkpoints exist but none is whole.
+        TrainingDiverged: the loss, the gradient or a weight is not finite. This is checked before every line of metrics and
+            every checkpoint, so no checkpoint holds such weights.
         NotSaved: a checkpoint or a line of metrics could not be written.
-        Stopped: SIGTERM or Ctrl-C, once the step in hand is done and saved; only with a folder and in the main thread.
+        Stopped: SIGTERM or Ctrl-C arrived, and the current step is done and saved; only with a folder and in the main thread.
     """
     accelerator = make_accelerator(config.precision)
     main = accelerator.is_main_process
@@ -144,19 +127,21 @@ def fit(
     board = folder / "tensorboard" if folder and config.tensorboard else None
     log = MetricsFile(folder / "metrics.jsonl", start, board) if folder and main else None
     row: dict[str, float] = log.last if log else {}
+    shown_names = ["loss", *objective.headline()]
     began = time.perf_counter()
-    # A log file wants fewer lines than a screen; what leaves no folder behind may be over in a second.
+    # A log file needs fewer lines than a screen. A loop without a folder may end within a second, so its bar is delayed.
     shown: dict[str, Any] = {"unit": "step", "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
     shown["delay"] = 0 if folder else DELAY
     bar = tqdm(desc=progress, total=config.steps, initial=start, disable=not (progress and main), **shown)
     signals = StopSignals(active=folder is not None, launched=accelerator.num_processes > 1)
-    with _random_states_kept(accelerator.device), bar, closing(log) if log else nullcontext(), signals:
+    random_states = torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else [])
+    with random_states, bar, closing(log) if log else nullcontext(), signals:
         if start and after_step and main:
             after_step(start, steps.ema)
         for step in range(start, config.steps):
             steps.run(step)
             done = step + 1
-            last, stopping = done == config.steps, _asked(signals, accelerator, done)
+            last, stopping = done == config.steps, _asked(signals, accelerator, done) if folder else 0
             logging = last or done % config.log_every == 0
             saving = last or stopping or (config.checkpoint_every and done % config.checkpoint_every == 0)
             if logging or saving:
@@ -166,7 +151,7 @@ def fit(
                 steps.averages.sums = {}
                 if log:
                     log.append(row)
-                bar.set_postfix({name: f"{row[name]:.4g}" for name in ("loss", "k", "accuracy") if name in row}, refresh=False)
+                bar.set_postfix({name: f"{row[name]:.4g}" for name in shown_names}, refresh=False)
             bar.update()
             if saving and folder and main:
                 save_checkpoint(
@@ -178,11 +163,11 @@ def fit(
             if after_step and main:
                 after_step(done, steps.ema)
     steps.module.eval()
-    return Fitted(steps.ema, row, time.perf_counter() - began)
+    return Fitted(steps.ema, row, time.perf_counter() - began, {name: row[name] for name in shown_names if name in row})
 
 
 class _Steps:
-    """What one optimiser step needs, and the step itself."""
+    """The state that optimiser steps share, and the step itself."""
 
     def __init__(
         self, objective: Objective, x: Samples, y: Tensor | None, config: LoopConfig, accelerator: Accelerator
@@ -200,13 +185,13 @@ class _Steps:
         self.ema, self.averages = EMA(self.module, config.ema), Averages()
 
     def prepare(self) -> None:
-        """Wrap model and optimiser for the accelerator, once their states are loaded."""
+        """Wrap the model and the optimiser for the accelerator, after their states are loaded."""
         self.model, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
         self.clipped = [p for group in self.optimizer.param_groups if group["name"] != "target" for p in group["params"]]
         self.model.train()
 
     def run(self, step: int) -> None:
-        """Optimiser step number `step` (from 0)."""
+        """Take optimiser step number `step`, counted from 0."""
         self.optimizer.zero_grad()
         values = self._backward(step)
         norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip or math.inf)
@@ -218,17 +203,17 @@ class _Steps:
         self.averages.add({**values, **gradients})
 
     def _backward(self, step: int) -> dict[str, Tensor]:
-        """The micro-batches of this process, forward and backward; returns the means of loss and extras."""
+        """Run this process's micro-batches forward and backward; returns the means of the loss and the extras."""
         device, parts, means = self.accelerator.device, self.config.accumulate, dict[str, Tensor]()
         batch = self.order.batch(step)
         for part in range(parts):
             number = self.accelerator.process_index * parts + part
-            # torch.manual_seed asks every kind of accelerator, too, which takes as long as a small network's layer.
+            # torch.manual_seed also visits every kind of accelerator, which takes as long as a layer of a small network.
             seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
             seed(mix_seed(self.config.seed, step, number))
             rows = batch[number :: self.shares]
             x, y = _sent(self.x[rows], device), None if self.y is None else _sent(self.y[rows], device)
-            # Processes exchange gradients once, with the last micro-batch.
+            # Processes exchange gradients once, at the last micro-batch.
             with self.accelerator.no_sync(self.model) if part < parts - 1 else nullcontext():
                 loss, extras = self.model(x, y)
                 self.accelerator.backward(loss / parts)
@@ -238,25 +223,21 @@ class _Steps:
         return means
 
     def summary(self, step: int) -> dict[str, float]:
-        """A line of metrics: means over the steps since the last line, and the state behind step number `step`."""
+        """A line of metrics: means over the steps since the last line, and the objective's state after step number `step`."""
         self.averages.sums = self.accelerator.reduce(self.averages.sums, "mean")
         rate = self.config.learning_rate * learning_rate_factor(self.config, step)
         return {"step": step + 1, **self.averages.means(), **self.objective.state(), "learning_rate": rate}
 
 
-def _random_states_kept(device: torch.device) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
 def _sent(batch: Tensor, device: torch.device) -> Tensor:
-    """On the device, without waiting for what it is doing: a copy to CUDA from memory that is not pinned would."""
+    """The batch on the device, sent without waiting for the device's current work; CUDA needs pinned memory for that."""
     return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
 
 
 def _asked(signals: StopSignals, accelerator: Accelerator, done: int) -> int:
-    """The signal that asks to stop, 0 for none: the same on all processes, who must leave behind the same step."""
+    """The signal that asks to stop, 0 for none. All processes get the same answer, so that all stop after the same step."""
     asked = signals.signum or 0
-    if accelerator.num_processes == 1 or not signals.active:
+    if accelerator.num_processes == 1:
         return asked
     if done % ASKED_EVERY:
         return 0
@@ -265,7 +246,7 @@ def _asked(signals: StopSignals, accelerator: Accelerator, done: int) -> int:
 
 
 def _resume(folder: Path, steps: _Steps) -> int:
-    """Load the newest whole checkpoint, if there is one; returns its step. Damaged ones are set aside, and that is said."""
+    """Load the newest whole checkpoint; returns its step, or 0 without one. Damaged ones are set aside with a warning."""
     if steps.accelerator.is_main_process:
         if problem := set_damaged_aside(folder / "checkpoints"):
             warn(folder, problem)
@@ -289,8 +270,7 @@ def _check_finite(row: dict[str, float], module: torch.nn.Module, config: LoopCo
     facts = ", ".join(f"{name} {value:.6g}" for name, value in row.items() if name != "step")
     last = list_checkpoints(folder / "checkpoints")[-1:] if folder else []
     raise TrainingDiverged(
-        f"the loss, its gradient or a weight is not finite within the {config.log_every} steps up to step {row['step']}: "
-        f"{facts}. "
-        f"{f'The last good checkpoint is {last[0]}. ' if last else ''}"
-        "Try a lower learning_rate, a longer warmup or clip=1, and look at the data's range (kdiff info)."
+        f"the loss, its gradient or a weight became infinite or NaN within the {config.log_every} steps up to step "
+        f"{row['step']}: {facts}. {f'The last good checkpoint is {last[0]}. ' if last else ''}"
+        "Try a lower learning_rate, a longer warmup or clip=1, and check the range of the data (kdiff info)."
     )

@@ -1,4 +1,4 @@
-"""What the loop trains: a module that turns a batch into a loss and the numbers to log. The loop knows nothing else of it."""
+"""Objectives: modules that turn a batch into a loss and the numbers to log. The training loop knows nothing else of them."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdiff.model import KDiff
-from kdiff.precision import full_precision
+from kdiff.path import full_precision
 
 
 class Objective(nn.Module, ABC):
-    """A trainable thing. `module` is what is saved and averaged."""
+    """Something that the loop can train. Its `module` is saved and averaged."""
 
     module: nn.Module
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and further scalars to average over the logging interval."""
+        """The loss of a batch, and further scalars, which are averaged over the logging interval."""
 
     def state(self) -> dict[str, float]:
-        """What to log of the module as it stands (k)."""
+        """Numbers of the module's present state to log, such as k."""
         return {}
 
+    def headline(self) -> list[str]:
+        """The names of the numbers that a progress bar shows besides the loss."""
+        return []
+
     def gradients(self) -> dict[str, Tensor]:
-        """Scalars of the gradient, after a backward pass, to average over the logging interval."""
+        """Scalars of the gradient after a backward pass, which are averaged over the logging interval."""
         return {}
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser. The group named "target" stays out of the norm that clips."""
+        """Groups for the optimiser. Clipping ignores the group named "target"."""
         return [{"name": "network", "params": list(self.module.parameters()), "lr": lr, "weight_decay": weight_decay}]
 
 
 class DiffusionObjective(Objective):
-    """The loss of a `KDiff`, split along and across the data's leading principal directions.
+    """The loss of a `KDiff`, also logged in two parts: along and across the data's leading principal directions.
 
     Args:
         model: the model.
-        directions: (D, q), orthonormal columns; the loss is then logged as loss_along + loss_across = loss, the mean square of
-            the error within their span and outside it, both over all D dimensions; a cosine term comes on top.
+        directions: (D, q), orthonormal columns, or None for no parts. loss_along is the mean square of the error within their
+            span, loss_across outside it, both over all D dimensions; their sum is the loss without its cosine term.
     """
 
     module: KDiff
@@ -63,21 +67,25 @@ class DiffusionObjective(Objective):
         return loss + self.module.cosine_weight * cosine, {**extras, "loss_cosine": cosine.detach()}
 
     def state(self) -> dict[str, float]:
-        """What the target says of itself: k."""
+        """The state of the target, such as k."""
         return self.module.target.state()
 
+    def headline(self) -> list[str]:
+        """The name of the target's main number."""
+        return list(self.state())[:1]
+
     def gradients(self) -> dict[str, Tensor]:
-        """Of w, if k is learned."""
+        """The gradients of the target's parameters w; empty if k is fixed."""
         return self.module.target.gradients()
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Those of the model: k apart, without decay."""
+        """The model's groups: k has its own group, without weight decay."""
         return self.module.parameter_groups(lr, weight_decay)
 
 
 @full_precision
 def _mean_square_within(error: Tensor, directions: Tensor) -> Tensor:
-    """The part of the error's mean square within the span: under autocast, the product would be one of bfloat16."""
+    """The part of the error's mean square within the span, in full precision: autocast would multiply in bfloat16."""
     return (error.flatten(1) @ directions).square().sum() / error.numel()
 
 
@@ -89,23 +97,27 @@ class ClassificationObjective(Objective):
         self.module = classifier
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, and the share of right answers."""
+        """The cross-entropy, and the accuracy."""
         if y is None:
             raise ValueError("a classifier is trained on labelled data; these samples have no labels")
         logits = self.module(x)
         accuracy = (logits.argmax(1) == y).float().mean()
         return functional.cross_entropy(logits.float(), y), {"accuracy": accuracy}
 
+    def headline(self) -> list[str]:
+        """The accuracy."""
+        return ["accuracy"]
+
 
 class AutoencoderObjective(Objective):
-    """Reconstruction through a drawn latent, and a little KL: the loss of a variational autoencoder (Kingma and Welling, 2014).
+    """The loss of a variational autoencoder (Kingma and Welling, 2014): reconstruction from a drawn latent, and a KL term.
 
         mean over images and entries |x − x̂| (or its square) + kl_weight · KL(q(latent | x) ‖ N(0, 1)) / D
 
     Args:
-        autoencoder: one of diffusers' AutoencoderKL.
-        kl_weight: of the KL, which is summed over a latent; D is the number of entries of an image.
-        reconstruction: "l1" or "mse".
+        autoencoder: diffusers' AutoencoderKL.
+        kl_weight: the weight of the KL, which is summed over a latent; D is the number of entries of an image.
+        reconstruction: "l1" (absolute error) or "mse" (squared error).
     """
 
     def __init__(self, autoencoder: nn.Module, kl_weight: float, reconstruction: Literal["l1", "mse"] = "l1") -> None:
@@ -114,7 +126,7 @@ class AutoencoderObjective(Objective):
         self.distance = functional.l1_loss if reconstruction == "l1" else functional.mse_loss
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and its two terms, the KL before weighting."""
+        """The loss, and its two terms; the KL is given without its weight."""
         autoencoder: Any = self.module
         posterior = autoencoder.encode(x).latent_dist
         error = self.distance(autoencoder.decode(posterior.sample()).sample.float(), x)

@@ -1,6 +1,6 @@
-"""Which samples make the batch of step s: a function of (seed, s) alone, so that resuming needs no saved position.
+"""The samples in the batch of step s depend only on (seed, s), so resuming needs no saved position.
 
-Epoch e is a permutation seeded by (seed, e); batches are cut from the endless row of permutations, none dropped.
+Epoch e is a permutation seeded by (seed, e). Batches are cut from the endless sequence of permutations; no sample is dropped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images as latents of a small autoencoder of their own, trained and encoded when they are first read.
+"""Images as latents of a small autoencoder, which is trained on these images when they are first read.
 
 data: {name: kdiff.training.own_latents.own_latents, images: fashion}
 """
@@ -9,33 +9,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdiff.arguments import data_name
-from kdiff.components import Spec, parse
+from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
+from kdiff.config.parts import Spec, data_name, parse
 from kdiff.data import Dataset
 from kdiff.data.latents import is_latent_folder, load_latents, read_manifest
-from kdiff.files import read_json
-from kdiff.training.autoencoder import check_images, train_autoencoder
-from kdiff.training.build import load_dataset
-from kdiff.training.encode import encode, unlike
-from kdiff.training.latent_config import AutoencoderConfig, EncodeConfig
+from kdiff.files.atomic import read_json
+from kdiff.run.build import load_dataset
+from kdiff.training.encoding import encode, unlike
+from kdiff.training.small_autoencoder import check_images, train_autoencoder
 
 
 def own_latents(images: Spec, normalise: str = "channels", folder: str | None = None) -> Dataset:
-    """Images, by name, file or folder, as the latents (C, h, w) of a small autoencoder that is trained on them.
+    """Images as the latents (C, h, w) of a small autoencoder that is trained on them.
 
-    What is not there is made, where these commands put it: kdiff train-autoencoder IMAGES, in runs/IMAGES_autoencoder, and
-    kdiff encode IMAGES --autoencoder runs/IMAGES_autoencoder, in latents/IMAGES. Interrupted, it goes on where it was. What is
-    there is taken, whatever options of the commands made it, if it is of these images.
+    A missing autoencoder or missing latents are made as by these commands, and an interrupted call resumes:
+
+        kdiff train-autoencoder IMAGES                                  writes runs/IMAGES_autoencoder
+        kdiff encode IMAGES --autoencoder runs/IMAGES_autoencoder       writes latents/IMAGES
+
+    Existing ones are used if they belong to these images, whatever options made them.
 
     Args:
-        images: as in --data.images photos/ or "glyphs(size=32)".
+        images: name, file or folder, as in --data.images photos/ or "glyphs(size=32)".
         normalise: as in `kdiff.data.latents.load_latents`.
-        folder: for the latents, for other images of the same name; latents/IMAGES if left out. The autoencoder lies in
-            runs/NAME_autoencoder, with the folder's name.
+        folder: the folder of the latents; latents/IMAGES if left out. Choose another one for other images of the same name.
+            The autoencoder of latents in …/NAME lies in runs/NAME_autoencoder.
 
     Raises:
-        ValueError: latents or an autoencoder there that are of other images; and all that `train_autoencoder`, `encode` and
-            `load_latents` raise, and the images' own source.
+        ValueError: existing latents or an existing autoencoder belong to other images; and whatever the source of the images,
+            `train_autoencoder`, `encode` or `load_latents` raises.
     """
     latents = Path(folder).expanduser() if folder else Path("latents") / data_name(images)
     name = latents.name
@@ -50,22 +52,19 @@ def own_latents(images: Spec, normalise: str = "channels", folder: str | None = 
         _check_images(latents, {**manifest, **manifest["source"]}, images, dataset)
         if dataset.flip and not manifest["flip"]:
             raise ValueError(
-                f"{latents} was encoded without flip, and training on {parse(images)} would mirror images: leave flip out "
-                f"there, or name another folder for latents with it{_elsewhere(latents)}"
+                f"{latents} was encoded without flip, but training on {parse(images)} mirrors images; leave flip out, or "
+                f"choose another folder for latents with flip{_elsewhere(latents)}"
             )
     begun = (autoencoder / "config.yaml").exists()
     if not complete and begun:
         _check_images(autoencoder, read_json(autoencoder / "data.json"), images, dataset)
     if not complete and (begun or not is_latent_folder(latents)):
         make_latents(config, autoencoder, latents, name)
-    return load_latents(latents, normalise=normalise)  # which says how to go on with what another autoencoder began
+    return load_latents(latents, normalise=normalise)  # its error says how to finish what another autoencoder began
 
 
 def make_latents(config: AutoencoderConfig, autoencoder: Path, latents: Path, name: str) -> None:
-    """Train the autoencoder and encode its images, into these folders and as far as that is not done.
-
-    `name` is what progress bars call the images.
-    """
+    """Train the autoencoder and encode its images into these folders, unless that is done. Progress bars show `name`."""
     if not (autoencoder / "finished.json").exists():
         resume = (autoencoder / "config.yaml").exists()
         train_autoencoder(config, autoencoder, resume=resume, progress=f"autoencoder of {name}")
@@ -73,12 +72,12 @@ def make_latents(config: AutoencoderConfig, autoencoder: Path, latents: Path, na
 
 
 def _check_images(folder: Path, there: Mapping[str, Any], images: Spec, dataset: Dataset) -> None:
-    """Raises ValueError unless what lies in a folder is of these images, by what is written there."""
+    """Raises ValueError unless the description in a folder is that of these images."""
     if difference := unlike(there, dataset):
         raise ValueError(
-            f"{folder} was made of other images than {parse(images)}: {difference}. Other images of the same name? Then name a "
-            f"folder for theirs{_elsewhere(folder)}. Have they changed? Then delete or rename {folder}, and what else was made "
-            "of them"
+            f"{folder} was made from other images than {parse(images)}: {difference}. If these are other images of the same "
+            f"name, choose another folder{_elsewhere(folder)}. If the images have changed, delete or rename {folder} and "
+            "everything else made from the old images"
         )
 
 

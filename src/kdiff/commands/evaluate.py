@@ -1,0 +1,64 @@
+"""kdiff evaluate SOURCE: a run's samples, measured beside their floors, or images judged by the features of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdiff.commands.arguments import SAMPLER_OPTION, out_option, read_config, sampled_as
+from kdiff.config.evaluation import EvaluateConfig
+
+ABOUT = """Compares a run's samples with its data and writes RUN/evaluation.json. Samples are drawn with the paper's sampler,
+and with the same sampler and a last step that leaves no noise behind. Each figure stands beside its floors: the figure of
+held-out data, and that of an exact denoiser through the same sampler. With --reference or --features, the command instead
+judges images (a run, a folder or a .npz file) by FID, sFID, Inception score, KID, precision and recall, or by FD-DINOv2. Only
+then do the options on drawing samples (--sampler, --solver, --guidance and others) apply, and the same command continues an
+evaluation that was interrupted. Examples: kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception
+--num-samples 50000; kdiff evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/
+--save-statistics photos.npz."""
+
+
+def command(argv: list[str]) -> None:
+    """Judge the samples or images, write the figures, and print them."""
+    place = "Used with features only: the folder for the result and for a run's samples. If left out, evaluations/… in the run."
+    extras = {"out": out_option(place), "sampler": SAMPLER_OPTION}
+    config, source, further = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, about=ABOUT)
+    if source is None:
+        raise ValueError("which run? Type kdiff evaluate RUN, with a folder that kdiff train has made (runs/…), or images")
+    if config.by_features:
+        config, _, _ = read_config("evaluate", EvaluateConfig, argv, "SOURCE", extras, sampled_as(argv), ABOUT)
+        _by_features(source, config, further["out"])
+    else:
+        config.check_without_features()
+        if given := [name for name in extras if further[name]]:
+            raise ValueError(
+                f"{', '.join(given)} goes with --features; without it a run is judged under two fixed samplers, and the result "
+                "is written to RUN/evaluation.json"
+            )
+        _by_floors(source, config)
+
+
+def _by_features(source: str, config: EvaluateConfig, out: str | None) -> None:
+    from kdiff.evaluation.image_evaluation import evaluate_images, figures_table
+
+    judged = evaluate_images(source, config, Path(out) if out else None, progress="sampling")
+    if judged:  # only the first of several processes prints
+        result, file = judged
+        print(f"{figures_table(result)}\n")
+        print("".join(f"{path}\n" for path in (result.get("statistics"), file) if path), end="")
+
+
+def _by_floors(source: str, config: EvaluateConfig) -> None:
+    if not (Path(source) / "config.yaml").exists():
+        raise ValueError(
+            f"{source} is not a run folder: it has no config.yaml. Make a run with kdiff train, or judge images by --reference"
+        )
+    from kdiff.evaluation.judge import Judge, evaluate, evaluation_table
+    from kdiff.files.atomic import write_json
+    from kdiff.run.run import load_run
+
+    run = load_run(source, config.checkpoint, config.ema)
+    result = evaluate(
+        run, Judge(run.dataset()), config.num_samples, config.seed, config.guidance, config.exact, progress="sampling"
+    )
+    write_json(run.folder / "evaluation.json", result)
+    print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")

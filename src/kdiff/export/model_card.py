@@ -1,0 +1,80 @@
+"""The model card of an exported run: the README.md that the hub shows, with its YAML head but without a licence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+CARD = """---
+{head}# license: add the licence of your weights here, e.g. license: apache-2.0
+---
+
+# {run}
+
+{network} with {parameters:,} parameters, trained with [kdiff](https://arxiv.org/abs/2601.21419) for {step:,} steps.
+Weights: {weights}.
+
+- Target: `{target}`{k}. The model converts the network's output to a velocity, so that a flow-matching scheduler gets
+  noise − data for any k.
+- Data: {data}
+- Path: {path}
+
+## Load and sample
+
+```sh
+pip install kdiff diffusers
+```
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{place}", trust_remote_code=True)
+images = pipeline({call}).images{save}
+```
+
+`trust_remote_code=True` is needed because diffusers has no class for this model: `pipeline.py` and
+`transformer/kdiff_transformer.py` import the classes from kdiff and contain nothing else.{own}
+
+The scheduler is FlowMatchEulerDiscreteScheduler. With the sigmas 1 − i/N its samples equal those of kdiff's
+`solver="euler"`. FlowMatchHeunDiscreteScheduler and UniPCMultistepScheduler(use_flow_sigmas=True,
+prediction_type="flow_prediction") work too; the first one uses its own sigmas, and the second one rounds the times.
+
+`kdiff.json` describes the model, its data and its training, and lists the versions of the software.
+"""
+
+
+def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
+    """The text of the model card.
+
+    Args:
+        facts: from `kdiff.export.diffusers_folder.facts_of`.
+        place: the argument of `from_pretrained` that loads the folder.
+        pictures: whether the samples are images.
+    """
+    data, target, network = facts["data"], facts["target"], facts["network"]
+    tags = ["kdiff", "flow-matching", *(["unconditional-image-generation"] if pictures and not data["num_classes"] else [])]
+    head = {"library_name": "diffusers", "tags": [*tags, *(["class-conditional"] if data["num_classes"] else [])]}
+    sizes = " × ".join(map(str, data["shape"]))
+    classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
+    what = "latents" if facts["latents"] else "images" if pictures else "samples"
+    normalised = f"normalised by {data['normalisation']['kind']!r}; the pipeline undoes this"
+    options = ["class_labels=[0, 1], guidance_scale=2.0"] if data["num_classes"] else ["num_samples=2"]
+    name = network["spec"].partition("(")[0]
+    own = f"\nThe network is the authors' own class `{name}`, which must be importable, too." if "." in name else ""
+    return CARD.format(
+        head=yaml.safe_dump(head, sort_keys=False),
+        run=facts["run"],
+        network=f"`{network['spec']}`",
+        parameters=network["parameters"],
+        step=facts["step"],
+        weights=facts["weights"],
+        target=target["spec"],
+        k="".join(f", {name} = {value:.4g}" for name, value in target.items() if name != "spec"),
+        data=f"{data['name']}, {data['counts']['train']:,} {what} of {sizes} with {classes}, {normalised}.",
+        path=facts["path"],
+        place=place,
+        call=", ".join([*options, "num_inference_steps=50"]),
+        save='\nimages[0].save("sample.png")' if pictures else "  # a tensor, in the data's own units",
+        own=own,
+    )

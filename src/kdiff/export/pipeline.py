@@ -1,0 +1,228 @@
+"""The pipeline of an exported run: noise → a diffusers scheduler on the model's velocity → the data's units, or images.
+
+The default scheduler, FlowMatchEulerDiscreteScheduler with sigmas 1 − i/N, gives the samples of `KDiff.sample(solver="euler")`.
+"""
+
+# No `from __future__ import annotations` here: diffusers reads the annotations of __init__, up to 0.35 only typing.Optional.
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from kdiff.data import Normalisation
+from kdiff.export.diffusers_model import TIMESTEPS, KDiffTransformer
+from kdiff.sampling import guided_velocity
+from kdiff.sampling.times import uniform_times
+
+OUTPUTS = ("pil", "np", "pt", "latent")
+# The code that diffusers runs to load an export. All other code is in kdiff and does not travel with the weights.
+CODE = '''"""{what} of a model trained with kdiff. The class is defined in the kdiff package."""
+
+try:
+    from {module} import {name}
+except ImportError as error:
+    raise ImportError("this model was trained with kdiff and needs it: pip install kdiff") from error
+
+__all__ = ["{name}"]
+'''
+
+
+class KDiffPipeline(DiffusionPipeline):
+    """Draws samples from an exported run.
+
+    Args:
+        transformer: the model.
+        scheduler: a scheduler for flow matching: FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or
+            UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction").
+        vae: the autoencoder of a run on latents.
+        data: "normalisation" (kind, shift, scale) and "image", the normalised values of black and white (low, high) or None
+            for samples that are not images.
+    """
+
+    model_cpu_offload_seq = "transformer->vae"
+    _optional_components = ["vae"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        transformer: KDiffTransformer,
+        scheduler: SchedulerMixin,
+        vae: Optional[AutoencoderKL] = None,  # noqa: UP045
+        data: Optional[dict[str, Any]] = None,  # noqa: UP045
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
+        self.register_to_config(data=data)
+
+    @staticmethod
+    def sigmas(num_inference_steps: int) -> list[float]:
+        """1 − i/N for i = 0 … N − 1, which is kdiff's uniform grid; the scheduler appends the last 0."""
+        return [1 - t for t in uniform_times(num_inference_steps)[:-1].tolist()]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        num_samples: int = 1,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
+        num_inference_steps: int = 50,
+        sigmas: list[float] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        last_step: Literal["data", "euler"] = "data",
+        output_type: str | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """Draw samples, returned as `ImagePipelineOutput(images=…)` or as a tuple of one element.
+
+        Args:
+            class_labels: one label for all samples, or one per sample; no class if left out.
+            num_samples: the number of samples, unless class_labels or latents determine it.
+            guidance_scale: the scale w of classifier-free guidance, which needs class_labels; 1 is no guidance.
+            guidance_interval: guide while low < t < high, where t = 1 − σ.
+            guidance_rescale: from 0 to 1, how far the spread of guided samples is brought to that of unguided samples.
+            num_inference_steps: the number of steps N, if `sigmas` is left out.
+            sigmas: falling from 1, without the last 0; 1 − i/N if left out. A scheduler that takes no sigmas uses its own.
+            generator: draws the noise; a list has one generator per sample.
+            latents: starting points (num, *shape) to use instead of drawn noise, with the model's noise scale.
+            last_step: "data" makes the last evaluation of the model without its clamp, so that an Euler step ends at the data
+                prediction; "euler" keeps the clamp, as the paper's sampler does.
+            output_type: "pil" for PIL images; "np" for arrays (num, H, W, C) in [0, 1]; "pt" for (num, *shape) in the data's
+                units, or decoded images in [−1, 1] for a run on latents; "latent" for normalised samples, as the model uses
+                them. The default is "pil" for images, otherwise "pt".
+            return_dict: True to return an `ImagePipelineOutput`, False for a tuple.
+
+        Raises:
+            ValueError: the labels or starting points do not fit the model; the model does not have this output type; the
+                scheduler is not for flow matching.
+        """
+        data = self.config.data or {"normalisation": Normalisation.none().describe(), "image": None}
+        output_type = output_type or ("pil" if data["image"] else "pt")
+        if output_type not in OUTPUTS or (output_type in ("pil", "np") and not data["image"]):
+            raise ValueError(
+                f"output_type is {output_type!r}; expected one of {', '.join(OUTPUTS if data['image'] else OUTPUTS[2:])}"
+            )
+        device, last = self._execution_device, 0.0 if last_step == "data" else None
+        count = num_samples if latents is None else len(latents)
+        labels = self._labels(class_labels, count, device)
+        if guidance_scale != 1 and labels is None:
+            raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1 for no guidance")
+        z = self._start(count if labels is None else len(labels), latents, generator, device)
+        timesteps = self._timesteps(num_inference_steps, sigmas, device)
+        guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
+        for i, timestep in enumerate(self.progress_bar(timesteps)):
+            clamp = last if i == len(timesteps) - 1 else None
+            output = self._output(z, timestep, labels, guidance, clamp)
+            z = self.scheduler.step(output, timestep, z, return_dict=False)[0]
+        images = self._shown(z, output_type, data)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _labels(self, given: int | Sequence[int] | Tensor | None, count: int, device: torch.device) -> Tensor | None:
+        if given is None:
+            return None
+        classes = self.transformer.config.num_classes
+        labels = torch.as_tensor(given, device=device).long()
+        labels = labels.expand(count) if labels.ndim == 0 else labels
+        if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > classes or not classes:
+            known = f"whole numbers from 0 to {classes - 1}, or {classes} for no class"
+            what = f"expected {known}" if classes else "leave them out, because this model was trained without classes"
+            raise ValueError(f"class_labels are {labels.tolist()}; {what}")
+        return labels
+
+    def _start(
+        self,
+        count: int,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> Tensor:
+        config, shape = self.transformer.config, (count, *self.transformer.config.shape)
+        if latents is None:
+            return config.noise_scale * randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        if tuple(latents.shape) != shape:
+            raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
+        return latents.to(device)
+
+    def _timesteps(self, steps: int, sigmas: list[float] | None, device: torch.device) -> Tensor:
+        """Set the steps of the scheduler; returns its timesteps."""
+        scheduler, config = self.scheduler, self.scheduler.config
+        name = type(scheduler).__name__
+        if not name.startswith("FlowMatch") and not (
+            config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
+        ):
+            raise ValueError(
+                f"the scheduler is {name} with prediction_type={config.get('prediction_type')!r}; expected one for flow "
+                'matching: FlowMatch…, or one with use_flow_sigmas=True and prediction_type="flow_prediction"'
+            )
+        if config.num_train_timesteps != TIMESTEPS:
+            raise ValueError(f"num_train_timesteps of the scheduler is {config.num_train_timesteps}; expected {TIMESTEPS}")
+        if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+            scheduler.set_timesteps(sigmas=np.asarray(self.sigmas(steps) if sigmas is None else sigmas), device=device)
+        elif sigmas is None:
+            scheduler.set_timesteps(steps, device=device)
+        else:
+            raise ValueError(f"{name} takes no sigmas; leave them out, or use another scheduler")
+        return scheduler.timesteps
+
+    def _output(
+        self, z: Tensor, timestep: Tensor, labels: Tensor | None, guidance: dict[str, Any], clamp: float | None
+    ) -> Tensor:
+        """n̂ − x̂ with guidance."""
+
+        def velocity(z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            return -self.transformer(z, timestep, y, clamp, return_dict=False)[0]
+
+        null = {"y": self.transformer.config.num_classes}
+        guided = guided_velocity(velocity, {} if labels is None else {"y": labels}, null, **guidance)
+        return -guided(z, KDiffTransformer.time(timestep, z))
+
+    def _shown(self, z: Tensor, output_type: str, data: dict[str, Any]) -> Any:
+        """Convert normalised samples to `output_type`, and decode latents."""
+        if output_type == "latent":
+            return z
+        normalisation = Normalisation.from_description(data["normalisation"])
+        raw = normalisation.undo(z)
+        if self.vae is not None:
+            raw = self.vae.decode(raw.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+        if output_type == "pt":
+            return raw
+        low, high = data["image"]["low"], data["image"]["high"]
+        pixels = ((raw if self.vae is not None else z) - low) / (high - low)
+        array = pixels.clamp(0, 1).permute(0, 2, 3, 1).cpu().float().numpy()
+        return array if output_type == "np" else self.numpy_to_pil(array)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
+        """Save like every pipeline, with two small files that let diffusers find its classes; ValueError for push_to_hub."""
+        if push_to_hub:
+            raise ValueError("push_to_hub is True; to upload a run, use kdiff export RUN --push-to-hub OWNER/NAME")
+        super().save_pretrained(save_directory, **options)
+        folder = Path(save_directory)
+        for part in folder.glob("*/config.json"):
+            _change(part, _name_or_path=None)  # the path on this machine from which the part was loaded
+        _write_code(folder / "pipeline.py", "The pipeline", KDiffPipeline)
+        _write_code(folder / "transformer" / "kdiff_transformer.py", "The network and its target", KDiffTransformer)
+        classes = {
+            "_class_name": ["pipeline", KDiffPipeline.__name__],
+            "transformer": ["kdiff_transformer", KDiffTransformer.__name__],
+        }
+        _change(folder / "model_index.json", **classes)
+
+
+def _change(path: Path, **entries: Any) -> None:
+    """Change entries of a JSON file; an entry set to None is removed."""
+    changed = {**json.loads(path.read_text(encoding="utf-8")), **entries}
+    there = {key: value for key, value in changed.items() if key not in entries or value is not None}
+    path.write_text(json.dumps(there, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_code(path: Path, what: str, kind: type) -> None:
+    path.write_text(CODE.format(what=what, module=kind.__module__, name=kind.__name__), encoding="utf-8")

@@ -1,0 +1,163 @@
+"""One picture of a comparison: samples of each target side by side, k over the steps, and quality with spread and floors.
+
+With three or more fixed k, the picture also has curves of quality and of the losses against k. Samples are then shown for only
+some of many fixed k.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from kdiff.data import Dataset
+from kdiff.evaluation.subsets import matched_heldout
+from kdiff.report.curve import FLOOR, draw_curve, draw_losses, logarithmic
+from kdiff.report.drawing import INK, new_figure, panel, plain, save_figure, scale_to, view_of
+from kdiff.run.generate import generate
+from kdiff.run.metrics import read_metrics
+from kdiff.run.run import load_run, target_at_start
+from kdiff.studies.comparison import MEASURES, best_target, fixed_targets, has_curve, main_measure, summarise
+from kdiff.studies.runner import Job
+
+MAX_COLUMNS = 7
+COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
+NAMED = dict(zip(("noise", "velocity", "data", "learned"), COLOURS))
+OFF_SCALE = 20  # a target whose measure is that many times as high as the best is drawn beyond the scale
+
+
+def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, Any]], dataset: Dataset) -> None:
+    """Draw the samples of the first seed (paper's sampler with a clean last step), and k and quality of all seeds."""
+    targets = shown_targets(rows)
+    colours = target_colours(targets)
+    view = view_of(dataset.part("train")[0], dataset.manifold)
+    columns = min(len(targets) + 1, MAX_COLUMNS)
+    lines = math.ceil((len(targets) + 1) / columns)
+    charts = 2 if has_curve(rows) else 1
+    figure = new_figure(max(2.3 * columns, 8), 2.6 * lines + 3 * charts)
+    grid = figure.add_gridspec(1 + charts, 1, height_ratios=[lines, *[1.15] * charts])
+    top = grid[0].subgridspec(lines, columns)
+
+    panel(figure, top[0, 0], matched_heldout(dataset)[: view.shown], view, "held-out data", INK)
+    for i, target in enumerate(targets, start=1):
+        run = load_run(next(job for job in jobs if job.target == target).folder)
+        x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")
+        panel(figure, top[i // columns, i % columns], x, view, target, colours[target])
+
+    measure = main_measure(rows)
+    count = len({job.config.seed for job in jobs})
+    facts = f"{rows[0]['num_samples']} samples, {count} seed{'s' if count > 1 else ''}"
+    if has_curve(rows):
+        quality, losses = _two(figure, grid[1])
+        draw_curve(quality, rows, measure, colours=colours)
+        plain(quality, f"{MEASURES[measure]} against k (clean last step; {facts}; lower is better)", size=8)
+        draw_losses(losses, rows, colours, clamped=jobs[0].config.loss_space == "v")
+        plain(losses, "training loss and its parts against k", size=8)
+    over_time, quality = _two(figure, grid[charts])
+    draw_over_time(over_time, jobs, colours)
+    _draw_quality(quality, rows, measure, colours)
+    plain(quality, f"{MEASURES[measure]} ({facts}; lower is better)", size=8)
+    save_figure(figure, path)
+
+
+def shown_targets(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The targets whose samples are shown: all of them if they fit in one line, or if there is no curve over k.
+
+    Otherwise all that are not a fixed k, the named ones, and the best, the first, the middle and the last fixed k.
+    """
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    if len(targets) < MAX_COLUMNS or not has_curve(rows):
+        return targets
+    fixed = fixed_targets(rows)
+    ordered = list(fixed)
+    middle = min(ordered, key=lambda target: abs(2 * fixed[target] - fixed[ordered[0]] - fixed[ordered[-1]]))
+    kept = {*NAMED, ordered[0], middle, ordered[-1], best_target(rows, fixed)}
+    return [target for target in targets if target in kept or target not in fixed]
+
+
+def target_colours(targets: Sequence[str]) -> dict[str, str]:
+    """A colour for each target. The usual four targets have the same colour in every picture."""
+    taken = {NAMED[target] for target in targets if target in NAMED}
+    free = itertools.cycle([colour for colour in COLOURS if colour not in taken])
+    return {target: NAMED.get(target) or next(free) for target in targets}
+
+
+def draw_over_time(axes: Axes, jobs: Sequence[Job], colours: Mapping[str, str]) -> None:
+    """Draw the main number of each target over the steps, for all seeds, from its value before the first step."""
+    names: dict[str, None] = {}
+    for job in jobs:
+        first = target_at_start(job.folder)
+        for name in list(first.scalars)[:1]:
+            # A line of metrics holds the number after its step, so at the first line it has already moved.
+            rows = [{"step": 0, **first.scalars}, *read_metrics(job.folder / "metrics.jsonl")]
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if job.target in colours:
+                axes.plot(*zip(*points), color=colours[job.target], linewidth=1.2)
+                names[name] = None
+                scale_to(axes, first.axis)
+    axes.set(xlabel="step", ylabel=", ".join(names))
+    plain(axes, f"{', '.join(names) or 'targets'} over the steps", size=8)
+
+
+def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
+    """Draw all seeds of the targets that have a colour, with floors. Arrows with the mean stand for values beyond the scale."""
+    targets = list(colours)
+    summaries = {(t, sampler): summarise(rows, t, sampler, measure) for t in targets for sampler in ("paper", "clean")}
+    clean = [summaries[target, "clean"] for target in targets]
+    # The scale must show the best samples, the best groups and the floor of the groups.
+    limit = OFF_SCALE * max(min(s.mean for s in clean), min(s.grouped for s in clean), clean[0].heldout)
+    beyond = False
+    for i, target in enumerate(targets):
+        groups = []
+        for sampler, marker, offset in (("paper", "o", -0.12), ("clean", "D", 0.12)):
+            seeds = [r["value"] for r in rows if (r["target"], r["sampler"], r["measure"]) == (target, sampler, measure)]
+            groups.append((offset, seeds, marker, colours[target] if sampler == "clean" else "white"))
+            exact = summaries[target, sampler].exact
+            if exact is not None:
+                axes.plot([i + offset - 0.1, i + offset + 0.1], [exact] * 2, color=FLOOR, linewidth=1.5)
+        groups.append((0.34, [summaries[target, "clean"].grouped], "s", "white"))
+        for offset, values, marker, filled in groups:
+            style: dict[str, Any] = {"color": colours[target], "mfc": filled, "markersize": 4.5}
+            if statistics.mean(values) <= limit:
+                axes.plot([i + offset] * len(values), values, marker, alpha=0.8, **style)
+                continue
+            beyond = True
+            _mark_beyond(axes, i + offset, statistics.mean(values), marker, style)
+    axes.set_xlim(-0.5, len(targets) - 0.5)
+    turned = len(targets) > 4
+    axes.set_xticks(range(len(targets)), targets, rotation=15 if turned else 0, fontsize=8)
+    handles = [
+        axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
+        axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
+        axes.plot([], [], "s", color=INK, mfc="white", markersize=5, label=f"clean, in groups of {rows[0]['group_size']}")[0],
+        axes.axhline(clean[0].heldout, linestyle=":", color=INK, linewidth=1, label="floor of the groups: held-out data"),
+    ]
+    if any(summary.exact is not None for summary in summaries.values()):
+        handles.append(axes.plot([], [], "-", color=FLOOR, label="floor: exact denoiser")[0])
+    logarithmic(axes)
+    if beyond:
+        # This leaves room for the arrows and their numbers above everything else.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.3)
+        handles.append(axes.plot([], [], "^", color=INK, markersize=4, label="beyond the scale; the number is the mean")[0])
+    axes.legend(
+        handles=handles, fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2 if turned else -0.12)
+    )
+
+
+def _mark_beyond(axes: Axes, x: float, value: float, marker: str, style: Mapping[str, Any]) -> None:
+    """Draw a marker at the upper edge, with an arrow above it and the value below it."""
+    edge = axes.get_xaxis_transform()
+    axes.plot(x, 0.99, "^", color=style["color"], markersize=4, transform=edge)
+    axes.plot(x, 0.93, marker, transform=edge, **style)
+    axes.text(x, 0.89, f"{value:.3g}", rotation=90, fontsize=7, ha="center", va="top", color=style["color"], transform=edge)
+
+
+def _two(figure: Any, place: Any) -> tuple[Axes, Axes]:
+    halves = place.subgridspec(1, 2)
+    return figure.add_subplot(halves[0]), figure.add_subplot(halves[1])

@@ -1,0 +1,240 @@
+"""Pictures of a run's curves and samples, files of samples, and the text of `kdiff info`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdiff.config.parts import Part
+from kdiff.config.plain import as_dict
+from kdiff.config.sampling import sampler_options
+from kdiff.config.training import TrainConfig
+from kdiff.data import Normalisation
+from kdiff.data.samples import is_image
+from kdiff.files.atomic import write_json
+from kdiff.files.tensors import save_tensors
+from kdiff.report.curve import LOSSES, shown_losses
+from kdiff.report.drawing import INK, Images, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
+from kdiff.run.checkpoint import list_checkpoints
+from kdiff.run.environment import describe_environment
+from kdiff.run.folder import warn
+from kdiff.run.generate import generate
+from kdiff.run.run import Run
+
+SAID = ("data", "network")  # settings that have their own lines in the text of `kdiff info`
+ENDINGS = (".png", ".safetensors", ".json")
+
+
+def _image_shape(run: Run) -> tuple[int, ...] | None:
+    """The shape of the images that samples of a run are drawn as, decoded if the run is on latents; None for points."""
+    shape = tuple(run.latents["images"]["shape"]) if run.latents else run.shape
+    return shape if is_image(shape) else None
+
+
+def seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
+    """What is drawn for normalised samples x of a run, decoded if the run is on latents, and the view (`view` if given)."""
+    if run.latents and _image_shape(run):
+        return run.decode(run.normalisation.undo(x)), view or Images(-1, 1)
+    return x, view or _view(run, x)
+
+
+def _view(run: Run, x: Tensor) -> View:
+    """The view for normalised samples x of a run. If the run's data cannot be loaded, the samples themselves set the view."""
+    if _image_shape(run):
+        return Images(run.data["min"], run.data["max"])
+    try:
+        dataset = run.dataset()
+    except (ValueError, OSError):
+        return Points(x)
+    return view_of(dataset.part("train")[0], dataset.manifold)
+
+
+def draw_run(run: Run) -> list[Path]:
+    """Draw training.png (loss, its two parts, k), a picture in samples/, and denoising.png; returns the pictures."""
+    curves, rows = run.folder / "training.png", run.metrics()
+    figure = new_figure(8, 3)
+    loss, own = figure.subplots(1, 2)
+    steps = [row["step"] for row in rows]
+    # One or two lines of metrics are hard to see as a curve, so they get markers.
+    line: dict[str, Any] = {"linewidth": 1.2, "marker": "." if len(rows) < 3 else ""}
+    for name in shown_losses(rows):
+        label, colour = LOSSES[name] if name != "loss" else (f"{run.config.loss_space}-loss", INK)
+        loss.plot(steps, [row[name] for row in rows], label=label, color=colour, **line)
+    loss.set(xlabel="step", yscale="log")
+    plain(loss, "loss", size=8, label=8, loc="best")
+    target = run.model.target.describe()
+    main = next(iter(target.scalars), "")
+    if main:
+        own.plot(steps, [row[main] for row in rows], color="#55a868", **line)
+    own.set(xlabel="step")
+    scale_to(own, target.axis)
+    plain(own, main, size=8, label=8)
+    save_figure(figure, curves)
+    return [curves, draw_samples(run), draw_denoising(run)]
+
+
+def draw_samples(run: Run) -> Path:
+    """Draw samples/step_….png and its files with the options of the run's configuration, as `kdiff sample` does."""
+    stem = run.folder / "samples" / f"step_{run.step:08d}_seed_0"
+    return sample_to_files(run, shown_samples(run), 0, stem, **sampler_options(run.config.sampling))[0]
+
+
+def shown_samples(run: Run) -> int:
+    """How many samples of a run a picture shows."""
+    return Images.shown if _image_shape(run) else Points.shown
+
+
+class SampleGrids:
+    """Draws samples into RUN/samples during training, always from the same noise and labels, so each sample keeps its place."""
+
+    def __init__(self) -> None:
+        self._view: View | None = None
+
+    def __call__(self, run: Run) -> None:
+        """Draw one picture. If the file cannot be written, a warning says so and the run continues."""
+        path = run.folder / "samples" / f"step_{run.step:08d}_seed_0.png"
+        if path.exists():  # a resumed run passes the same steps with the same weights
+            return
+        options = sampler_options(run.config.sampling)
+        x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **options)
+        pictures, self._view = seen(run, x, self._view)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            save_samples(path, pictures, self._view, _title(run))
+        except OSError as error:
+            warn(run.folder, f"the picture of the samples at step {run.step} was not written: {error}")
+
+
+def draw_denoising(run: Run) -> Path:
+    """Draw denoising.png: how noise becomes samples, a column for each time. Images have a row each; points have one row."""
+    states: list[tuple[str, Tensor]] = []
+    shape = _image_shape(run)
+    num, columns, every = (6, 9, 6) if shape else (Points.shown // 2, 5, 12)
+
+    def keep(step: int, t: Tensor, z: Tensor) -> None:
+        if step % every == 0:
+            states.append((f"t = {t:g}", z.cpu()))
+
+    options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
+    x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
+    _, view = seen(run, x)
+    if isinstance(view, Images) and shape:
+        height, width = shape[1:]
+        figure = new_figure(columns * 0.8, num * 0.8 * height / width + 0.5)
+        axes = figure.add_subplot()
+        view.draw(axes, torch.stack([seen(run, z, view)[0] for _, z in states], dim=1).flatten(0, 1), columns)
+        centres = [(i + 0.5) * (width + 1) - 1 for i in range(columns)]
+        axes.set_xticks(centres, [title for title, _ in states], fontsize=7)
+        axes.tick_params(length=0)
+    else:
+        figure = new_figure(columns * 2.0, 2.3)
+        for axes, (title, z) in zip(figure.subplots(1, columns), states):
+            view.draw(axes, z)
+            axes.set_title(title, fontsize=8)
+    figure.suptitle(_title(run), fontsize=9, color=INK)
+    path = run.folder / "denoising.png"
+    save_figure(figure, path)
+    return path
+
+
+def _title(run: Run) -> str:
+    return f"{run.data['name']}, target {run.config.target}, step {run.step}"
+
+
+def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Run | None = None, **options: Any) -> list[Path]:
+    """Draw samples and write a picture, the values (safetensors: x in the data's units, y) and a stamp (JSON).
+
+    The values of a run on latents also hold the decoded images, in units of their own.
+
+    Args:
+        run: the run that samples are drawn from.
+        num: the number of samples.
+        seed: the seed of their noise and labels.
+        stem: the path of the files without their endings; a name in RUN/samples if left out.
+        weaker: the run of a weaker model, from which guidance leads away.
+        options: the options of `Run.sample`.
+
+    Raises:
+        ValueError: the two runs differ in the shape of samples, the noise scale or the normalisation.
+    """
+    if weaker:
+        for what, theirs, ours in (
+            ("sample shape", weaker.shape, run.shape),
+            ("noise_scale", weaker.model.noise_scale, run.model.noise_scale),
+            ("normalisation", weaker.data["normalisation"], run.data["normalisation"]),
+        ):
+            if theirs != ours:
+                raise ValueError(f"{weaker.folder} has the {what} {theirs} and {run.folder} has {ours}; expected the same")
+    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options)}"
+    stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, progress="sampling", **options)
+    files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
+    pictures, view = seen(run, run.normalisation.apply(x))
+    tensors = {"x": x} if y is None else {"x": x, "y": y}
+    if run.latents and _image_shape(run):
+        tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(pictures)
+    save_tensors(files[1], tensors)
+    stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
+    if weaker:
+        stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
+    decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
+    write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
+    save_samples(files[0], pictures, view, _title(run))
+    return files
+
+
+def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
+    """The end of the name of files drawn with options other than those of training, so that no other file is overwritten."""
+    own = sampler_options(run.config.sampling)
+    guidance = options.get("guidance", own["guidance"])
+    told = f"_guidance_{guidance:g}" if {guidance, own["guidance"]} != {1} else ""
+    other: dict[str, Any] = {name: value for name, value in options.items() if name != "guidance" and value != own.get(name)}
+    if run.weights != f"ema {run.config.ema[0]:g}":
+        other["weights"] = run.weights
+    if weaker:
+        other["weaker"] = (str(weaker.folder), weaker.step, weaker.weights)
+    digest = hashlib.blake2b(repr(sorted(other.items())).encode(), digest_size=3).hexdigest()
+    return told + (f"_other_{digest}" if other else "")
+
+
+def settings(config: TrainConfig) -> dict[str, str]:
+    """Every setting as text: components in their short form, parts of a setting under names like "sampling.steps"."""
+    found: dict[str, str] = {}
+    for name, value in as_dict(config).items():
+        part = getattr(config, name)
+        if isinstance(part, Part):
+            found[name] = str(part)
+        elif isinstance(value, dict):
+            found |= {f"{name}.{part}": str(one) for part, one in value.items()}
+        else:
+            found[name] = str(value)
+    return found
+
+
+def describe_run(run: Run) -> str:
+    """What a run folder holds, as the text of `kdiff info`."""
+    data, rows, network = run.data, run.metrics(), run.model.network
+    checkpoints = ", ".join(str(int(path.name.removeprefix("step_"))) for path in list_checkpoints(run.folder / "checkpoints"))
+    last, split = rows[-1] if rows else {}, ""
+    if "loss_across" in shown_losses(rows):
+        split = f" ({last['loss_along']:.4g} along the principal directions of the data, {last['loss_across']:.4g} across them)"
+    lines = {
+        "run": run.folder,
+        "data": f"{data['name']}: {data['counts']['train']} training samples of shape {tuple(data['shape'])}, "
+        f"{data['num_classes'] or 'no'} classes, normalisation {data['normalisation']['kind']!r}",
+        "variance": f"total {data['total_variance']:.4g} in {math.prod(data['shape'])} dimensions, after normalisation",
+        "network": f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters",
+        "target": f"{run.model.target} in the weights {run.weights}",
+        "path": f"{run.model.path}, times in training: {run.model.timesteps}",
+        "progress": f"step {last.get('step', 0)} of {run.config.steps}",
+        "loss": f"{last.get('loss', float('nan')):.4g}{split}",
+        "checkpoints": checkpoints,
+        "settings": ", ".join(f"{name} {value}" for name, value in settings(run.config).items() if name not in SAID),
+    }
+    return "\n".join(f"{name:12}{value}" for name, value in lines.items())

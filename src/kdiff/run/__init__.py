@@ -1,0 +1,1 @@
+"""Run folders: how they are written and read back, with checkpoints, metrics, averaged weights and generated samples."""

@@ -1,0 +1,87 @@
+"""Making the data and the model that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import kdiff.data
+from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
+from kdiff.config.parts import Spec, parse
+from kdiff.config.studies import EstimateConfig
+from kdiff.config.training import ModelConfig
+from kdiff.data import Dataset, Moments
+from kdiff.model import KDiff
+from kdiff.networks import find_network
+from kdiff.path import find_path
+from kdiff.sampling import find_timesteps
+from kdiff.sampling.noise import mix_seed
+from kdiff.targets import find_target
+
+FINDERS: dict[str, Callable[..., Callable[[], Any]]] = {
+    "network": find_network,
+    "target": find_target,
+    "path": find_path,
+    "timesteps": find_timesteps,
+}
+
+
+def build(kind: str, spec: Spec, **given: Any) -> Any:
+    """The object that `spec` names; `kind` is "network", "target", "path" or "timesteps".
+
+    `given` holds values that the caller knows (the shape of the data, …). Those that the signature accepts are passed on.
+    Raises ValueError if the name or an option is unknown, or if the class refuses a value.
+    """
+    part = parse(spec)
+    make = FINDERS[kind](part, **given)
+    try:
+        return make()
+    except TypeError as error:
+        raise ValueError(f"{part.name} cannot be built from {part.options}: {error}") from error
+
+
+def load_dataset(config: ModelConfig | AutoencoderConfig | EncodeConfig | EstimateConfig) -> Dataset:
+    """Load the data that a configuration names."""
+    return kdiff.data.load(config.data.name, **config.data.options)
+
+
+def build_model(
+    config: ModelConfig,
+    target: Spec,
+    shape: tuple[int, ...],
+    num_classes: int,
+    seed: int = 0,
+    moments: Callable[[], Moments] | None = None,
+) -> KDiff:
+    """The model that a configuration describes. The same seed gives the same initial weights, whatever the target is.
+
+    `moments` computes the moments of the training data, for a target that needs them; None will do if weights are loaded later.
+    The user's own network is called as Network(shape=…, num_classes=…, **options), as far as its signature has these.
+    """
+    own = config.network.options.get("num_classes", num_classes)
+    if own != num_classes:
+        raise ValueError(
+            f"the network {config.network} has {own} classes, but the data have {num_classes}. Leave num_classes out of the "
+            "network's options; it is an option of the data, as in --data.num_classes"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix_seed(seed))
+        network = build("network", config.network, num_classes=num_classes, **_size(shape))
+    return KDiff(
+        network,
+        build("target", target, shape=shape, moments=moments),
+        build("path", config.path),
+        build("timesteps", config.timesteps),
+        null={"y": num_classes} if num_classes else None,
+        null_rate=config.null_rate if num_classes else 0.0,
+        loss_space=config.loss_space,
+        noise_scale=config.noise_scale,
+        cosine_weight=config.cosine_weight,
+    )
+
+
+def _size(shape: tuple[int, ...]) -> dict[str, Any]:
+    """The size of the samples, in the forms that signatures of networks use."""
+    return {"shape": shape, **({"channels": shape[0], "image_size": shape[1:]} if len(shape) == 3 else {})}

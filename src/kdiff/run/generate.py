@@ -1,0 +1,91 @@
+"""Any number of samples of a model. Sample i has the same label and noise (a stochastic solver's too) in any batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kdiff.data.progress import shown
+from kdiff.model import KDiff
+from kdiff.sampling import draw_noise
+from kdiff.sampling.times import uniform_times
+
+Batch = tuple[range, Tensor, dict[str, Any]]  # indices, noise and conditions
+
+
+def balanced_labels(indices: range, counts: list[int]) -> Tensor:
+    """Labels for the samples with these indices, in the proportions of `counts`, evenly spread over any range of indices.
+
+    Sample i takes the class at the quantile frac(i · golden ratio). Like its noise, its class does not depend on the batch.
+    """
+    share = torch.tensor(counts, dtype=torch.float64)
+    quantiles = (torch.tensor([index + 0.5 for index in indices], dtype=torch.float64) * (5**0.5 - 1) / 2) % 1
+    return torch.searchsorted((share / share.sum()).cumsum(0), quantiles, right=True).clamp(max=len(counts) - 1)
+
+
+@torch.no_grad()
+def generate(
+    model: KDiff,
+    num: int,
+    shape: tuple[int, ...],
+    class_counts: list[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    start: int = 0,
+    progress: str | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The samples number start … start + num − 1 of a model (normalised), and their labels, on the CPU.
+
+    `options` are those of `KDiff.sample`. `progress` is the name of the progress bar; None shows no bar. Sample i is the same
+    for every start and num. If the batches are the same too, it is the same to the last bit.
+    """
+    samples, labels = [], []
+    batches = _batches(model, range(start, start + num), shape, class_counts, seed, batch_size)
+    for indices, noise, conditions in _shown(batches, num, progress):
+        samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
+        labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
+    return torch.cat(samples), torch.cat(labels) if class_counts else None
+
+
+@torch.no_grad()
+def generate_ends(
+    model: KDiff,
+    last_steps: Sequence[Literal["euler", "data"]],
+    num: int,
+    shape: tuple[int, ...],
+    class_counts: list[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    steps: int = 50,
+    progress: str | None = None,
+    **options: Any,
+) -> list[Tensor]:
+    """The samples of `generate` for each of these last steps. The steps before the last (at least one) are shared."""
+    grid = uniform_times(steps)
+    samples: list[list[Tensor]] = [[] for _ in last_steps]
+    for indices, noise, conditions in _shown(_batches(model, range(num), shape, class_counts, seed, batch_size), num, progress):
+        options = {**options, "indices": indices, "seed": seed}
+        z = model.sample(noise, times=grid[:-1], last_step="euler", **conditions, **options)
+        for ends, last_step in zip(samples, last_steps):
+            ends.append(model.sample(z, times=grid[-2:], last_step=last_step, **conditions, **options).cpu())
+    return [torch.cat(ends) for ends in samples]
+
+
+def _shown(batches: Iterator[Batch], num: int, progress: str | None) -> Iterator[Batch]:
+    return shown(batches, num, progress, lambda batch: len(batch[0]), "sample") if progress else batches
+
+
+def _batches(
+    model: KDiff, samples: range, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
+) -> Iterator[Batch]:
+    """The indices, the noise and the conditions of these samples, batch by batch, on the device of the model."""
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    for start in range(samples.start, samples.stop, batch_size):
+        indices = range(start, min(start + batch_size, samples.stop))
+        conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
+        yield indices, model.noise_scale * draw_noise(indices, shape, seed).to(device), conditions

@@ -1,0 +1,249 @@
+"""Experiments as cells × targets × seeds: matched, resumable runs in a few worker processes with one thread each.
+
+Runs of the same cell and seed share initial weights, data order, times and noise, both in training and in the samples that are
+judged. They differ only in their target. The spread over seeds is that of training and of sampling together. Each run is a run
+folder. A finished run is not run again; an interrupted run is resumed from its newest checkpoint.
+
+    OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
+    OUT/results.csv                          tidy: one row per run, sampler and measure. k: of the averaged weights at the end;
+                                             k_last: of the weights themselves; k_before: like k_last, at three quarters of the
+                                             steps, from the last line logged by then (or from the first line)
+    OUT/results.json                         the same, with configuration and environment
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from kdiff.config.parts import Spec, parse, slug
+from kdiff.config.plain import as_dict, from_dict
+from kdiff.config.training import TrainConfig
+from kdiff.evaluation.judge import Judge, evaluate
+from kdiff.files.atomic import read_json, write_json, write_text
+from kdiff.run.build import load_dataset
+from kdiff.run.checkpoint import list_checkpoints
+from kdiff.run.environment import describe_environment
+from kdiff.run.folder import locked
+from kdiff.run.heap import keep_freed_memory
+from kdiff.run.metrics import read_metrics
+from kdiff.run.run import Run, load_run
+from kdiff.run.signals import acting_once
+from kdiff.training.trainer import train_run
+
+
+class RunFailed(RuntimeError):
+    """A run of an experiment failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its folder, its settings, and the number of samples that judge it (0: it is not judged)."""
+
+    cell: str
+    target: str
+    config: TrainConfig
+    folder: Path
+    num_samples: int
+    exact: bool
+
+
+def make_jobs(
+    cells: Mapping[str, TrainConfig], targets: Sequence[Spec], seeds: Sequence[int], out: Path, num_samples: int, exact: bool
+) -> list[Job]:
+    """All runs, seed by seed, so that a whole comparison is ready early. Only the first seed has `exact` floors."""
+    labels = [str(parse(target)) for target in targets]
+    if len(set(labels)) < len(labels) or not labels or not seeds:
+        raise ValueError(f"targets are {labels} and seeds {list(seeds)}; expected at least one of each, and no target twice")
+    return [
+        Job(
+            cell=cell,
+            target=label,
+            config=replace(config, target=target, seed=seed),
+            folder=out / "runs" / slug(cell) / slug(label) / f"seed_{seed}",
+            num_samples=num_samples,
+            exact=exact and seed == seeds[0],
+        )
+        for seed, (cell, config), (target, label) in itertools.product(seeds, cells.items(), zip(targets, labels))
+    ]
+
+
+def execute(job: Job) -> None:
+    """Train and judge one run, as far as this has not been done."""
+    stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
+    done = job.folder / "evaluation.json"
+    if done.exists() and _as_now(read_json(done).get("job")) == stamp:
+        return
+    if (job.folder / "finished.json").exists():
+        run = _load_matching(job)
+    else:
+        run = train_run(job.config, job.folder, resume=(job.folder / "config.yaml").exists())
+    started = time.perf_counter()
+    if job.num_samples:
+        result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
+    else:
+        target = run.model.target.describe()
+        result = {"k": target.position, "target_state": target.scalars, "samplers": {}}
+        result["environment"] = describe_environment()
+    write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
+
+
+def _load_matching(job: Job) -> Run:
+    """The run in a job's folder, if it has the job's settings."""
+    run = load_run(job.folder)
+    if as_dict(run.config) != as_dict(job.config):
+        raise ValueError(f"{job.folder} holds a run with other settings; choose another folder with --out, or delete it")
+    return run
+
+
+def _as_now(stamp: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The stamp of a judged run, with the defaults of settings that are newer than it; None for a stamp of another kind."""
+    try:
+        return stamp and {**stamp, "config": as_dict(from_dict(TrainConfig, stamp["config"]))}
+    except (KeyError, ValueError):
+        return None
+
+
+def _start_worker() -> None:
+    """Use one thread. Ignore Ctrl-C, which a terminal sends to workers too: the parent ends them by SIGTERM, so they save."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this worker if its parent was killed; else it would train on and then wait forever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        while True:
+            # The first signal ends the training, the next one ends the wait for more work.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None) -> None:
+    """Run all jobs, at most `workers` at a time, with a progress bar over all their steps.
+
+    Raises:
+        ValueError: a folder with a run of other settings or other data, or with a damaged checkpoint; before any run starts.
+        RunFailed: the first error of a run. The other runs stay as they are, and the same command resumes them.
+    """
+    _check_folders(jobs)
+    total = sum(job.config.steps for job in jobs)
+    bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
+    context = multiprocessing.get_context("spawn")
+    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    with bar, acting_once("ending the current runs; those in training save first"), processes as pool, _ended_with_us():
+        waiting, running, done = list(reversed(jobs)), dict[Future[None], Job](), 0
+        while waiting or running:
+            # Jobs are submitted one by one: the pool would run all that it has been given, even after a failure.
+            while waiting and len(running) < workers:
+                job = waiting.pop()
+                running[pool.submit(execute, job)] = job
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                if error := future.exception():
+                    others = "; the other current runs finish first (Ctrl-C saves and ends them)" if running else ""
+                    tqdm.write(f"{job.folder} failed: {error}{others}", file=sys.stderr)
+                    raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
+                done += 1
+            _show(bar, jobs, done)
+
+
+@contextlib.contextmanager
+def _ended_with_us() -> Iterator[None]:
+    """End the workers if this process is interrupted; those in training save first."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except KeyboardInterrupt:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
+
+
+def _check_folders(jobs: Sequence[Job]) -> None:
+    """Refuse folders whose runs cannot be resumed, before anything is run."""
+    fingerprints: dict[str, str] = {}
+    for job in jobs:
+        if not (job.folder / "config.yaml").exists():
+            continue
+        if not list_checkpoints(job.folder / "checkpoints"):
+            # A run that was interrupted before its first checkpoint has nothing to resume from.
+            with locked(job.folder):
+                shutil.rmtree(job.folder)
+            continue
+        run = _load_matching(job)
+        if job.cell not in fingerprints:
+            fingerprints[job.cell] = load_dataset(job.config).fingerprint
+        if run.data["fingerprint"] != fingerprints[job.cell]:
+            raise ValueError(f"{job.cell} has changed since {job.folder} was begun; choose another --out, or delete the folder")
+
+
+def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:
+    rows = [read_metrics(job.folder / "metrics.jsonl")[-1:] for job in jobs]
+    bar.n = sum(row[0]["step"] for row in rows if row)
+    moving = [f"{job.target} {row[0]['loss']:.3g}" for job, row in zip(jobs, rows) if row and row[0]["step"] < job.config.steps]
+    bar.set_postfix_str(f"{done}/{len(jobs)} runs judged" + (f", loss: {', '.join(moving)}" if moving else ""))
+    bar.refresh()
+
+
+def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]]:
+    """Write results.csv and results.json from the finished runs; returns the tidy rows, one per run, sampler and measure.
+
+    A run that is not judged has one row, without sampler and measure.
+    """
+    rows: list[dict[str, Any]] = []
+    for job in jobs:
+        result = read_json(job.folder / "evaluation.json")
+        last = read_json(job.folder / "finished.json")
+        steps = read_metrics(job.folder / "metrics.jsonl")
+        before = [row for row in steps if row["step"] <= 0.75 * job.config.steps] or steps[:1]
+        # The name of the number that says where the target lies: k, or the target's own main number.
+        position = "" if result["k"] is None else next(iter(result.get("target_state", {})), "k")
+        common = {
+            "cell": job.cell,
+            "target": job.target,
+            "seed": job.config.seed,
+            "k": result["k"],
+            "k_before": before[-1].get(position) if before else None,
+            "k_last": steps[-1].get(position) if steps else None,
+            "loss": last["last"]["loss"],
+            "loss_along": last["last"].get("loss_along"),
+            "loss_across": last["last"].get("loss_across"),
+            "train_seconds": last["seconds"],
+        }
+        if not result["samplers"]:
+            rows.append(common)
+        for sampler, judged in result["samplers"].items():
+            for measure, figure in judged["figures"].items():
+                row = {**common, "sampler": sampler, "measure": measure, **figure}
+                row["heldout"] = result["heldout"][measure]["value"]
+                row["exact"] = judged.get("exact", {}).get(measure, {}).get("value")
+                rows.append(row | {name: result[name] for name in ("num_samples", "group_size")})
+    text = io.StringIO()
+    longest = max(rows, key=len)
+    writer = csv.DictWriter(text, fieldnames=list(longest), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "results.csv", text.getvalue())
+    write_json(out / "results.json", {**facts, "environment": describe_environment(), "rows": rows})
+    return rows

@@ -1,0 +1,49 @@
+"""Targets by name: `noise`, `0.9`, `learned(rate=1)`, or a class path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from kdiff.config.parts import Spec, is_number, parse, resolve
+from kdiff.targets.constant import FixedK, LearnedK
+from kdiff.targets.target import Target
+from kdiff.targets.varied import GeneralTarget, LearnedKOfTime, LearnedPair
+
+TARGETS: dict[str, Callable[..., Target]] = {
+    "noise": partial(FixedK, k=0.0),
+    "velocity": partial(FixedK, k=0.5),
+    "data": partial(FixedK, k=1.0),
+    "fixed": FixedK,
+    "learned": LearnedK,
+    "learned_pair": LearnedPair,
+    "learned_of_time": LearnedKOfTime,
+    "general": GeneralTarget,
+}
+
+
+def find_target(spec: Spec, **given: Any) -> Callable[[], Target]:
+    """A function that builds the target named by `spec`; `kdiff.config.parts.resolve` describes `given` and the errors."""
+    also = "a number (a fixed k), or a class path (package.module.Class)"
+    return resolve("target", spec, TARGETS, given, _number, also)
+
+
+def _number(name: str) -> Callable[..., Target] | None:
+    return partial(FixedK, k=float(name)) if is_number(name) else None
+
+
+def fixed_k(spec: Spec) -> float | None:
+    """The k of a target that is a fixed k and nothing else, such as noise, 0.9 or "fixed(k=0.9)"; None for any other target."""
+    part = parse(spec)
+    factory = TARGETS.get(part.name) or _number(part.name)
+    fixed = factory.keywords if isinstance(factory, partial) else {}
+    options = {**fixed, **part.options}
+    if part.values or options.keys() != {"k"} or not (fixed or factory is FixedK):
+        return None
+    return FixedK(options["k"]).k
+
+
+def as_target(target: Target | Spec) -> Target:
+    """The given target, or the target that a name or a number stands for (see `find_target`)."""
+    return target if isinstance(target, Target) else find_target(target)()

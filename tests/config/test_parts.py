@@ -1,0 +1,200 @@
+"""Parts named in text: every written form is read, every label can be written back, and mistakes are named."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import pytest
+
+from kdiff import FixedK, GeneralTarget, LearnedK, LogitNormal, Uniform, VariancePreservingPath
+from kdiff.config.parts import Part, parse, resolve
+from kdiff.networks import MLP
+from kdiff.run.build import build
+
+MODULE = """
+class Net:
+    def __init__(self, shape, depth=1):
+        self.given = {"shape": shape, "depth": depth}
+
+class Any:
+    def __init__(self, **options):
+        self.given = options
+
+class Positional:
+    def __init__(self, shape, /):
+        self.given = {"shape": shape}
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    package = tmp_path / "kdiff_test_parts"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(MODULE)
+    (package / "needy.py").write_text("import kdiff_no_such_module\n")
+    (package / "broken.py").write_text("import math\nmath.no_such_function\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "kdiff_test_parts"
+    for name in [name for name in sys.modules if name.startswith("kdiff_test_parts")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "options"),
+    [
+        ("learned", "learned", {}),
+        (" learned ", "learned", {}),
+        ("learned()", "learned", {}),
+        ("learned(rate=1)", "learned", {"rate": 1}),
+        ("learned(init=0.25, rate=1e2)", "learned", {"init": 0.25, "rate": 100.0}),
+        ("spiral(embedding=curved)", "spiral", {"embedding": "curved"}),
+        ("spiral(embedding='curved', noise=-0.5)", "spiral", {"embedding": "curved", "noise": -0.5}),
+        ("uniform(stratified=True)", "uniform", {"stratified": True}),
+        ("uniform(stratified=false)", "uniform", {"stratified": False}),
+        ("images.npz(labels=null, normalise=none)", "images.npz", {"labels": None, "normalise": "none"}),
+        ("images.npz(value_range=(0, 255), key='a, (b)')", "images.npz", {"value_range": (0, 255), "key": "a, (b)"}),
+        ("pack.nets.Net(sizes=[1, 2], options={'a': 1})", "pack.nets.Net", {"sizes": [1, 2], "options": {"a": 1}}),
+        ("data (1).npz", "data (1).npz", {}),
+        ({"name": "MLP", "width": 512}, "MLP", {"width": 512}),
+        ({"name": "MLP"}, "MLP", {}),
+        (0.5, "0.5", {}),
+        (1, "1", {}),
+        ("0.50", "0.5", {}),
+        ("0.9(min_denominator=0.1)", "0.9", {"min_denominator": 0.1}),
+        (Part("MLP", {"width": 3}), "MLP", {"width": 3}),
+    ],
+)
+def test_every_written_form_is_read_and_its_label_reads_back(spec, name, options):
+    part = parse(spec)
+    assert (part.name, part.options) == (name, options)
+    assert [type(value) for value in part.options.values()] == [type(value) for value in options.values()]
+    assert parse(str(part)) == part == parse(part)
+    assert parse({"name": part.name, **part.options}) == part
+
+
+@pytest.mark.parametrize("k", [0, 1, 0.5, 1 / 3, 0.9999999, 1 - 2**-53, 1e-12, 0.1 + 0.2])
+def test_a_number_is_a_fixed_k_to_its_last_digit(k):
+    for spec in (k, repr(k), str(parse(k))):
+        target = build("target", spec)
+        assert isinstance(target, FixedK)
+        assert target.k == k
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "  ",
+        "(rate=1)",
+        "learned(rate=)",
+        "learned(rate=1, rate=2)",
+        "learned(rate=1)(init=0.5)",
+        "learned(rate=1)+(2)",
+        "learned(**{'rate': 1})",
+        "learned(rate=__import__('os'))",
+        "learned(rate=a.b)",
+        "learned(rate=1; init=2)",
+    ],
+)
+def test_text_that_is_no_part_is_refused(spec):
+    with pytest.raises(ValueError, match=r"cannot read .*expected name\(option=value"):
+        parse(spec)
+
+
+@pytest.mark.parametrize(("spec", "message"), [(None, "names no part"), (True, "names no part"), ({"width": 1}, "has no name")])
+def test_other_things_are_no_part(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse(spec)
+
+
+def test_short_names_build_what_they_say():
+    assert [build("target", name).k for name in ("noise", "velocity", "data")] == [0.0, 0.5, 1.0]
+    assert build("target", "fixed(k=0.7)").k == 0.7
+    learned = build("target", "learned(init=0.25, rate=1)")
+    assert isinstance(learned, LearnedK)
+    assert learned.k == pytest.approx(0.25)
+    assert learned.rate == 1
+    assert isinstance(build("target", {"name": "general", "a": 1, "b": 1}), GeneralTarget)
+    assert isinstance(build("path", "variance_preserving"), VariancePreservingPath)
+    assert isinstance(build("timesteps", "uniform"), Uniform)
+    law = build("timesteps", "logit_normal(mean=-0.8, std=0.8, stratified=true)")
+    assert isinstance(law, LogitNormal)
+    assert (law.mean, law.std, law.stratified) == (-0.8, 0.8, True)
+    network = build("network", "MLP(width=8)", shape=(3,), num_classes=0)
+    assert isinstance(network, MLP)
+    assert network.input.weight.shape == (8, 3)
+
+
+def test_values_without_a_name_come_first_in_the_signature():
+    def grid(steps, shift, rho=7):
+        return steps, shift, rho
+
+    assert resolve("grid", "mine(5, 0.3)", {"mine": grid})() == (5, 0.3, 7)
+    assert resolve("grid", "mine(0.3, rho=2)", {"mine": partial(grid, 5)})() == (5, 0.3, 2)
+    assert str(parse("mine(0.3, rho=2)")) == "mine(0.3, rho=2)" == parse("mine(0.3, rho=2)").plain()
+    with pytest.raises(ValueError, match=r"the arguments of mine\(1, 2, 3, 4\) do not fit: too many positional arguments"):
+        resolve("grid", "mine(1, 2, 3, 4)", {"mine": grid})
+
+
+def test_a_part_reads_back_from_plain_data():
+    for spec in ("MLP", "0.9", "learned(rate=1)", {"name": "MLP", "width": 8}, "shifted(0.3)", 1e-12):
+        assert parse(parse(spec).plain()) == parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "message"),
+    [
+        ("target", "lerned", "no target is called 'lerned' .did you mean 'learned'"),
+        ("target", "spam", r"no target is called 'spam'\. Known: noise, velocity, data, fixed, learned"),
+        ("network", "MPL", "did you mean 'MLP'"),
+        ("target", "learned(speed=1)", "learned has no option speed; its options are init, rate"),
+        ("network", "MLP(widht=8)", "did you mean width.{2}; its options are width, depth"),
+        ("path", "linear(a=1)", "it takes none"),
+        ("target", "learned(init=2)", "init is 2"),
+        ("target", "learned(init=high)", "learned cannot be built from {'init': 'high'}"),
+        ("target", "fixed", "fixed needs a value for k"),
+        ("target", 1.5, "k is 1.5"),
+        ("target", "nan", "k is nan"),
+        ("target", "noise(k=0.3)", "gives k twice"),
+        ("target", "0.3(k=0.4)", "gives k twice"),
+        ("network", "no_such_package.nets.Net", "cannot import 'no_such_package.nets.Net'.*PYTHONPATH"),
+        ("network", "math.Net", "module 'math' has no 'Net'"),
+        ("network", "math.pi", "math.pi is 3.14.*expected a class"),
+        ("network", "./nets.Net", "a class path .package.module.Class"),
+        ("network", "..nets.Net", "a class path .package.module.Class"),
+        ("network", ".Net", "a class path .package.module.Class"),
+    ],
+)
+def test_mistakes_are_named(kind, spec, message):
+    with pytest.raises(ValueError, match=message):
+        build(kind, spec, shape=(3,), num_classes=2)
+
+
+def test_a_class_path_gets_what_its_signature_has(module):
+    assert build("network", f"{module}.nets.Net", shape=(3,), num_classes=2).given == {"shape": (3,), "depth": 1}
+    assert build("network", f"{module}.nets:Net(depth=4)", shape=(3,)).given == {"shape": (3,), "depth": 4}
+    assert build("network", {"name": f"{module}.nets.Net", "shape": [9]}, shape=(3,)).given == {"shape": [9], "depth": 1}
+    # What a signature takes by ** alone, it may hand on to something that does not know it.
+    assert build("network", f"{module}.nets.Any(width=5)", shape=(3,), num_classes=2).given == {"width": 5}
+
+
+def test_class_paths_that_do_not_work_say_why(module):
+    for spec, message in {
+        f"{module}.nets.Nett": "has no 'Nett'",
+        f"{module}.netz.Net": "netz",
+        f"{module}.needy.Net": "importing .*needy failed: No module named 'kdiff_no_such_module'",
+        f"{module}.nets.Net(width=1)": r"Net has no option width .*its options are depth",
+        f"{module}.nets.Positional": "the arguments of .* do not fit",
+        f"{module}.nets.number": "expected a class",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            build("network", spec, shape=(3,), num_classes=2)
+
+
+def test_an_error_inside_the_users_module_is_not_taken_for_a_missing_class(module):
+    with pytest.raises(ValueError, match=r"importing .*broken failed: AttributeError: .*no_such_function"):
+        build("network", f"{module}.broken.Net", shape=(3,))
