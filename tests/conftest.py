@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kdiff import KDiff
+from kdiff.networks import MLP
+from kdiff.training.objective import DiffusionObjective
+
+if os.environ.get("PYTEST_XDIST_WORKER"):  # several workers share the cores: one thread each, in the processes they start too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would ask the hub fails at once
 
@@ -77,11 +86,97 @@ def stirred() -> Callable[[nn.Module], nn.Module]:
     return draw
 
 
+class Spy(nn.Module):
+    """An MLP with dropout that records its inputs; `before` is called with the number of the call."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.network = MLP((4,), num_classes=3, width=width, depth=2)
+        self.dropout = nn.Dropout(0.1)
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.before: Callable[[int], None] = lambda call: None
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        self.before(len(self.calls))
+        self.calls.append((z.clone(), t.clone(), y.clone()))
+        return self.dropout(self.network(z, t, y))
+
+
+@pytest.fixture
+def samples() -> tuple[Tensor, Tensor]:
+    """100 samples on a plane in four dimensions, three classes."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(3, (100,), generator=generator)
+    x = torch.zeros(100, 4)
+    x[:, :2] = 0.3 * torch.randn(100, 2, generator=generator) + torch.stack([y - 1.0, (y == 1) * 2.0], dim=1)
+    return x, y
+
+
+@pytest.fixture
+def make_objective() -> Callable[..., DiffusionObjective]:
+    """Objectives of a `Spy`; the same seed, the same initial weights."""
+
+    def make(target: object = "learned", seed: int = 0, width: int = 16) -> DiffusionObjective:
+        torch.manual_seed(seed)
+        model = KDiff(Spy(width), target, null={"y": 3}, null_rate=0.2)  # type: ignore[arg-type]
+        return DiffusionObjective(model, torch.eye(4)[:, :2])
+
+    return make
+
+
+@pytest.fixture
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """All files below a folder, hidden ones too, by relative path."""
+    return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """A test that draws without a generator of its own must not depend on which tests ran before it."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
+
+
+# Which tests are slow, for `make test-fast`: measured, and written down in slow.txt by `make test JOBS=0 ARGS=--write-slow`.
+SLOW = Path(__file__).with_name("slow.txt")
+LONG = 0.3  # seconds of a test, or of a fixture, which then makes every test slow that asks for it
+_took: dict[str, float] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-slow", action="store_true", help=f"write the tests and fixtures that take over {LONG} s to slow.txt"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set(SLOW.read_text(encoding="utf-8").split()) if SLOW.exists() else set()
+    for item in items:
+        file, asked = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
+        names = {item.nodeid.partition("[")[0], *(f"{where}::{name}" for name in asked for where in (file, "*"))}
+        if slow & names:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    started = time.perf_counter()
+    result = yield
+    place = f"{request.node.nodeid.partition('::')[0] or '*'}::{fixturedef.argname}"
+    if fixturedef.argname not in ("_cache", "_seed"):
+        _took[place] = max(_took.get(place, 0.0), time.perf_counter() - started)
+    return result
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        name = report.nodeid.partition("[")[0]
+        _took[name] = max(_took.get(name, 0.0), report.duration)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-slow"):
+        SLOW.write_text("\n".join(sorted(name for name, seconds in _took.items() if seconds > LONG)) + "\n", encoding="utf-8")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

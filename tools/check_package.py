@@ -51,7 +51,9 @@ def install(archive: Path, where: Path) -> Path:
     venv.create(where, with_pip=False)
     scripts = where / ("Scripts" if sys.platform == "win32" else "bin")
     pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, str(archive)], check=True)
+    # The wheel by name, as `pip install kdiff` finds it in an index: here the index is the folder that it was built into.
+    by_name = ["--no-index", "--find-links", str(archive.parent), "--only-binary", "kdiff", "kdiff"]
+    subprocess.run([*pip, *(by_name if archive.suffix == ".whl" else [str(archive)])], check=True)
     (site,) = where.rglob("site-packages")
     (site / "borrowed-dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return scripts
