@@ -149,8 +149,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    chosen = config.option.file_or_dir or config.option.keyword or config.option.markexpr
+    if config.getoption("--write-slow") and (chosen or config.getoption("numprocesses", None)):
+        raise pytest.UsageError("--write-slow measures all tests in one process: make test JOBS=0 ARGS=--write-slow")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    slow = set(SLOW.read_text(encoding="utf-8").split()) if SLOW.exists() else set()
+    slow = set(SLOW.read_text(encoding="utf-8").split())
     for item in items:
         file, asked = item.nodeid.partition("::")[0], getattr(item, "fixturenames", ())
         names = {item.nodeid.partition("[")[0], *(f"{where}::{name}" for name in asked for where in (file, "*"))}

@@ -167,9 +167,13 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert arrows == {}
 
 
-def test_every_base_name_is_there_once() -> None:
+def test_every_base_name_and_every_public_class_is_there_once() -> None:
     names = Counter(path.stem for path in ROOMS if path.name != "__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
+    classes = Counter(
+        name for path in ROOMS for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(encoding="utf-8"), re.M)
+    )
+    assert [name for name, count in classes.items() if count > 1] == []
 
 
 def test_contributing_shows_this_order() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import kdiff
+
 ROOT = Path(__file__).resolve().parent.parent
 # The tutorial runs in a test of its own: its Python needs what its commands make.
 PAGES = [ROOT / "README.md", *(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts and p.stem != "tutorial")]
@@ -67,6 +69,22 @@ def test_the_readme_shows_figures_that_its_command_made() -> None:
             for shown, value in zip(cell.split(" ± "), (summary.mean, summary.std), strict=True):
                 digits = len(shown.partition(".")[2])
                 assert float(shown) == pytest.approx(value, abs=0.51 * 10**-digits), (target, measure)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p}" for p in ("", "howto", "results"))]
+)
+def test_pictures_and_pages_that_are_linked_exist(page: str) -> None:
+    files = [ROOT / page] if page.endswith(".md") else list((ROOT / page).glob("*.md"))
+    for file in files:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
+            assert ":" in link or (file.parent / link).exists(), f"{file.relative_to(ROOT)}: {link}"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert f"\nversion: {kdiff.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version = {{{kdiff.__version__}}}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n## [{kdiff.__version__}] - 2" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("data", ["digits", "fashion"])

@@ -222,3 +222,10 @@ def test_sampling_leaves_a_frozen_part_frozen():
     assert model.training
     assert model.network.training
     assert not model.network.hidden.training
+
+
+def test_a_path_by_its_name():
+    assert isinstance(KDiff(torch.nn.Identity(), path="variance_preserving").path, VariancePreservingPath)
+    assert isinstance(KDiff(torch.nn.Identity()).path, LinearPath)
+    with pytest.raises(ValueError, match=r"no path is called 'linaer' \(did you mean 'linear'\?\)"):
+        KDiff(torch.nn.Identity(), path="linaer")

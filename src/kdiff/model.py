@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdiff.path import GaussianPath, LinearPath, broadcast_time
+from kdiff.path import GaussianPath, broadcast_time, find_path
 from kdiff.sampling import Flow, Timesteps, Uniform
 from kdiff.sampling.guidance import null_like
 from kdiff.targets import PAPER_CLAMP, LearnedK, Target, as_target
@@ -27,7 +27,7 @@ class KDiff(Flow):
     Args:
         network: a module called as network(z, t, **conditions); it returns u, shaped like z.
         target: the meaning of u: a `Target`, "noise", "velocity", "data", "learned" or a fixed k. If left out, learned.
-        path: the path from noise to data. If left out, linear.
+        path: the path from noise to data: a `GaussianPath`, "linear" or "variance_preserving". If left out, linear.
         timesteps: the distribution of t in training. If left out, uniform.
         null: the value that stands for "no condition", for each condition that can be left out, as in {"y": 10}.
         null_rate: the probability with which the loss, in training mode, replaces a sample's conditions by null, for guidance.
@@ -44,7 +44,7 @@ class KDiff(Flow):
         self,
         network: nn.Module,
         target: Target | str | float | None = None,
-        path: GaussianPath | None = None,
+        path: GaussianPath | str | None = None,
         timesteps: Timesteps | None = None,
         null: Mapping[str, Any] | None = None,
         null_rate: float = 0.0,
@@ -63,7 +63,7 @@ class KDiff(Flow):
             raise ValueError("cosine_weight compares velocities, but loss_space is 'u'; expected loss_space='v'")
         self.network = network
         self.target = LearnedK() if target is None else as_target(target)
-        self.path = path or LinearPath()
+        self.path = path if isinstance(path, GaussianPath) else find_path(path or "linear")()
         self.timesteps = timesteps or Uniform()
         self.null, self.null_rate, self.loss_space = dict(null or {}), null_rate, loss_space
         self.noise_scale, self.cosine_weight = float(noise_scale), float(cosine_weight)

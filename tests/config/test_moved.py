@@ -23,8 +23,6 @@ BEFORE = (HERE / "modules.txt").read_text(encoding="utf-8").split()  # all modul
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_every_module_path_still_imports(name: str) -> None:
-    if name == "kdiff.__main__":  # it is the command, and runs when it is imported
-        return
     sys.modules.pop(name, None) if name in moved.MODULES and name != "kdiff.files" else None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -89,14 +87,24 @@ def test_a_script_is_told_where_it_imports(tmp_path: Path) -> None:
     assert "mine.py:2: DeprecationWarning: kdiff.target has moved: import from kdiff.targets" in run.stderr
 
 
+def test_a_script_is_told_which_part_of_a_split_module_it_needs(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("import kdiff\nfrom kdiff.training.run import train_run\n", encoding="utf-8")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert "mine.py:2: DeprecationWarning: train_run has moved: import it from kdiff.training.trainer" in run.stderr
+
+
 def test_rooms_are_there_without_a_second_import() -> None:
     code = """
+import inspect
 import sys
 import kdiff
 print("torch" in sys.modules, kdiff.networks.JiT.__name__, kdiff.targets.LearnedK is kdiff.LearnedK)
+names = {name for name, _ in inspect.getmembers(kdiff)}
+print({"KDiff", "targets", "model"} <= names, "__main__" in names, "configs" in names)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False JiT True\n"
+    assert run.stdout == "False JiT True\nTrue False False\n"
 
 
 @pytest.mark.filterwarnings("ignore:.*has moved:DeprecationWarning")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kdiff.evaluation.frechet import (
+    FeatureMoments,
     FeatureStatistics,
-    Moments,
     frechet_distance,
     grouped_frechet,
     jackknife_frechet,
@@ -152,8 +152,8 @@ def test_errors() -> None:
 def test_moments_of_parts_are_those_of_the_whole() -> None:
     x = torch.randn(50, 4).double() * torch.tensor([1.0, 10.0, 0.1, 1.0]) + 1000
     whole = statistics(x)
-    parts = [Moments().add(part) for part in x.split(17)]
-    total = Moments()
+    parts = [FeatureMoments().add(part) for part in x.split(17)]
+    total = FeatureMoments()
     for part in parts:
         total.merge(part)
     for found, wanted in ((total, whole), (total.without(parts[1]), statistics(torch.cat([x[:17], x[34:]])))):
@@ -162,9 +162,9 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
         torch.testing.assert_close(found.statistics().covariance, wanted.covariance, rtol=1e-9, atol=1e-9)
     assert total.count == 50
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
-        Moments().add(x[:1]).statistics()
+        FeatureMoments().add(x[:1]).statistics()
     with pytest.raises(ValueError, match="not finite"):
-        Moments().add(x / 0).statistics()
+        FeatureMoments().add(x / 0).statistics()
 
 
 @pytest.mark.parametrize("count", [12, 200])

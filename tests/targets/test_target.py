@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import kdiff
-from kdiff import FixedK, GeneralTarget, LearnedK, LinearPath, VariancePreservingPath
-from kdiff.targets import as_target
+from kdiff import FixedK, GeneralTarget, LearnedK, LinearPath, Target, VariancePreservingPath
+from kdiff.targets import LearnedKOfTime, as_target
 
 F64 = torch.float64
 PATHS = [LinearPath(), VariancePreservingPath()]
@@ -296,3 +296,14 @@ def test_rounding_to_half_precision_and_back_leaves_k():
     assert target.bfloat16().k == LearnedK(init=0.8923).k
     assert isinstance(target.w, torch.nn.Parameter)
     LearnedK(init=0.5).load_state_dict(target.state_dict())
+
+
+def test_coefficients_of_opposite_signs_are_refused_by_name():
+    class Crossed(Target):
+        def coefficients(self, t):
+            return 0.7 * t, t - 0.9  # only at some times
+
+    with pytest.raises(ValueError, match="coefficients of Crossed have opposite signs"):
+        Crossed().check_signs((3, 4, 4))
+    for target in (FixedK("noise"), LearnedK(), GeneralTarget(-1, -2), LearnedKOfTime()):
+        target.check_signs((3, 4, 4))

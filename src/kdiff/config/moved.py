@@ -98,6 +98,8 @@ def attribute(module: str, name: str) -> Any:
     for place in MODULES[module]:
         found = getattr(importlib.import_module(place), RENAMED.get(f"{module}.{name}", name), None)
         if found is not None:
+            if len(MODULES[module]) > 1:
+                warnings.warn(f"{name} has moved: import it from {place}", DeprecationWarning, stacklevel=3)
             return found
     raise AttributeError(f"module {module!r} has moved to {' and '.join(MODULES[module])}, which have no {name!r}")
 

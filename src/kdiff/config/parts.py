@@ -52,6 +52,7 @@ class Part:
         return float(self.name) if is_number(self.name) else self.name
 
 
+CLASS_PATH = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 Spec = Part | float | str | dict[str, Any]  # a part, or one of its written forms
 
 
@@ -155,6 +156,7 @@ def resolve(
     other: Callable[[str], Callable[..., Any] | None] = lambda name: None,
     also: str = "a class path (package.module.Class)",
     near: Iterable[str] = (),
+    first: str | None = None,
 ) -> Callable[[], Any]:
     """The object that `spec` names, ready to be called without arguments. Its options are checked against its signature.
 
@@ -166,27 +168,32 @@ def resolve(
         other: finds names that are neither short names nor class paths (a number, a file), and returns None for all others.
         also: the forms that are accepted besides short names, for messages.
         near: further names that the user may have meant, for messages.
+        first: a function whose first argument has this name is the object itself, and not a function that returns the object.
 
     Raises:
-        ValueError: the name is unknown, or an option is unknown, missing, or already fixed by the name.
+        ValueError: the name is unknown, or an option is unknown, missing, already fixed by the name, or text in place of a number.
     """
     part = parse(spec)
     factory = known.get(part.name) or other(part.name)
-    if factory is None and re.fullmatch(r"[^\W\d]\w*([.:][^\W\d]\w*)+", part.name):
+    if factory is None and CLASS_PATH.fullmatch(part.name):
         factory = import_attribute(part.name)
     if factory is None:
         close = difflib.get_close_matches(part.name, [*known, *near], n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"no {kind} is called {part.name!r}{hint}. Known: {', '.join(known)}; or {also}")
-    return _bound(part, factory, given or {})
+    return _bound(part, factory, given or {}, first)
 
 
-def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any]) -> Callable[[], Any]:
+def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any], first: str | None) -> Callable[[], Any]:
     """factory(*values, **given, **options), refused unless these arguments fit the signature."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
         raise ValueError(f"{part.name} is {factory!r}; expected a class, or a function that returns the object") from None
+    if first is not None and next(iter(signature.parameters), None) == first:
+        if part.options or part.values:
+            raise ValueError(f"{part} has options, but {part.name} is a function that takes none; leave them out")
+        return lambda: factory
     fixed = factory.keywords if isinstance(factory, partial) else {}
     if twice := fixed.keys() & part.options.keys():
         raise ValueError(f"{part} gives {', '.join(twice)} twice: the name {part.name!r} already sets it")
@@ -201,15 +208,23 @@ def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any]) ->
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"{part.name} has no option {', '.join(unknown)}{hint}; {its}")
     named = {key: value for key, value in given.items() if key in listed} | part.options
-    positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][len(part.values) :]
+    values = list(part.values)
+    for place, (name, p) in enumerate(parameters.items()):
+        # Values without a name belong to the first arguments that the caller does not give.
+        if place < len(values) and name in given and p.kind is p.POSITIONAL_OR_KEYWORD:
+            values.insert(place, named.pop(name))
+    positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][len(values) :]
     needed = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY or name in positional]
     missing = [name for name in needed if parameters[name].default is inspect.Parameter.empty and name not in named]
     if missing:
         raise ValueError(f"{part.name} needs a value for {', '.join(missing)}; {its}")
     try:
-        arguments = signature.bind(*part.values, **named)
+        arguments = signature.bind(*values, **named)
     except TypeError as error:
         raise ValueError(f"the arguments of {part} do not fit: {error}; {its}") from None
+    for name, value in arguments.arguments.items():
+        if isinstance(value, str) and parameters[name].annotation in (int, float, "int", "float"):
+            raise ValueError(f"{name} of {part.name} is {value!r}; expected a number, as in {part.name}({name}=1)")
     return partial(factory, *arguments.args, **arguments.kwargs)
 
 
@@ -235,8 +250,10 @@ def import_attribute(path: str) -> Any:
 
 
 def data_name(data: Spec) -> str:
-    """The name of the data, or of their file. Folders are named after it."""
-    return Path(parse(data).name).stem.rstrip(".") or "data"
+    """The name of the data, of their file, or of the function that makes them. Folders are named after it."""
+    name = parse(data).name
+    function = CLASS_PATH.fullmatch(name) and not Path(name).exists()
+    return re.split("[.:]", name)[-1] if function else Path(name).stem.rstrip(".") or "data"
 
 
 def slug(text: str) -> str:

@@ -158,7 +158,7 @@ def leave_out_frechet(parts: Sequence[Tensor], reference: FeatureStatistics) -> 
         kept = [parts, *(parts[:g] + parts[g + 1 :] for g in range(len(parts)))]
         value, *left = [_distance_of_few(torch.cat(some), reference) for some in kept]
     else:
-        moments, total = [Moments().add(part) for part in parts], Moments()
+        moments, total = [FeatureMoments().add(part) for part in parts], FeatureMoments()
         for each in moments:
             total.merge(each)
         sums = [total, *(total.without(each) for each in moments)]
@@ -166,7 +166,7 @@ def leave_out_frechet(parts: Sequence[Tensor], reference: FeatureStatistics) -> 
     return value, left
 
 
-class Moments:
+class FeatureMoments:
     """Count, mean and scatter `S = sum (x - mean)(x - mean)^T` of features that come a part at a time, in float64.
 
     Two sets are merged by `n = n1 + n2, delta = m2 - m1, m = m1 + delta n2 / n, S = S1 + S2 + delta delta^T n1 n2 / n`
@@ -176,17 +176,17 @@ class Moments:
     def __init__(self) -> None:
         self.count, self.mean, self.scatter = 0, torch.zeros(1).double(), torch.zeros(1, 1).double()
 
-    def add(self, features: Tensor) -> Moments:
+    def add(self, features: Tensor) -> FeatureMoments:
         """Add `features` (n, F), and return self."""
         for chunk in features.detach().split(CHUNK):
             x = chunk.cpu().double()
             mean = x.mean(dim=0)
-            part = Moments()
+            part = FeatureMoments()
             part.count, part.mean, part.scatter = len(x), mean, (x - mean).T @ (x - mean)
             self.merge(part)
         return self
 
-    def merge(self, other: Moments) -> None:
+    def merge(self, other: FeatureMoments) -> None:
         """Add the features that another one holds."""
         count = self.count + other.count
         if not other.count:
@@ -196,9 +196,9 @@ class Moments:
         self.scatter = self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / count)
         self.count = count
 
-    def without(self, part: Moments) -> Moments:
+    def without(self, part: FeatureMoments) -> FeatureMoments:
         """The moments without a part that was added before."""
-        rest = Moments()
+        rest = FeatureMoments()
         rest.count = self.count - part.count
         rest.mean = (self.mean * self.count - part.mean * part.count) / rest.count
         delta = part.mean - rest.mean

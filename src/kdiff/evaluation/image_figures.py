@@ -38,7 +38,7 @@ NEIGHBOUR_BATCH = 4096
 
 
 @dataclass(frozen=True)
-class Figure:
+class ImageFigure:
     """A value; its 95 % interval and its spread over subsets, where they exist; and the method behind these."""
 
     value: float
@@ -49,19 +49,19 @@ class Figure:
 
 def measure(
     features: dict[str, Tensor], reference: Reference, extractor: Extractor
-) -> tuple[dict[str, Figure], dict[str, str], list[str]]:
+) -> tuple[dict[str, ImageFigure], dict[str, str], list[str]]:
     """All figures of samples with these features by layer; the measures that are left out, and why; and warnings.
 
     Raises:
         ValueError: features that are not finite, or fewer than 2 samples.
     """
-    figures: dict[str, Figure] = {}
+    figures: dict[str, ImageFigure] = {}
     left_out: dict[str, str] = {}
     for layer in extractor.layers:
         name = FRECHET[extractor.name, layer]
         if layer in reference.statistics:
             value, interval = jackknife_frechet(features[layer], reference.statistics[layer])
-            figures[name] = Figure(value, interval, method="jackknife over 10 groups of samples")
+            figures[name] = ImageFigure(value, interval, method="jackknife over 10 groups of samples")
         else:
             left_out[name] = "the reference holds no statistics of these features (mu_s, sigma_s)"
     pool = features["pool"]
@@ -100,34 +100,36 @@ def cautions(num: int, reference: Reference, extractor: Extractor) -> list[str]:
     return found
 
 
-def _inception_score(logits: Tensor) -> Figure:
+def _inception_score(logits: Tensor) -> ImageFigure:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     splits = min(SPLITS, len(logits))
     found = isc_features_to_metric(logits, splits)
     value, spread = found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
     margin = float(stats.t.ppf(0.975, splits - 1)) * spread / math.sqrt(splits - 1)  # the spread is divided by `splits`
-    return Figure(value, (value - margin, value + margin), spread, f"spread over {splits} parts of the samples")
+    return ImageFigure(value, (value - margin, value + margin), spread, f"spread over {splits} parts of the samples")
 
 
-def _kid(samples: Tensor, reference: Tensor) -> Figure:
+def _kid(samples: Tensor, reference: Tensor) -> ImageFigure:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     size = min(KID_SIZE, len(samples), len(reference))
     found = kid_features_to_metric(samples, reference, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
     method = f"spread over {KID_SUBSETS} random subsets of {size}, which overlap"
-    return Figure(found[KEY_METRIC_KID_MEAN], spread=found[KEY_METRIC_KID_STD], method=method)
+    return ImageFigure(found[KEY_METRIC_KID_MEAN], spread=found[KEY_METRIC_KID_STD], method=method)
 
 
-def _precision_recall(samples: Tensor, reference: Tensor) -> dict[str, Figure]:
+def _precision_recall(samples: Tensor, reference: Tensor) -> dict[str, ImageFigure]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     options = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": NEIGHBOUR_BATCH, "save_cpu_ram": True, "verbose": False}
     found = prc_features_to_metric(samples, reference, **options)
     low, high = _share_interval(found[KEY_METRIC_PRECISION], len(samples))
     return {
-        "precision": Figure(found[KEY_METRIC_PRECISION], (low, high), method="Wilson's interval of a share of the samples"),
-        "recall": Figure(found[KEY_METRIC_RECALL]),
+        "precision": ImageFigure(
+            found[KEY_METRIC_PRECISION], (low, high), method="Wilson's interval of a share of the samples"
+        ),
+        "recall": ImageFigure(found[KEY_METRIC_RECALL]),
     }
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kdiff.evaluation.features import Extractor, features_of
-from kdiff.evaluation.frechet import FeatureStatistics, Moments
+from kdiff.evaluation.frechet import FeatureMoments, FeatureStatistics
 from kdiff.evaluation.images import SAMPLES, Images, open_images, opened_npz, pickle_hint
 from kdiff.evaluation.subsets import drawn
 from kdiff.files.atomic import new_file
@@ -55,7 +55,7 @@ def image_reference(images: Images, extractor: Extractor, batch_size: int, only:
         batch_size: images at a time.
         only: the one layer to compute statistics of, without keeping features; all layers, and features, if left out.
     """
-    moments = {layer: Moments() for layer in ([only] if only else extractor.layers)}
+    moments = {layer: FeatureMoments() for layer in ([only] if only else extractor.layers)}
     digest = hashlib.blake2b(repr(images.shape).encode(), digest_size=8)
     kept, keep, first = [], drawn(images.count, 0 if only else MAX_KEPT).sort().values, 0
     for batch in images.read(batch_size):

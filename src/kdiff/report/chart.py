@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kdiff.report.drawing import value_label
+from kdiff.report.drawing import labelled_values, value_label
 from kdiff.report.markup import Markup, element, join, number
 from kdiff.targets import Axis
 
@@ -52,21 +52,15 @@ def log_ticks(low: float, high: float) -> list[float]:
     return nice_ticks(low, high, 4)
 
 
-def axis_ticks(axis: Axis | None) -> dict[float, str] | None:
-    """The label at each named value of a target's axis; None without an axis."""
-    return {at: f"{name} {value_label(at)}" for at, name in axis.names.items()} if axis else None
-
-
-def chart(
-    lines: Sequence[Line], label: str, log: bool = False, ticks: dict[float, str] | None = None, along: str = "step"
-) -> Markup:
+def chart(lines: Sequence[Line], label: str, log: bool = False, axis: Axis | None = None, along: str = "step") -> Markup:
     """Curves, with a legend that gives the last value of each. Empty if no curve has a point to draw.
 
     Args:
         lines: the curves.
         label: a description for readers who cannot see the picture.
         log: whether the vertical axis is logarithmic. Values that are not positive are left out then.
-        ticks: labels by value; the axis then ends at the first and the last. Round numbers if left out.
+        axis: the target's axis, which gives the vertical axis its labels and its range; the range is wider if values lie
+            outside. If left out, the labels are round numbers.
         along: the label of the horizontal axis.
     """
     lines = [line for line in lines if [y for _, y in line.there if y > 0 or not log]]
@@ -74,8 +68,12 @@ def chart(
         return Markup("")
     places = [place for line in lines for place in line.there if place[1] > 0 or not log]
     last = max(x for x, _ in places) or 1
-    low, high = _limits([y for _, y in places], log) if ticks is None else (min(ticks), max(ticks))
-    if ticks is None:
+    values = [y for _, y in places]
+    if axis:
+        ticks = {at: f"{name} {value_label(at)}".lstrip() for at, name in labelled_values(axis).items()}
+        low, high = min(*ticks, *values), max(*ticks, *values)
+    else:
+        low, high = _limits(values, log)
         ticks = {tick: f"{tick:.6g}" for tick in (log_ticks(low, high) if log else nice_ticks(low, high))}
     scale: Callable[[float], float] = math.log if log else float
 
@@ -143,14 +141,17 @@ def _polyline(line: Line, across: Callable[[float], float], up: Callable[[float]
 
 
 def position_scale(axis: Axis, called: str, value: float, start: float | None = None) -> Markup:
-    """The axis of a target as a scale with a mark at `value`, and another where it began."""
+    """The axis of a target as a scale with a mark at `value`, and another where it began; longer if they lie outside."""
+    labels = {at: name or value_label(at) for at, name in labelled_values(axis).items()}
+    shown = [*labels, value, *([] if start is None else [start])]
+    low, high = min(shown), max(shown)
 
     def place(at: float) -> str:
-        return _per_cent((at - axis.low) / (axis.high - axis.low))
+        return _per_cent((at - low) / (high - low))
 
-    marks = [element("line", x1=place(at), x2=place(at), y1="12", y2="28", class_="notch") for at in axis.names]
-    anchors = {axis.low: "start", axis.high: "end"}
-    names = [element("text", name, x=place(x), y="50", text_anchor=anchors.get(x, "middle")) for x, name in axis.names.items()]
+    marks = [element("line", x1=place(at), x2=place(at), y1="12", y2="28", class_="notch") for at in labels]
+    anchors = {low: "start", high: "end"}
+    names = [element("text", name, x=place(x), y="50", text_anchor=anchors.get(x, "middle")) for x, name in labels.items()]
     track = element("line", x1="0", x2="100%", y1="20", y2="20", class_="track")
     way = []
     if start is not None and start != value:
@@ -158,7 +159,7 @@ def position_scale(axis: Axis, called: str, value: float, start: float | None = 
             element("line", x1=place(start), x2=place(value), y1="20", y2="20", class_="way"),
             element("circle", cx=place(start), cy="20", r="5", class_="start"),
         ]
-    ends = ", ".join(f"{name} ({value_label(at)})" for at, name in axis.names.items())
+    ends = ", ".join(f"{name} ({value_label(at)})" if name else value_label(at) for at, name in labelled_values(axis).items())
     label = f"{called} = {value:.4g} on the axis of {ends}" + (f"; it began at {start:.4g}" if way else "")
     dot = element("circle", cx=place(value), cy="20", r="8", class_="now")
     return element("svg", track, *marks, *names, *way, dot, class_="k-scale", height="56", role="img", aria_label=label)

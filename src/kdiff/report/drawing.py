@@ -67,12 +67,19 @@ def value_label(at: float) -> str:
     return "½" if at == 0.5 else f"{at:g}"
 
 
+def labelled_values(axis: Axis) -> dict[float, str]:
+    """The values at which pictures label a target's axis, in order: its ends, and the values with a name."""
+    return dict(sorted({axis.low: "", axis.high: "", **axis.names}.items()))
+
+
 def scale_to(axes: Axes, axis: Axis | None) -> None:
-    """Give the vertical axis the range and the named values of a target's axis, if it has one."""
+    """Give the vertical axis the range and the labels of a target's axis, if it has one; wider if drawn values lie outside."""
     if axis:
-        margin = 0.03 * (axis.high - axis.low)
-        axes.set_ylim(axis.low - margin, axis.high + margin)
-        axes.set_yticks(list(axis.names), [f"{value_label(at)}  {name}" for at, name in axis.names.items()])
+        labels, drawn = labelled_values(axis), axes.dataLim
+        low, high = min(*labels, drawn.y0), max(*labels, drawn.y1)
+        margin = 0.03 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_yticks(list(labels), [f"{value_label(at)}  {name}".rstrip() for at, name in labels.items()])
 
 
 class Images:

@@ -12,9 +12,9 @@ from typing import Any
 from kdiff import __version__
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import write_text
-from kdiff.report.chart import Line, axis_ticks, chart, position_scale
+from kdiff.report.chart import Line, chart, position_scale
 from kdiff.report.curve import LOSSES, shown_losses
-from kdiff.report.drawing import value_label
+from kdiff.report.drawing import labelled_values, value_label
 from kdiff.report.evaluation_section import FEATURES, evaluation_section, features_of, floors_of, sweep_section
 from kdiff.report.markup import Markup, code, definitions, document, element, join, note, number, picture, section, table
 from kdiff.report.record import Picture, Record, read_record
@@ -22,7 +22,7 @@ from kdiff.report.run_pictures import settings
 from kdiff.report.versus import comparison_section
 from kdiff.run.environment import describe_environment
 from kdiff.studies.comparison import MEASURES
-from kdiff.targets import Axis
+from kdiff.targets import LINE, Axis
 from kdiff.training.start import as_text as describe_start
 
 STYLES = {"loss": "ink", "loss_along": "along", "loss_across": "across"}
@@ -110,11 +110,13 @@ def _hero(record: Record) -> Markup:
 
 
 def _near(axis: Axis, value: float) -> str:
-    """The name of a value on a target's axis, or the two names that it lies between."""
-    if value in axis.names:
-        return f"{axis.names[value]} prediction"
-    low, high = (max(at for at in axis.names if at < value), min(at for at in axis.names if at > value))
-    return f"between {axis.names[low]} prediction and {axis.names[high]} prediction"
+    """Where a value lies on a target's axis: at a label, between two labels, or beyond the last."""
+    what = " prediction" if axis == LINE else ""
+    labels = {at: f"{name}{what}" if name else value_label(at) for at, name in labelled_values(axis).items()}
+    if value in labels:
+        return labels[value]
+    below, above = [name for at, name in labels.items() if at < value], [name for at, name in labels.items() if at > value]
+    return f"between {below[-1]} and {above[0]}" if below and above else f"beyond {[*below[-1:], *above[:1]][0]}"
 
 
 def _trained(record: Record) -> Markup:
@@ -171,16 +173,16 @@ def _target(record: Record) -> Markup:
     several = list(record.first.scalars)
     lines = [Line(each, record.points(each), "k" if each == name else "k faint") for each in several[::-1]]
     caption = f"The value of {name} before the first step and at every logged step."
-    if axis:
-        named = [f"the {what} at {value_label(at)}" for at, what in axis.names.items()]
+    if axis == LINE:
+        named = [f"the {what} at {value_label(at)}" for at, what in LINE.names.items()]
         caption += f" The network predicts {', '.join(named)}."
     if len(several) > 1:
         caption += f" The fainter lines are the other numbers of the target: {', '.join(several[1:])}."
-    drawn = [chart(lines, f"{name} over the steps", ticks=axis_ticks(axis))]
+    drawn = [chart(lines, f"{name} over the steps", axis=axis)]
     for curve in record.run.model.target.curves() if record.run else []:
         line = Line(curve.name, list(zip(curve.at, curve.values)), "k")
         along = {"t": "t, from noise (0) to data (1)", "direction": "direction, in order of falling variance"}[curve.over]
-        drawn.append(chart([line], f"{curve.name} over {curve.over}", ticks=axis_ticks(axis), along=along))
+        drawn.append(chart([line], f"{curve.name} over {curve.over}", axis=axis, along=along))
     return section(f"{name} through training", element("figure", *drawn, element("figcaption", caption)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdiff.report.chart import Line, axis_ticks, chart
+from kdiff.report.chart import Line, chart
 from kdiff.report.evaluation_section import floors_of
 from kdiff.report.markup import Markup, code, element, join, note, number, picture, section, table
 from kdiff.report.record import Record, names
@@ -61,9 +61,9 @@ def _curves(record: Record, other: Record, called: Sequence[str]) -> Markup:
     loss = [Line(name, run.points("loss"), style) for run, name, style in both]
     title = " and ".join(dict.fromkeys(each.main for each in (record, other) if each.main))
     axes = [each.first.axis for each in (record, other) if each.main]
-    ticks = axis_ticks(axes[0]) if axes and axes[0] == axes[-1] else None
+    axis = axes[0] if axes and axes[0] == axes[-1] else None
     runs = f"of {called[0]} and {called[1]} over the steps"
-    drawn = {title: chart(own, f"{title} {runs}", ticks=ticks), "Loss": chart(loss, f"Loss {runs}", log=True)}
+    drawn = {title: chart(own, f"{title} {runs}", axis=axis), "Loss": chart(loss, f"Loss {runs}", log=True)}
     parts = [element("div", element("h3", heading), curves) for heading, curves in drawn.items() if curves]
     if not parts:
         return Markup("")

@@ -2,10 +2,11 @@
 
 from kdiff.targets.constant import FixedK, LearnedK
 from kdiff.targets.named import TARGETS, as_target, find_target, fixed_k
-from kdiff.targets.target import PAPER_CLAMP, Axis, Curve, Description, Target, to_data, to_noise, to_velocity
+from kdiff.targets.target import LINE, PAPER_CLAMP, Axis, Curve, Description, Target, to_data, to_noise, to_velocity
 from kdiff.targets.varied import GeneralTarget, LearnedKOfTime, LearnedPair
 
 __all__ = [
+    "LINE",
     "PAPER_CLAMP",
     "TARGETS",
     "Axis",

@@ -112,6 +112,7 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _try_out(model: KDiff, dataset: Dataset, sampling: Sampling) -> None:
+    model.target.check_signs(dataset.shape)
     x, y = dataset.part("train")
     conditions: dict[str, Any] = {} if y is None else {"y": y[:2]}
     with torch.no_grad():
