@@ -34,8 +34,7 @@ _HOME = {name: f"kdiff.{place}" for place, names in _PLACES.items() for name in 
 
 __all__ = ["FixedK", "GaussianPath", "GeneralTarget", "KDiff", "LearnedK", "LinearPath", "LogitNormal", "Target", "Uniform"]
 __all__ += ["VariancePreservingPath", "draw_noise", "load_data", "load_run", "to_data", "to_noise", "to_velocity"]
-_HERE = Path(__file__).parent
-_ROOMS = sorted(path.parent.name for path in _HERE.glob("*/__init__.py")) + ["model", "path"]
+_ROOMS = sorted({"model", "path", *(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))})
 
 moved.install()
 

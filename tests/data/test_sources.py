@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from kdiff.commands.main import overview
 from kdiff.data import SOURCES, Dataset, digits, load
 
 MODULE = """
@@ -65,6 +67,7 @@ def test_digits() -> None:
 def test_every_name_loads_itself() -> None:
     toys = {"spiral", "moons", "gaussian", "gaussian_mixture", "sphere"}
     assert set(SOURCES) == {"digits", "fashion", "glyphs", "photo_patches"} | toys
+    assert all(re.search(rf"\b{name}\b", overview()) for name in SOURCES)
     # The two that are read from Debian's files have tests of their own.
     for name in SOURCES.keys() - {"fashion", "glyphs"}:
         data = load(name)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdiff import GeneralTarget, VariancePreservingPath, draw_noise
+from kdiff.config.sampling import Sampling
 from kdiff.sampling import SOLVERS, EulerMaruyama, check_times, find_solver, karras_times, shifted_times
 from kdiff.sampling.runge_kutta import heun
 from kdiff.targets import LearnedKOfTime
@@ -45,6 +46,7 @@ def order_of(name, start, end):
 
 def test_the_lists_here_are_of_all_solvers():
     assert SOLVERS.keys() == {*FIXED, "dopri5"}
+    assert all(name in (Sampling.__doc__ or "") for name in SOLVERS)
     assert EVALUATIONS.keys() == set(FIXED)
 
 

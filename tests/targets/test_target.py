@@ -303,7 +303,7 @@ def test_coefficients_of_opposite_signs_are_refused_by_name():
         def coefficients(self, t):
             return 0.7 * t, t - 0.9  # only at some times
 
-    with pytest.raises(ValueError, match="coefficients of Crossed have opposite signs"):
+    with pytest.raises(ValueError, match="coefficients a and b of Crossed have opposite signs"):
         Crossed().check_signs((3, 4, 4))
     for target in (FixedK("noise"), LearnedK(), GeneralTarget(-1, -2), LearnedKOfTime()):
         target.check_signs((3, 4, 4))

@@ -1,7 +1,7 @@
 """Data by name, from a file or folder, or from a function of the user.
 
 load("spiral", ambient_dim=512)        load("images.npz", normalise="standard")
-load("photos/", size=64)               load("mine.data.make")
+load("photos/", size=64)               load("mine.data.make(size=64)")
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kdiff.config.parts import Part, resolve
+from kdiff.config.parts import Part, Spec, parse, resolve
 from kdiff.data.arrays import READERS, load_array
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.font import glyphs
@@ -47,24 +47,28 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def load(source: str | Path, **options: Any) -> Dataset:
+def load(source: Spec | Path, **options: Any) -> Dataset:
     """The data set that `source` names: a name in `SOURCES`, else the path of a file or folder, else the path of a function.
 
-    `options` go to the source: to the function of that name; to `load_array` for a file; to `load_idx` for a folder of IDX
+    Options may stand in brackets, as in "spiral(ambient_dim=16)". All `options` go to the source: to the function of that name; to `load_array` for a file; to `load_idx` for a folder of IDX
     files, to `load_latents` for a folder that kdiff encode made, and to `load_folder` for other folders; or to the user's
     function, which must return a `Dataset` (built by `make_dataset`). A name is preferred to a file of the same name; `./name`
-    is always a path.
+    is always a path, and so is text that names an existing file.
 
-    Raises FileNotFoundError for a missing file. Raises ValueError for an unknown name, an option that the source does not have,
-    a function that cannot be imported, and everything that the source refuses. Raises TypeError for a function that returns
+    Raises FileNotFoundError for a missing file. Raises ValueError for an unknown name, an option that the source does not have
+    or that is given twice, a function that cannot be imported, and everything that the source refuses. Raises TypeError for a function that returns
     anything but a `Dataset`.
     """
-    name = str(source)
+    is_path = isinstance(source, str | Path) and Path(source).expanduser().exists()
+    part = Part(str(source)) if is_path or isinstance(source, Path) else parse(source)
+    if twice := part.options.keys() & options.keys():
+        raise ValueError(f"{part} gives {', '.join(twice)}, which is also given as an option; give it once")
+    name = part.name
     path = Path(name).expanduser()
     there = list(path.parent.iterdir()) if path.parent.is_dir() else []
     # A path such as latents/fashion is not a misspelt name of a source.
     near = [entry.name for entry in there if entry.suffix.lower() in READERS or entry.is_dir()] if path.name == name else []
-    result = resolve("data", Part(name, options), SOURCES, None, _reader, FORMS, near)()
+    result = resolve("data", Part(name, {**part.options, **options}, part.values), SOURCES, None, _reader, FORMS, near)()
     if not isinstance(result, Dataset):
         raise TypeError(
             f"{name} must return a kdiff.data.Dataset, found {type(result).__name__}; build one with kdiff.data.make_dataset"

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.config.parts import parse
+from kdiff.config.parts import parse, resolve
 from kdiff.data import Samples
 from kdiff.data.image_folder import image_names, read_images
 
@@ -89,20 +90,17 @@ def open_images(source: str) -> Images:
 
     Raises:
         FileNotFoundError: nothing at that path.
-        ValueError: fewer than 2 images, images of several sizes, or a file that is damaged or of another kind or type.
+        ValueError: fewer than 2 images, images of several sizes, a file that is damaged or of another kind or type, or an unknown
+            option.
     """
-    component = parse(source)
-    path, options = Path(component.name).expanduser(), dict(component.options)
+    part = parse(source)
+    path = Path(part.name).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no folder of images and no .npz at {path}")
-    if path.is_dir():
-        images = _folder(path, options)
-    elif path.suffix == ".npz" and not options:
-        images = _npz(path)
-    elif options:
-        raise ValueError(f"{path} is a file, and files take no options; found {', '.join(options)} (only folders are scaled)")
-    else:
+    if not path.is_dir() and path.suffix != ".npz":
         raise ValueError(f"{path} is neither a folder of images nor a .npz{pickle_hint(path)}")
+    read = partial(_folder if path.is_dir() else _npz, path)
+    images: Images = resolve("set of images", part, {part.name: read})()
     if images.count < 2:
         raise ValueError(f"{path} holds {images.count} image; expected at least 2, and thousands for a reliable figure")
     return images
@@ -118,10 +116,7 @@ def pickle_hint(path: Path) -> str:
     )
 
 
-def _folder(path: Path, options: dict[str, Any]) -> Images:
-    size = options.pop("size", None)
-    if options:
-        raise TypeError(f"a folder of images to judge has only the option size, found {', '.join(options)}")
+def _folder(path: Path, size: int | None = None) -> Images:
     names = image_names(path)
     pixels, unreadable, _ = read_images(path, names, size)
     facts = {"images": str(path), **({"size": size} if size else {}), **({"unreadable": len(unreadable)} if unreadable else {})}

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from kdiff.report.drawing import INK
-from kdiff.studies.comparison import MEASURES, fixed_targets
+from kdiff.studies.comparison import MEASURES, fixed_targets, main_number
 from kdiff.studies.tables import deviation, with_spread
 from kdiff.targets import PAPER_CLAMP
 
@@ -105,8 +105,8 @@ def _mark_learned(
     fixed = fixed_targets(rows)
     others = [row for row in rows if row["k"] is not None and row["target"] not in fixed]
     for target in dict.fromkeys(row["target"] for row in others):
-        ks, values = zip(*((row["k"], row[field]) for row in others if row["target"] == target))
-        label = f"{target}: k = {with_spread(statistics.mean(ks), deviation(ks))}" if named else None
+        ks, values, called = zip(*((row["k"], row[field], main_number(row)[0]) for row in others if row["target"] == target))
+        label = f"{target}: {called[0]} = {with_spread(statistics.mean(ks), deviation(ks))}" if named else None
         style: dict[str, Any] = {"color": colours.get(target, INK), "markersize": 9, "mec": edge, "mew": 0.6, "zorder": 3}
         axes.plot(ks, values, "*", label=label, **style)
 

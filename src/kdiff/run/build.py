@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 import kdiff.data
 from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
@@ -15,16 +17,17 @@ from kdiff.config.training import ModelConfig
 from kdiff.data import Dataset, Moments
 from kdiff.model import KDiff
 from kdiff.networks import find_network
-from kdiff.path import find_path
-from kdiff.sampling import find_timesteps
+from kdiff.path import GaussianPath, find_path
+from kdiff.sampling import Timesteps, find_timesteps
 from kdiff.sampling.noise import mix_seed
-from kdiff.targets import find_target
+from kdiff.targets import Target, find_target
 
-FINDERS: dict[str, Callable[..., Callable[[], Any]]] = {
-    "network": find_network,
-    "target": find_target,
-    "path": find_path,
-    "timesteps": find_timesteps,
+# How each kind of part is found, and the class to which it must belong.
+FINDERS: dict[str, tuple[Callable[..., Callable[[], Any]], type]] = {
+    "network": (find_network, nn.Module),
+    "target": (find_target, Target),
+    "path": (find_path, GaussianPath),
+    "timesteps": (find_timesteps, Timesteps),
 }
 
 
@@ -32,19 +35,25 @@ def build(kind: str, spec: Spec, **given: Any) -> Any:
     """The object that `spec` names; `kind` is "network", "target", "path" or "timesteps".
 
     `given` holds values that the caller knows (the shape of the data, …). Those that the signature accepts are passed on.
-    Raises ValueError if the name or an option is unknown, or if the class refuses a value.
+    Raises ValueError if the name or an option is unknown, if the class refuses a value, or if the object is of another
+    kind.
     """
     part = parse(spec)
-    make = FINDERS[kind](part, **given)
+    find, kind_of = FINDERS[kind]
+    make = find(part, **given)
     try:
-        return make()
+        found = make()
     except TypeError as error:
-        raise ValueError(f"{part.name} cannot be built from {part.options}: {error}") from error
+        raise ValueError(f"{part} cannot be built: {error}") from error
+    if not isinstance(found, kind_of):
+        wanted = f"{kind_of.__module__}.{kind_of.__qualname__}"
+        raise ValueError(f"{kind} is {part}, which gives a {type(found).__name__}; expected a subclass of {wanted}")
+    return found
 
 
 def load_dataset(config: ModelConfig | AutoencoderConfig | EncodeConfig | EstimateConfig) -> Dataset:
     """Load the data that a configuration names."""
-    return kdiff.data.load(config.data.name, **config.data.options)
+    return kdiff.data.load(config.data)
 
 
 def build_model(
@@ -68,7 +77,15 @@ def build_model(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed(seed))
-        network = build("network", config.network, num_classes=num_classes, **_size(shape))
+        try:
+            network = build("network", config.network, num_classes=num_classes, **_size(shape))
+        except ValueError as error:
+            if len(shape) == 3 or not re.search(r"needs a value for [^;]*(image_size|channels)", str(error)):
+                raise
+            raise ValueError(
+                f"{config.network.name} is a network for images (C, H, W), but the samples have the shape {shape}; take one for "
+                "samples of any shape, as in --network MLP"
+            ) from None
     return KDiff(
         network,
         build("target", target, shape=shape, moments=moments),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kdiff.config.parts import parse, resolve
+from kdiff.config.parts import Part, parse, resolve
 from kdiff.sampling.adams import AdamsBashforth
 from kdiff.sampling.adaptive import Dopri5
 from kdiff.sampling.multistep import DataMultistep
@@ -28,33 +28,30 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "dopri5": Dopri5,
     "sde": EulerMaruyama,
 }
-CALLERS = ("path", "indices")  # fields of solvers that text cannot set: the model's path and the numbers of the samples
+CALLERS = ("path", "indices")  # options of solvers that text cannot set: the model's path and the numbers of the samples
 
 
-def find_solver(solver: str | Solver, **known: Any) -> Solver:
+def find_solver(solver: str | Part | Solver, **known: Any) -> Solver:
     """A solver by name, with options in brackets ("dopri5(rtol=1e-6)"); a function is returned unchanged.
 
     Args:
-        solver: a name in `SOLVERS`, or a function with the signature of `Solver`.
+        solver: a name in `SOLVERS`; the class path of a function with the signature of `Solver`, or of a class of such
+            functions, as in "my_package.solvers.Mine(damp=0.5)"; or the function itself.
         known: values that the caller knows and a solver may need (path, seed, indices). They fill the fields that are not set.
 
     Raises:
         ValueError: the name or an option is unknown.
     """
     found: Any = solver
-    if isinstance(solver, str):
+    if isinstance(solver, str | Part):
         part = parse(solver)
-        make: Any = resolve("solver", part, SOLVERS, dict.fromkeys(CALLERS), also="a function of their signature")
-        usual = {each.name: each.default for each in dataclasses.fields(make.func)} if part.options else {}
-        wrong = [name for name, value in part.options.items() if name in CALLERS or _odd(value, usual[name])]
-        if wrong:
-            raise ValueError(f"{part}: {', '.join(wrong)} cannot have this value; expected numbers, as in dopri5(rtol=1e-6)")
-        found = make()
+        if wrong := [name for name in CALLERS if name in part.options]:
+            raise ValueError(f"{part}: {', '.join(wrong)} cannot be set by text, and is that of the model; leave it out")
+        given = {name: known.get(name) for name in CALLERS}
+        also = "the class path of a function of velocity, z, times and callback"
+        found = resolve("solver", part, SOLVERS, given, also=also, first="velocity")()
+        if not callable(found):
+            raise ValueError(f"{part} gives {found!r}; expected a function of velocity, z, times and callback")
     fields = vars(found) if dataclasses.is_dataclass(found) else {}
     unset = {name: known[name] for name, value in fields.items() if value is None and name in known}
     return dataclasses.replace(found, **unset) if unset else found
-
-
-def _odd(value: Any, usual: Any) -> bool:
-    """Whether an option is text where a number is usual, or a number where text is usual."""
-    return isinstance(value, str) != isinstance(usual, str)

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kdiff.config.parts import resolve
+from kdiff.config.parts import Part, resolve
 
 
 def uniform_times(steps: int) -> Tensor:
@@ -65,21 +65,24 @@ def check_times(times: Tensor | Sequence[float]) -> Tensor:
     return times
 
 
-def find_times(times: str | Tensor | Sequence[float] | None, steps: int) -> Tensor:
+def find_times(times: str | Part | Tensor | Sequence[float] | None, steps: int) -> Tensor:
     """The grid of times that is meant: uniform if None; by name, "shifted(0.3)" or "karras(rho=7)"; or the listed times.
 
-    `steps` is the number of steps of a uniform or named grid. A list may also be text, "[0, 0.2, 1]". Raises ValueError if the
-    name or an option is unknown, or if the times are not monotonic within [0, 1].
+    `steps` is the number of steps of a uniform or named grid. A name may also be the class path of a function, which is called
+    with `steps` if it has this argument. A list may also be text, "[0, 0.2, 1]". Raises ValueError if the name or an option is
+    unknown, or if the times are not monotonic within [0, 1].
     """
     if times is None:
         return uniform_times(steps)
-    if not isinstance(times, str):
+    if not isinstance(times, str | Part):
         return check_times(times)
-    if times.lstrip().startswith("["):
+    text = str(times).strip()
+    if text.startswith("["):
         try:
-            listed = torch.tensor(ast.literal_eval(times.strip()), dtype=torch.float32)
+            listed = torch.tensor(ast.literal_eval(text), dtype=torch.float32)
         except (SyntaxError, TypeError, ValueError):
-            raise ValueError(f"cannot read the times {times!r}; expected a list of numbers, as in [0, 0.2, 1]") from None
+            raise ValueError(f"cannot read the times {text!r}; expected a list of numbers, as in [0, 0.2, 1]") from None
         return check_times(listed)
     grids = {name: partial(grid, steps) for name, grid in TIMES.items()}
-    return check_times(resolve("grid of times", times, grids, also="a list of times, as in [0, 0.2, 1]")())
+    also = "a list of times, as in [0, 0.2, 1], or the class path of a function of steps"
+    return check_times(resolve("grid of times", times, grids, {"steps": steps}, also=also)())

@@ -136,6 +136,12 @@ def main_measure(rows: Sequence[dict[str, Any]]) -> str:
     return next(measure for measure in MEASURES if any(row["measure"] == measure for row in rows))
 
 
+def main_number(row: dict[str, Any]) -> tuple[str, float | None]:
+    """The name and the value of the main number of a row's target; k if the row does not name it."""
+    name = row.get("main_number") or "k"
+    return name, row[name]
+
+
 def summarise(rows: Sequence[dict[str, Any]], target: str, sampler: str, measure: str) -> Summary:
     """One measure of one target under one sampler, over its seeds."""
     chosen = [r for r in rows if (r["target"], r["sampler"], r["measure"]) == (target, sampler, measure)]
@@ -150,21 +156,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
     The main measure is given under both samplers, with the floor of the exact denoiser in brackets if it was computed. The
     other measures are given under the clean sampler. The last column is the main measure in groups as large as the held-out
-    set: only that column compares with the last line.
+    set: only that column compares with the last line. Main numbers of targets that are not k have columns beside k.
     """
     targets = list(dict.fromkeys(row["target"] for row in rows))
     measures = [measure for measure in MEASURES if any(row["measure"] == measure for row in rows)]
     main, floors = measures[0], any(row["exact"] is not None for row in rows)
-    columns = ["target", "k", "loss"]
+    numbers = list(dict.fromkeys(["k", *(main_number(row)[0] for row in rows)]))
+    columns = ["target", *numbers, "loss"]
     columns += [f"{MEASURES[main]}, {sampler}{' (floor)' if floors else ''}" for sampler in ("paper", "clean")]
     columns += [f"{MEASURES[measure]}, clean" for measure in measures[1:]]
     columns += [f"{MEASURES[main]} in groups of {rows[0]['group_size']}, clean"]
     lines: list[list[str]] = []
     for target in targets:
         runs = {row["seed"]: row for row in rows if row["target"] == target}.values()
-        ks, losses = [row["k"] for row in runs if row["k"] is not None], [row["loss"] for row in runs]
-        k = with_spread(statistics.mean(ks), deviation(ks)) if ks else ""
-        cells = [target, k, with_spread(statistics.mean(losses), deviation(losses))]
+        losses, cells = [row["loss"] for row in runs], [target]
+        for number in numbers:
+            ks = [k for name, k in map(main_number, runs) if name == number and k is not None]
+            cells.append(with_spread(statistics.mean(ks), deviation(ks)) if ks else "")
+        cells.append(with_spread(statistics.mean(losses), deviation(losses)))
         for measure, sampler in [(main, "paper"), *((measure, "clean") for measure in measures)]:
             summary = summarise(rows, target, sampler, measure)
             floor = f" ({with_spread(summary.exact, math.nan)})" if measure == main and summary.exact is not None else ""
@@ -174,7 +183,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     heldout = {measure: with_spread(summarise(rows, targets[0], "clean", measure).heldout, math.nan) for measure in measures}
     # The column "to held-out data" has the distance of the training samples, and the last column that of the held-out set.
     beside = [heldout[measure] if measure == "frechet_heldout" else "" for measure in measures[1:]]
-    lines.append(["training and held-out data", "", "", "", "", *beside, heldout[main]])
+    lines.append(["training and held-out data", *[""] * (len(numbers) + 3), *beside, heldout[main]])
     return markdown(columns, lines)
 
 
@@ -245,10 +254,11 @@ def _along_k(rows: Sequence[dict[str, Any]], measure: str, summaries: dict[str, 
     best = best_target(rows, fixed)
     parts = [f"Best of {len(set(fixed.values()))} fixed k: {fixed[best]:g} ({summaries[best]})"]
     for target, summary in summaries.items():
-        ks = list({row["seed"]: row["k"] for row in rows if row["target"] == target}.values())
+        runs = {row["seed"]: row for row in rows if row["target"] == target}
+        ks = [row["k"] for row in runs.values()]
         if target in fixed or None in ks:
             continue
-        text = f"{target} ends at k = {with_spread(statistics.mean(ks), deviation(ks))} with {summary}"
+        text = f"{target} ends at {main_number(next(iter(runs.values())))[0]} = {with_spread(statistics.mean(ks), deviation(ks))} with {summary}"
         if summary.seeds > 1:
             found = _against(rows, measure, best, target, len(summaries) - 1)
             way = "higher than" if found.low > 0 else "lower than" if found.high < 0 else "different from"

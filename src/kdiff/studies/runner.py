@@ -7,7 +7,8 @@ folder. A finished run is not run again; an interrupted run is resumed from its 
     OUT/runs/<cell>/<target>/seed_<s>/       run folders, each with evaluation.json
     OUT/results.csv                          tidy: one row per run, sampler and measure. k: of the averaged weights at the end;
                                              k_last: of the weights themselves; k_before: like k_last, at three quarters of the
-                                             steps, from the last line logged by then (or from the first line)
+                                             steps, from the last line logged by then (or from the first line). If targets have
+                                             numbers besides k: main_number, the name of the main one, and a column for each
     OUT/results.json                         the same, with configuration and environment
 """
 
@@ -212,13 +213,16 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
     A run that is not judged has one row, without sampler and measure.
     """
     rows: list[dict[str, Any]] = []
-    for job in jobs:
-        result = read_json(job.folder / "evaluation.json")
+    results = [read_json(job.folder / "evaluation.json") for job in jobs]
+    states = [result.get("target_state", {"k": result["k"]}) for result in results]  # older files have only k
+    others = [name for name in dict.fromkeys(name for state in states for name in state) if name != "k"]
+    for job, result, state in zip(jobs, results, states):
         last = read_json(job.folder / "finished.json")
         steps = read_metrics(job.folder / "metrics.jsonl")
         before = [row for row in steps if row["step"] <= 0.75 * job.config.steps] or steps[:1]
-        # The name of the number that says where the target lies: k, or the target's own main number.
-        position = "" if result["k"] is None else next(iter(result.get("target_state", {})), "k")
+        main = next(iter(state), None)
+        position = "" if result["k"] is None else main or ""  # the name of the number that is the place on the line
+        own = {"main_number": main, **{name: state.get(name) for name in others}} if others else {}
         common = {
             "cell": job.cell,
             "target": job.target,
@@ -231,6 +235,7 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
             "loss_across": last["last"].get("loss_across"),
             "train_seconds": last["seconds"],
         }
+        common |= {name: value for name, value in own.items() if name not in common}
         if not result["samplers"]:
             rows.append(common)
         for sampler, judged in result["samplers"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,11 +38,11 @@ def fixed_k(spec: Spec) -> float | None:
     """The k of a target that is a fixed k and nothing else, such as noise, 0.9 or "fixed(k=0.9)"; None for any other target."""
     part = parse(spec)
     factory = TARGETS.get(part.name) or _number(part.name)
-    fixed = factory.keywords if isinstance(factory, partial) else {}
-    options = {**fixed, **part.options}
-    if part.values or options.keys() != {"k"} or not (fixed or factory is FixedK):
+    if getattr(factory, "func", factory) is not FixedK:
         return None
-    return FixedK(options["k"]).k
+    make: Any = find_target(part)
+    given = inspect.signature(FixedK).bind(*make.args, **make.keywords).arguments
+    return FixedK(given["k"]).k if given.keys() == {"k"} else None
 
 
 def as_target(target: Target | Spec) -> Target:

@@ -158,10 +158,10 @@ class Target(nn.Module, ABC):
 
     @torch.no_grad()
     def check_signs(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if a and b have opposite signs at t = 0, ¼, … 1 for samples of this shape: v would be infinite."""
+        """Raise ValueError if a and b have opposite signs at t = 0, ¼, … or 1, for samples of this shape."""
         _, a, b, _ = self._turned(torch.linspace(0, 1, 5), torch.zeros(5, *shape))
         if (a * b < 0).any():
-            raise ValueError(f"the coefficients of {type(self).__name__} have opposite signs; expected a and b of the same sign")
+            raise ValueError(f"the coefficients a and b of {type(self).__name__} have opposite signs; expected the same sign")
 
     def state(self) -> dict[str, float]:
         """The numbers that a training log should show of the target, the main one first; empty by default."""

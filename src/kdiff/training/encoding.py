@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kdiff.config.autoencoding import EncodeConfig
-from kdiff.config.parts import Part as Component
+from kdiff.config.parts import Part
 from kdiff.data import SOURCES, Dataset
 from kdiff.data.latents import FORMAT, MANIFEST, is_latent_folder, number_of_shards, read_manifest, shard_name, shard_problem
 from kdiff.data.progress import shown
@@ -116,7 +116,7 @@ def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> d
     """The content of latents.json before any shard is written."""
     data = config.data
     if data.name not in SOURCES and Path(data.name).exists():  # absolute, so that any working folder can resume
-        data = Component(str(Path(data.name).absolute()), data.options)
+        data = Part(str(Path(data.name).absolute()), data.options, data.values)
     return {
         "format": FORMAT,
         "source": {

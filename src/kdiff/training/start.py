@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdiff.config.parts import Part as Component
-from kdiff.config.parts import Spec, parse
+from kdiff.config.parts import Part, Spec, parse, resolve
 from kdiff.config.training import ModelConfig, TrainConfig
 from kdiff.data import Samples
 from kdiff.files.tensors import load_weights
@@ -25,7 +24,7 @@ from kdiff.path import LinearPath
 from kdiff.published import as_model, velocity_change
 from kdiff.published.finetune import scale_output
 from kdiff.run.run import load_run
-from kdiff.targets.constant import FixedK, Learned, LearnedK, learned_from, rescaled
+from kdiff.targets.constant import FixedK, LearnedK, is_constant, learned_from, rescaled
 
 # The architectures with time from 0 to 1 on the linear path; DiT and U-ViT have their own times and paths.
 PUBLISHED = ("jit", "sit", "lightningdit")
@@ -50,7 +49,8 @@ def start_from(model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None) 
     source, labels = find_source(config.start_from or "")
     find = _published if source.name in PUBLISHED else _of_run
     before, facts = find(source, model, config, labels == "new")
-    factor = _take_target(model, before, config.target.options.get("init"))
+    init = next(iter(config.target.values), config.target.options.get("init"))  # learned(0.9) or learned(init=0.9)
+    factor = _take_target(model, before, init)
     if factor != 1:
         scale_output(model.network, factor)
     conditions: dict[str, Any] = {} if y is None else {"y": y[:SHOWN]}
@@ -59,28 +59,31 @@ def start_from(model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None) 
     return {**facts, "labels": labels, "factor": factor, **state, "target_state": state, "velocity_change": changes}
 
 
-def find_source(spec: Spec) -> tuple[Component, str]:
+def _published_options(weights: str, entry: str | None = None, labels: str = "same") -> dict[str, Any]:
+    return {"weights": weights, "entry": entry, "labels": labels}
+
+
+def _run_options(checkpoint: int | None = None, ema: float | str | None = None, labels: str = "same") -> dict[str, Any]:
+    return {"checkpoint": checkpoint, "ema": ema, "labels": labels}
+
+
+def find_source(spec: Spec) -> tuple[Part, str]:
     """The source of the weights without its option `labels`, and that option; raises if the weights or options do not exist."""
-    component = parse(spec)
-    name, options = component.name, dict(component.options)
-    labels = options.pop("labels", "same")
-    if labels not in ("same", "new"):
-        raise ValueError(f"labels is {labels!r} in start_from; expected same, or new for other classes")
-    published = name in PUBLISHED
-    unknown = sorted(options.keys() - ({"weights", "entry"} if published else {"checkpoint", "ema"}))
-    if published and (unknown or "weights" not in options):
-        wrong = f"unknown {', '.join(unknown)}" if unknown else "no weights"
-        raise ValueError(f"{wrong} in start_from; expected {name}(weights='FILE'), optionally with entry and labels")
-    if unknown:
-        raise ValueError(f"unknown {', '.join(unknown)} in start_from; expected checkpoint, ema and labels for a run")
-    if published and not Path(str(options["weights"])).exists():
-        raise FileNotFoundError(f"start_from is {component}; found no weights at {options['weights']}")
+    part = parse(spec)
+    name, published = part.name, part.name in PUBLISHED
     if not published and not Path(name).is_dir():
         raise FileNotFoundError(
             f"start_from is {name}, which does not exist; expected a run folder or one of {', '.join(PUBLISHED)}, as in "
             "sit(weights='FILE')"
         )
-    return Component(name, options), labels
+    find = {name: _published_options if published else _run_options}
+    options = {key: value for key, value in resolve("source of weights", part, find)().items() if value is not None}
+    labels = options.pop("labels", "same")
+    if labels not in ("same", "new"):
+        raise ValueError(f"labels is {labels!r} in start_from; expected same, or new for other classes")
+    if published and not Path(str(options["weights"])).exists():
+        raise FileNotFoundError(f"start_from is {part}; found no weights at {options['weights']}")
+    return Part(name, options), labels
 
 
 def as_text(start: dict[str, Any]) -> str:
@@ -93,20 +96,20 @@ def as_text(start: dict[str, Any]) -> str:
     return f"starting from {start['source']}{at}; {moved}"
 
 
-def _published(component: Component, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
+def _published(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
     """The published model, and its entries in start.json."""
-    name, path, entry = component.name, component.options["weights"], component.options.get("entry")
+    name, path, entry = part.name, part.options["weights"], part.options.get("entry")
     if not isinstance(model.path, LinearPath):
         raise ValueError(f"path is {config.path!r}; expected linear, because {name} was trained on the linear path")
     load_official(name, model.network, _labelled(read_weights(path, entry), model.network, new_labels))
     before = as_model(name, copy.deepcopy(model.network), noise_scale=config.noise_scale)
-    return before, {"source": str(component), "architecture": name}
+    return before, {"source": str(part), "architecture": name}
 
 
-def _of_run(component: Component, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
+def _of_run(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
     """The model of another run with a copy of this model's network, and its entries in start.json."""
-    folder = Path(component.name)
-    run = load_run(folder, **component.options)
+    folder = Path(part.name)
+    run = load_run(folder, **part.options)
     for name in ("path", "noise_scale"):
         theirs, ours = getattr(run.config, name), getattr(config, name)
         if theirs != ours:
@@ -114,7 +117,7 @@ def _of_run(component: Component, model: KDiff, config: ModelConfig, new_labels:
     state = _labelled(run.model.cpu().network.state_dict(), model.network, new_labels)
     load_weights(model.network, state, folder)
     run.model.network = copy.deepcopy(model.network)  # with its table of labels
-    return run.model, {"source": str(component), "step": run.step, "weights": run.weights}
+    return run.model, {"source": str(part), "step": run.step, "weights": run.weights}
 
 
 def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[str, Tensor]:
@@ -147,12 +150,12 @@ def _take_target(model: KDiff, before: KDiff, init: float | None) -> float:
         start, factor = learned_from(theirs, init, ours.rate)
         ours.load_state_dict(start.state_dict())
         return factor
-    if isinstance(ours, Learned) or isinstance(theirs, Learned):
-        if type(ours) is not type(theirs):
-            raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}; expected the same, or learned")
-        try:
-            ours.load_state_dict(theirs.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}: {error}") from None
-        return 1.0
-    return rescaled(theirs, ours)
+    if is_constant(ours) and is_constant(theirs):
+        return rescaled(theirs, ours)
+    if type(ours) is not type(theirs):
+        raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}; expected the same, or learned")
+    try:
+        ours.load_state_dict(theirs.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}: {error}") from None
+    return 1.0
