@@ -73,6 +73,9 @@ def test_a_learned_k_lies_where_it_ended_and_not_on_the_line() -> None:
     assert {line.get_color() for line in axes.lines if line.get_xdata()[0] == 1} == {"#654321"}
     assert "learned: k = 0.805 ± 0.007" in labels(axes)
     assert not any("general" in label for label in labels(axes))
+    axes = axes_of()
+    draw_curve(axes, [{**row, "main_number": "mean k", "mean k": row["k"]} for row in rows], "frechet")
+    assert "learned: mean k = 0.805 ± 0.007" in labels(axes)
 
 
 def test_one_k_under_two_names_is_one_point_of_the_line() -> None:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from kdiff.report.chart import Line, axis_ticks, chart, log_ticks, nice_ticks, position_scale
+from kdiff.report.chart import Line, chart, log_ticks, nice_ticks, position_scale
 from kdiff.report.markup import Markup, element, join, number, picture
-from kdiff.targets.target import LINE
+from kdiff.targets import LINE, Axis
 
 
 def test_elements_escape_what_is_no_markup() -> None:
@@ -51,7 +51,7 @@ def test_logarithmic_ticks_are_within(low, high) -> None:
 
 def test_a_curve_is_where_its_numbers_are() -> None:
     points = [(0, 0.0), (5, None), (5, 0.5), (10, 1.0)]
-    drawn = chart([Line("k", points, "k")], "k over steps", ticks=axis_ticks(LINE))
+    drawn = chart([Line("k", points, "k")], "k over steps", axis=LINE)
     assert 'd="M0.0,1000.0M500.0,500.0 1000.0,0.0"' in drawn
     assert '<circle cx="100.00%" cy="0.00%"' in drawn
     log = chart([Line("loss", [(1, 1.0), (2, 0.1), (3, 0.0), (4, 0.01)], "ink")], "loss", log=True)
@@ -59,6 +59,33 @@ def test_a_curve_is_where_its_numbers_are() -> None:
     heights = [float(pair.split(",")[1]) for pair in [*first.split(" "), second]]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)
     assert chart([Line("k", [(1, None)], "k")], "k") == ""
+
+
+def labels(drawn: str) -> list[str]:
+    """The texts of a picture at its vertical axis, in order."""
+    return re.findall(r'<text x="-10"[^>]*>([^<]*)<', drawn)
+
+
+def heights(drawn: str) -> list[float]:
+    """The points of the only curve, as their distance from the top in thousandths."""
+    path = re.search(r'd="M([^"]*)"', drawn)
+    assert path
+    return [float(pair.split(",")[1]) for pair in path[1].split(" ")]
+
+
+@pytest.mark.parametrize(("names", "shown"), [({1.0: "one"}, ["0", "one 1", "5"]), ({}, ["0", "5"])])
+def test_a_targets_own_axis_is_drawn_from_end_to_end_whatever_names_it_has(names, shown) -> None:
+    axis = Axis(0.0, 5.0, names)
+    within = chart([Line("ratio", [(0, 0.0), (1, 1.0), (2, 5.0)], "k")], "ratio", axis=axis)
+    assert labels(within) == shown
+    assert heights(within) == [1000, 800, 0]
+    beyond = chart([Line("ratio", [(0, -5.0), (1, 1.0), (2, 15.0)], "k")], "ratio", axis=axis)
+    assert labels(beyond) == shown
+    assert heights(beyond) == [1000, 700, 0], "a value outside of the axis is on the picture"
+    scale = position_scale(axis, "ratio", 1.25, 2.5)
+    assert 'cx="25.00%"' in scale
+    assert 'cx="50.00%"' in scale
+    assert 'cx="100.00%"' in position_scale(axis, "ratio", 10.0, 2.5)
 
 
 def test_of_very_many_points_some_are_drawn_and_the_last() -> None:

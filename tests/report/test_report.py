@@ -16,11 +16,23 @@ import torch
 from kdiff.config.training import TrainConfig
 from kdiff.data import load, make_dataset
 from kdiff.data.samples import is_image
-from kdiff.report.comparison_picture import COLOURS, _draw_quality, draw_comparison, draw_over_time, shown_targets
-from kdiff.report.drawing import Images, Points, image_grid, new_figure, save_figure, save_samples, view_of
+from kdiff.report.comparison_picture import COLOURS, _draw_quality, draw_comparison, draw_over_time, scales_of, shown_targets
+from kdiff.report.drawing import (
+    Images,
+    Points,
+    image_grid,
+    new_figure,
+    save_figure,
+    save_samples,
+    scale_to,
+    short_label,
+    view_of,
+)
 from kdiff.report.run_pictures import describe_run, draw_run, sample_to_files
+from kdiff.report.strip_picture import draw_strip
 from kdiff.run.run import load_run
 from kdiff.studies.runner import Job, collect, execute, make_jobs
+from kdiff.targets import Axis
 from kdiff.training.trainer import train_run
 
 TARGETS = ["noise", 0.1, 0.2, 0.3, 0.4, "velocity", 0.6, 0.8, 0.9, "data", "learned(rate=1)"]
@@ -305,12 +317,62 @@ def test_the_floor_of_an_exact_denoiser_is_drawn_where_it_was_computed(exact) ->
 def test_k_is_drawn_from_where_it_begins(images, tmp_path) -> None:
     jobs, _ = judged(str(images), ["learned(init=0.3)", 0.9, "general(a=1, b=1)"], [0], tmp_path, exact=False)
     axes = new_figure(4, 3).add_subplot()
-    draw_over_time(axes, jobs, dict.fromkeys((job.target for job in jobs), "#ff0000"))
+    (scale,) = scales_of(jobs)
+    draw_over_time(axes, jobs, dict.fromkeys((job.target for job in jobs), "#ff0000"), scale)
     learned, fixed = (line.get_xydata() for line in axes.lines)
     assert learned[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert learned[0, 1] == pytest.approx(0.3)
     assert learned[1, 1] != learned[0, 1]
     np.testing.assert_allclose(fixed, [[step, 0.9] for step in range(5)])
+
+
+@pytest.mark.parametrize("names", [{}, {1.0: "one"}])
+def test_an_axis_has_its_ends_and_values_outside_are_drawn(names) -> None:
+    axes = new_figure(4, 3).add_subplot()
+    axes.plot([0, 1], [2.0, 9.0])
+    scale_to(axes, Axis(0.0, 5.0, names))
+    low, high = axes.get_ylim()
+    assert low < 0
+    assert high > 9
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", *[f"1  {name}" for name in names.values()], "5"]
+
+
+@pytest.mark.parametrize(
+    ("label", "short"),
+    [
+        ("mine.parts.Ratio(start=1.0)", "Ratio(start=1.0)"),
+        ("mine.parts:Ratio", "Ratio"),
+        ("0.9", "0.9"),
+        ("learned(init=0.3)", "learned(init=0.3)"),
+        ("fixed(k=a.b)", "fixed(k=a.b)"),
+    ],
+)
+def test_titles_have_the_name_of_a_class_without_its_path(label, short) -> None:
+    assert short_label(label) == short
+
+
+def test_the_labels_of_targets_do_not_run_into_the_legend() -> None:
+    targets = [f"some.module.TargetWithALongName(start={i})" for i in range(7)]
+    figure = new_figure(8, 4)
+    axes = figure.add_subplot()
+    _draw_quality(axes, by_hand(dict.fromkeys(targets, 1.0)), "frechet", dict.fromkeys(targets, "#ff0000"))
+    figure.draw_without_rendering()
+    lowest = min(label.get_window_extent().y0 for label in axes.get_xticklabels())
+    assert axes.get_legend().get_window_extent().y1 < lowest
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 32, 32), (3, 8, 12), (7,)], ids=str)
+def test_a_strip_is_as_high_as_its_samples(shape, tmp_path) -> None:
+    """There is no band of white above or below them."""
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((60, *shape)).astype(np.float32))
+    jobs, rows = judged(str(tmp_path / "data.npz"), ["velocity", "learned"], [0], tmp_path, exact=False)
+    draw_strip(tmp_path / "strip.png", jobs, load(str(tmp_path / "data.npz")))
+    draw_comparison(tmp_path / "comparison.png", jobs, rows, load(str(tmp_path / "data.npz")))
+    strip = pixels(tmp_path / "strip.png")
+    inked = np.flatnonzero((strip[:, : strip.shape[1] // 2] < 255).any(axis=(1, 2)))
+    assert inked[0] < 15
+    assert strip.shape[0] - inked[-1] < 15
+    assert strip.shape[1] == round(2.1 * 3.4 * 150)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])

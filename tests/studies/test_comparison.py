@@ -123,6 +123,18 @@ def test_the_table_of_one_seed_and_of_a_target_without_k() -> None:
     assert cells(table(rows))[2] == ["general(a=1, b=1)", "", "1.5", "5", "4", "6"]
 
 
+def test_numbers_that_are_not_k_have_their_own_column() -> None:
+    rows = rows_of({"data": [1.0]}, main_number="k") + rows_of({"silent": [1.0]}, main_number=None, k=None)
+    rows += rows_of({"a.Mean": [1.0, 2.0]}, main_number="mean k", **{"mean k": 0.9})
+    rows += rows_of({"a.Other": [1.0]}, main_number="ratio", ratio=1.3, k=None)
+    header, _, *lines = cells(table(rows))
+    assert header[:5] == ["target", "k", "mean k", "ratio", "loss"]
+    numbers = [line[:4] for line in lines]
+    assert numbers[:2] == [["data", "1", "", ""], ["silent", "", "", ""]]
+    assert numbers[2:4] == [["a.Mean", "", "0.9", ""], ["a.Other", "", "", "1.3"]]
+    assert {len(line) for line in lines} == {len(header)}
+
+
 def test_the_verdict_tests_ratios_seed_by_seed() -> None:
     """Seeds that move all targets alike do not hide a difference; t(2) at 5 %, two-sided, over two others is 6.2."""
     best = [1.0, 2.0, 3.0]
@@ -247,7 +259,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(out, capsys) -> N
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))["rows"]
     assert table(rows) in printed
     assert verdict(rows) in printed
-    for name in ("comparison.png", "results.csv", "results.json", "runs"):
+    for name in ("comparison.png", "strip.png", "results.csv", "results.json", "runs"):
         assert str(out / name) in printed
     for command in re.findall(r"kdiff (?:info|sample) (\S+?)[,\s]", printed):
         assert load_run(command).step == 20

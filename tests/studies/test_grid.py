@@ -32,7 +32,7 @@ def rows_of(values: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]
 
 @pytest.mark.parametrize(
     "spec",
-    ["noise", "velocity", "data", 0.9, "0.25", 1, "fixed(k=0.3)", "fixed(k=noise)", {"name": "fixed", "k": 0.7}],
+    ["noise", "velocity", "data", 0.9, "0.25", 1, "fixed(k=0.3)", "fixed(0.3)", "fixed(k=noise)", {"name": "fixed", "k": 0.7}],
 )
 def test_the_k_of_a_fixed_target_is_the_one_it_is_built_with(spec) -> None:
     assert fixed_k(spec) == build("target", spec).k
@@ -40,7 +40,14 @@ def test_the_k_of_a_fixed_target_is_the_one_it_is_built_with(spec) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["learned", "learned(init=0.3)", "data(min_denominator=0.1)", "general(a=1, b=1)", "fixed(k=0.3, clamp_target=false)"],
+    [
+        "learned",
+        "learned(init=0.3)",
+        "data(min_denominator=0.1)",
+        "general(a=1, b=1)",
+        "fixed(k=0.3, clamp_target=false)",
+        "fixed(0.3, 0.1)",
+    ],
 )
 def test_a_target_that_is_more_than_a_fixed_k_is_none(spec) -> None:
     build("target", spec)
@@ -103,6 +110,7 @@ def test_the_verdict_says_where_learned_k_lands_on_the_curve() -> None:
         "learned(rate=1) ends at k = 0.91 ± 0.01 with 3 ± 1, not significantly different from the best fixed k; "
         "learned(init=0.1) ends at k = 0.91 ± 0.01 with 1 ± 0.5, significantly lower than the best fixed k."
     ) in verdict(rows)
+    assert "learned ends at mean k = 0.91" in verdict([{**row, "main_number": "mean k", "mean k": row["k"]} for row in rows])
     assert (best_target(rows), best_target(rows, ["noise", "data"])) == ("learned(init=0.1)", "data")
 
 

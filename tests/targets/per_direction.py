@@ -1,8 +1,9 @@
-"""A target of the user's own, in a basis of its own: k by principal direction, as the linear theory has it before training.
+"""Targets of a user's own. One is in its own basis: k by principal direction, as the linear theory has it before training.
 
     u = V diag(k) Vᵀ x − V diag(1 − k) Vᵀ n,        k_i from `kdiff.theory.k_per_direction`, V the data's principal directions
 
-It lives beside its test, which names it by class path: nothing in kdiff knows of it.
+The other, u = r x − n with a learned r, has its own number on its own axis. Both lie beside their test, which names them by
+class path: nothing in kdiff knows of them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdiff.data import Moments
-from kdiff.targets import PAPER_CLAMP, Curve, Target
-from kdiff.targets.target import LINE
+from kdiff.targets import LINE, PAPER_CLAMP, Axis, Curve, Target
 from kdiff.theory import k_per_direction
 
 
@@ -56,3 +56,20 @@ class PerDirection(Target):
     def curves(self) -> list[Curve]:
         """k over directions."""
         return [Curve("k", "direction", list(map(float, range(len(self.k_each)))), self.k_each.tolist())]
+
+
+class Ratio(Target):
+    """u = r x − n with r = exp(w), learned; the axis has a name at 1, or none."""
+
+    def __init__(self, named: bool = True) -> None:
+        super().__init__()
+        self.axis = Axis(0.0, 5.0, {1.0: "one"} if named else {})
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, float]:
+        """exp(w) and 1."""
+        return self.w.exp(), 1.0
+
+    def state(self) -> dict[str, float]:
+        """r."""
+        return {"ratio": self.w.exp().item()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib
 import json
@@ -17,12 +18,16 @@ from kdiff.commands.main import main
 from kdiff.config.training import TrainConfig
 from kdiff.data.directions import moments
 from kdiff.evaluation.exact import ExactDenoiser
+from kdiff.report.comparison_picture import draw_over_time, scales_of
+from kdiff.report.drawing import new_figure
+from kdiff.report.page import write_page
+from kdiff.report.run_pictures import draw_run
 from kdiff.run.run import load_run, target_at_start
-from kdiff.targets import Description
-from kdiff.targets.target import LINE
+from kdiff.studies.runner import execute, make_jobs
+from kdiff.targets import LINE, Description
 from kdiff.training.trainer import train_run
 
-CLASS_PATH = "per_direction.PerDirection"
+CLASS_PATH, RATIO = "per_direction.PerDirection", "per_direction.Ratio"
 DATA = "spiral(num_samples=300, ambient_dim=6)"
 CONFIG = TrainConfig(data=DATA, network="MLP(width=16)", steps=12, checkpoint_every=6, batch_size=32, ema=[0.9], log_every=4)
 
@@ -121,12 +126,50 @@ def test_every_command_takes_it(kind, tmp_path, capsys, monkeypatch):
     assert "mean k = " in Path("run/diffusers/README.md").read_text(encoding="utf-8")
     judged = json.loads(Path("run/evaluation.json").read_text(encoding="utf-8"))
     assert judged["target_state"].keys() == {"mean k", "least k"}
-    targets = ["velocity", "learned", CLASS_PATH]
+    targets = ["velocity", "learned", CLASS_PATH, RATIO, "general(a=1, b=1)"]
     options = ["--seeds", "1", "--num-samples", "40", "--workers", "1", "--exact", "false", "--out", "comparison"]
     assert main(["compare", DATA, "--targets", *targets, *common, *options]) == 0, capsys.readouterr().err
-    table = Path("comparison/table.md").read_text(encoding="utf-8")
-    assert f"| {CLASS_PATH} | {judged['target_state']['mean k']:.3g}" in table
+    # Its number stands under its own name, here and in the figures; a target that says nothing has none.
+    header, _, *lines = (line.split(" | ") for line in Path("comparison/table.md").read_text(encoding="utf-8").splitlines())
+    assert header[:5] == ["| target", "k", "mean k", "ratio", "loss"]
+    numbers = {line[0].strip("| "): [cell.strip() for cell in line[1:4]] for line in lines}
+    mean = f"{judged['target_state']['mean k']:.3g}"
+    figures = Path("comparison/results.csv").read_text(encoding="utf-8")
+    rows = {row["target"]: row for row in csv.DictReader(figures.splitlines())}
+    ratio = f"{float(rows[RATIO]['ratio']):.3g}"
+    assert numbers["velocity"] == ["0.5", "", ""]
+    assert [numbers[CLASS_PATH], numbers[RATIO], numbers["general(a=1, b=1)"]] == [["", mean, ""], ["", "", ratio], [""] * 3]
+    assert [rows[target]["k"] for target in (RATIO, "general(a=1, b=1)")] == ["", ""]
+    assert float(rows[CLASS_PATH]["k"]) == float(rows[CLASS_PATH]["mean k"]) == judged["target_state"]["mean k"]
     assert Path("comparison/comparison.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_on_an_axis_of_the_targets_own_has_pictures_and_a_page(kind, tmp_path, named) -> None:
+    config = dataclasses.replace(CONFIG, target=f"per_direction.Ratio(named={named})")
+    draw_run(train_run(config, tmp_path / "run"))
+    train_run(dataclasses.replace(CONFIG, target="velocity"), tmp_path / "other")
+    page = write_page(tmp_path / "run", tmp_path / "other").read_text(encoding="utf-8")
+    assert f"between {'one' if named else '0'} and 5" in page
+    assert "prediction" not in page.split("</style>")[1].split("<h2>")[0]
+
+
+def test_numbers_on_different_axes_are_drawn_apart(kind, tmp_path) -> None:
+    """No title names what is not drawn, and each line lies within its own axis."""
+    config = dataclasses.replace(CONFIG, log_every=4)
+    targets = ["general(a=1, b=1)", RATIO, "learned", CLASS_PATH]
+    jobs = make_jobs({"cell": config}, targets, [0], tmp_path, 0, exact=False)
+    for job in jobs:
+        execute(job)
+    drawn = {}
+    for scale in scales_of(jobs):
+        axes = new_figure(4, 3).add_subplot()
+        draw_over_time(axes, jobs, dict.fromkeys(targets, "#ff0000"), scale)
+        low, high = axes.get_ylim()
+        assert all(low < y < high for line in axes.lines for y in line.get_ydata())
+        drawn[axes.get_title()] = len(axes.lines)
+    assert drawn == {"ratio over the steps": 1, "k, mean k over the steps": 2}
+    assert scales_of(jobs[:1]) == []
 
 
 def test_from_a_run_folder_alone(kind, tmp_path):

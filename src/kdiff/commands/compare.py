@@ -8,7 +8,7 @@ from kdiff.commands.arguments import check_data_given, out_option, read_config
 from kdiff.config.parts import data_name, slug
 from kdiff.config.studies import CompareConfig
 
-ABOUT = """Trains the same network with each prediction target and compares their samples. Writes a table, pictures, the
+ABOUT = """Trains the same network with each prediction target and compares their samples. Writes a table, two pictures, the
 figures (CSV, JSON) and the runs to comparisons/DATA. The same command continues a comparison that was interrupted. Examples:
 kdiff compare digits --seeds 1; kdiff compare vectors.npz --targets velocity 0.9 learned; kdiff compare
 "spiral(ambient_dim=32)" --steps 2000."""

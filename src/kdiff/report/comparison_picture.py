@@ -1,4 +1,5 @@
-"""One picture of a comparison: samples of each target side by side, k over the steps, and quality with spread and floors.
+"""One picture of a comparison: samples of each target side by side, the targets' numbers over the steps, and quality with
+spread and floors.
 
 With three or more fixed k, the picture also has curves of quality and of the losses against k. Samples are then shown for only
 some of many fixed k.
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from kdiff.data import Dataset
 from kdiff.evaluation.subsets import matched_heldout
 from kdiff.report.curve import FLOOR, draw_curve, draw_losses, logarithmic
-from kdiff.report.drawing import INK, new_figure, panel, plain, save_figure, scale_to, view_of
+from kdiff.report.drawing import INK, new_figure, panel, plain, save_figure, scale_to, short_label, view_of
 from kdiff.run.generate import generate
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import load_run, target_at_start
 from kdiff.studies.comparison import MEASURES, best_target, fixed_targets, has_curve, main_measure, summarise
 from kdiff.studies.runner import Job
+from kdiff.targets import Axis, Description
 
 MAX_COLUMNS = 7
 COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd")
@@ -32,13 +36,15 @@ OFF_SCALE = 20  # a target whose measure is that many times as high as the best 
 
 
 def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, Any]], dataset: Dataset) -> None:
-    """Draw the samples of the first seed (paper's sampler with a clean last step), and k and quality of all seeds."""
+    """Draw the samples of the first seed (paper's sampler with a clean last step), and numbers and quality of all seeds."""
     targets = shown_targets(rows)
     colours = target_colours(targets)
     view = view_of(dataset.part("train")[0], dataset.manifold)
     columns = min(len(targets) + 1, MAX_COLUMNS)
     lines = math.ceil((len(targets) + 1) / columns)
-    charts = 2 if has_curve(rows) else 1
+    shown = [job for job in jobs if job.target in colours]
+    first, *others = scales_of(shown) or [""]
+    charts = 1 + has_curve(rows) + bool(others)
     figure = new_figure(max(2.3 * columns, 8), 2.6 * lines + 3 * charts)
     grid = figure.add_gridspec(1 + charts, 1, height_ratios=[lines, *[1.15] * charts])
     top = grid[0].subgridspec(lines, columns)
@@ -47,19 +53,21 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     for i, target in enumerate(targets, start=1):
         run = load_run(next(job for job in jobs if job.target == target).folder)
         x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")
-        panel(figure, top[i // columns, i % columns], x, view, target, colours[target])
+        panel(figure, top[i // columns, i % columns], x, view, short_label(target), colours[target])
 
     measure = main_measure(rows)
     count = len({job.config.seed for job in jobs})
     facts = f"{rows[0]['num_samples']} samples, {count} seed{'s' if count > 1 else ''}"
     if has_curve(rows):
-        quality, losses = _two(figure, grid[1])
+        quality, losses = _row(figure, grid[1])
         draw_curve(quality, rows, measure, colours=colours)
         plain(quality, f"{MEASURES[measure]} against k (clean last step; {facts}; lower is better)", size=8)
         draw_losses(losses, rows, colours, clamped=jobs[0].config.loss_space == "v")
         plain(losses, "training loss and its parts against k", size=8)
-    over_time, quality = _two(figure, grid[charts])
-    draw_over_time(over_time, jobs, colours)
+    *over_time, quality = _row(figure, grid[1 + has_curve(rows)], 2 if first else 1)
+    over_time += _row(figure, grid[charts], len(others)) if others else []
+    for axes, scale in zip(over_time, [first, *others]):
+        draw_over_time(axes, shown, colours, scale)
     _draw_quality(quality, rows, measure, colours)
     plain(quality, f"{MEASURES[measure]} ({facts}; lower is better)", size=8)
     save_figure(figure, path)
@@ -87,21 +95,36 @@ def target_colours(targets: Sequence[str]) -> dict[str, str]:
     return {target: NAMED.get(target) or next(free) for target in targets}
 
 
-def draw_over_time(axes: Axes, jobs: Sequence[Job], colours: Mapping[str, str]) -> None:
-    """Draw the main number of each target over the steps, for all seeds, from its value before the first step."""
+def _scale(target: Description) -> Axis | str:
+    """What the main number of a target is drawn on: its axis, or without one a scale with the number's name ("": no number)."""
+    return (target.axis or next(iter(target.scalars))) if target.scalars else ""
+
+
+def scales_of(jobs: Sequence[Job]) -> list[Axis | str]:
+    """The scales that the targets' main numbers need, each once, axes first."""
+    found: list[Axis | str] = [""]
+    for job in jobs:
+        scale = _scale(target_at_start(job.folder))
+        found += [] if scale in found else [scale]
+    return sorted(found[1:], key=lambda scale: isinstance(scale, str))
+
+
+def draw_over_time(axes: Axes, jobs: Sequence[Job], colours: Mapping[str, str], scale: Axis | str) -> None:
+    """Draw the main numbers that belong to one scale over the steps, for all seeds, from the values before the first step."""
     names: dict[str, None] = {}
     for job in jobs:
         first = target_at_start(job.folder)
-        for name in list(first.scalars)[:1]:
+        if _scale(first) == scale:
+            name = next(iter(first.scalars))
             # A line of metrics holds the number after its step, so at the first line it has already moved.
             rows = [{"step": 0, **first.scalars}, *read_metrics(job.folder / "metrics.jsonl")]
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            if job.target in colours:
-                axes.plot(*zip(*points), color=colours[job.target], linewidth=1.2)
-                names[name] = None
-                scale_to(axes, first.axis)
+            axes.plot(
+                *zip(*[(row["step"], row[name]) for row in rows if name in row]), color=colours[job.target], linewidth=1.2
+            )
+            names[name] = None
+    scale_to(axes, scale if isinstance(scale, Axis) else None)
     axes.set(xlabel="step", ylabel=", ".join(names))
-    plain(axes, f"{', '.join(names) or 'targets'} over the steps", size=8)
+    plain(axes, f"{', '.join(names)} over the steps", size=8)
 
 
 def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
@@ -130,7 +153,7 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
             _mark_beyond(axes, i + offset, statistics.mean(values), marker, style)
     axes.set_xlim(-0.5, len(targets) - 0.5)
     turned = len(targets) > 4
-    axes.set_xticks(range(len(targets)), targets, rotation=15 if turned else 0, fontsize=8)
+    axes.set_xticks(range(len(targets)), map(short_label, targets), rotation=15 if turned else 0, fontsize=8)
     handles = [
         axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
         axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
@@ -145,9 +168,13 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.3)
         handles.append(axes.plot([], [], "^", color=INK, markersize=4, label="beyond the scale; the number is the mean")[0])
-    axes.legend(
-        handles=handles, fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2 if turned else -0.12)
-    )
+    # The legend lies below the labels of the targets, however high they are.
+    figure: Any = axes.get_figure(root=True)
+    height = max(label.get_window_extent().height for label in axes.get_xticklabels()) / figure.dpi
+    below = axes.transAxes + ScaledTranslation(0, -height - 0.12, figure.dpi_scale_trans)
+    columns = 3 if figure.get_figwidth() > 12 else 2
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    axes.legend(handles=handles, fontsize=7, frameon=False, ncols=columns, **place)
 
 
 def _mark_beyond(axes: Axes, x: float, value: float, marker: str, style: Mapping[str, Any]) -> None:
@@ -158,6 +185,5 @@ def _mark_beyond(axes: Axes, x: float, value: float, marker: str, style: Mapping
     axes.text(x, 0.89, f"{value:.3g}", rotation=90, fontsize=7, ha="center", va="top", color=style["color"], transform=edge)
 
 
-def _two(figure: Any, place: Any) -> tuple[Axes, Axes]:
-    halves = place.subgridspec(1, 2)
-    return figure.add_subplot(halves[0]), figure.add_subplot(halves[1])
+def _row(figure: Figure, place: Any, count: int = 2) -> list[Axes]:
+    return [figure.add_subplot(part) for part in place.subgridspec(1, count)]

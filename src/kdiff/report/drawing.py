@@ -7,6 +7,7 @@ Points lie in the plane of the data's manifold if it is known, else along the fi
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from torch import Tensor
 
 from kdiff.data import LatentSamples, Manifold, Samples, principal_directions
@@ -151,11 +152,17 @@ def view_of(data: Samples, manifold: Manifold | None = None) -> View:
     return Points(data[:MAX_POINTS], manifold)
 
 
-def panel(figure: Figure, place: Any, x: Tensor, view: View, title: str, colour: str = INK, columns: int = 8) -> None:
+def short_label(part: str) -> str:
+    """A part's label for a title or a tick, where a class path is shortened to the name of the class."""
+    return re.sub(r"^[\w.:]*[.:](?=[^\W\d])", "", part)
+
+
+def panel(figure: FigureBase, place: Any, x: Tensor, view: View, title: str, colour: str = INK, columns: int = 8) -> Axes:
     """Draw samples (normalised values) in one place of a figure's grid, with a title in this colour."""
     axes = figure.add_subplot(place)
     view.draw(axes, x, columns)
     axes.set_title(title, fontsize=9, color=colour)
+    return axes
 
 
 def save_samples(path: Path, x: Tensor, view: View, title: str = "", columns: int = 0) -> None:

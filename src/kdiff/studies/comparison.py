@@ -254,11 +254,11 @@ def _along_k(rows: Sequence[dict[str, Any]], measure: str, summaries: dict[str, 
     best = best_target(rows, fixed)
     parts = [f"Best of {len(set(fixed.values()))} fixed k: {fixed[best]:g} ({summaries[best]})"]
     for target, summary in summaries.items():
-        runs = {row["seed"]: row for row in rows if row["target"] == target}
-        ks = [row["k"] for row in runs.values()]
+        runs = list({row["seed"]: row for row in rows if row["target"] == target}.values())
+        ks, name = [row["k"] for row in runs], main_number(runs[0])[0]
         if target in fixed or None in ks:
             continue
-        text = f"{target} ends at {main_number(next(iter(runs.values())))[0]} = {with_spread(statistics.mean(ks), deviation(ks))} with {summary}"
+        text = f"{target} ends at {name} = {with_spread(statistics.mean(ks), deviation(ks))} with {summary}"
         if summary.seeds > 1:
             found = _against(rows, measure, best, target, len(summaries) - 1)
             way = "higher than" if found.low > 0 else "lower than" if found.high < 0 else "different from"

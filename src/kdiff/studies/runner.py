@@ -215,7 +215,7 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     results = [read_json(job.folder / "evaluation.json") for job in jobs]
     states = [result.get("target_state", {"k": result["k"]}) for result in results]  # older files have only k
-    others = [name for name in dict.fromkeys(name for state in states for name in state) if name != "k"]
+    others = dict.fromkeys(name for state in states for name in state if name != "k")
     for job, result, state in zip(jobs, results, states):
         last = read_json(job.folder / "finished.json")
         steps = read_metrics(job.folder / "metrics.jsonl")
