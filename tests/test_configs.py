@@ -63,7 +63,7 @@ def test_the_recipes_way_of_sampling(name: str) -> None:
     scales = {"jit_b": 2.9, "256_jit_l": 2.4, "512_jit_l": 2.5, "jit_h": 2.2, "lightningdit": 2.0}
     assert sampling.guidance == next(scale for part, scale in scales.items() if part in name)
     way = ("heun", 50, "uniform") if "jit" in name else ("euler", 249, "shifted(0.3)")
-    assert (sampling.solver, sampling.steps, sampling.times) == way
+    assert (str(sampling.solver), sampling.steps, str(sampling.times)) == way
     assert ("dropout" in str(config.network)) == ("jit_h" in name)
 
 

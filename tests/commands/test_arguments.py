@@ -8,7 +8,7 @@ import yaml
 from kdiff.commands.arguments import config_folder, find_config, read_config
 from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
-from kdiff.config.sampling import SampleConfig
+from kdiff.config.sampling import SampleConfig, Sampling, sampler_options
 from kdiff.config.studies import CompareConfig
 from kdiff.config.training import TrainConfig
 
@@ -221,6 +221,12 @@ def test_a_printed_comparison_names_its_data(yaml_file, capsys) -> None:
         (["--network.width", "["], r"--network.width is '\['"),
         (["--network.width", "3", "--network", "MLP(width=)"], r"cannot read 'MLP\(width=\)'"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (["--target", "learned(rate:1)"], r"^target: cannot read 'learned\(rate:1\)'; expected name\(option=value"),
+        (["--target="], "^target: cannot read ''; expected name"),
+        (["--sampling.guidance", "two"], "^sampling.guidance: expected a number, got 'two'"),
+        (["--sampling.last_step", "now"], r"^sampling.last_step: expected one of \['data', 'euler'\], got 'now'"),
+        (["--sampling.steps", "0"], "steps is 0; expected at least 1"),
+        (["--sampling.solver", "heun(order=)"], r"^sampling.solver: cannot read 'heun\(order=\)'"),
     ],
 )
 def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> None:
@@ -236,6 +242,7 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> N
         ("stepz: 5", "stepz.*did you mean 'steps'"),
         ("data: spiral\nlearning-rate: 5", "learning-rate"),
         ("qqq: 5", "qqq"),
+        ("target: {nam: learned}", r"^target: .*has no name; expected \{name: …"),
         ("steps: many", "steps.*many"),
         ("steps: [", "config"),
         ("- steps", "config"),
@@ -246,6 +253,42 @@ def test_mistakes_in_a_file(text, message, yaml_file) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         train(yaml_file(text))
     assert "\n" not in str(caught.value)
+
+
+def test_no_message_names_a_class_of_the_parser(yaml_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for argv in (["--target", "a(b:1)"], ["--config", "missing.yaml"], [yaml_file("sampling: {guidance: two}")]):
+        with pytest.raises(ValueError, match=r"^[\w.]+: ") as caught:
+            train(*argv)
+        assert not any(word in str(caught.value) for word in ("Parser", "PartField", "<class"))
+
+
+@pytest.mark.parametrize(("solver", "times"), [("ab3", "shifted(0.3)"), ("dopri5(1e-06)", "[0, 0.2, 1]"), ("a.b:c", "uniform")])
+def test_solver_and_times_are_parts_that_files_hold_as_text(solver, times, yaml_file, capsys) -> None:
+    argv = ["runs/a", "--solver", solver, "--times", times]
+    config = read_config("sample", SampleConfig, argv, "RUN")[0]
+    assert (config.solver, config.times) == (parse(solver), parse(times))
+    assert (as_dict(config)["solver"], as_dict(config)["times"]) == (solver, times)
+    assert [sampler_options(config)[name] for name in ("solver", "times")] == [solver, times]
+    with pytest.raises(SystemExit):
+        read_config("sample", SampleConfig, [*argv, "--print-config"], "RUN")
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["times"] == times
+    assert read_config("sample", SampleConfig, ["--config", yaml_file(printed)], "RUN")[0] == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0; expected at least 1"),
+        ({"last_step": "now"}, "last_step is 'now'; expected data or euler"),
+        ({"guidance_interval": [0.1]}, r"guidance_interval is \[0.1\]; expected two times"),
+        ({"solver": "heun(order=)"}, "cannot read"),
+    ],
+)
+def test_settings_of_sampling_are_checked_when_they_are_made(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
 
 
 def test_help_says_what_each_option_is(capsys) -> None:

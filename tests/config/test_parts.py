@@ -7,19 +7,27 @@ from functools import partial
 
 import pytest
 
-from kdiff import FixedK, GeneralTarget, LearnedK, LogitNormal, Uniform, VariancePreservingPath
-from kdiff.config.parts import Part, parse, resolve
+from kdiff import FixedK, GeneralTarget, LearnedK, LogitNormal, Uniform, VariancePreservingPath, load_data
+from kdiff.config.parts import Part, data_name, parse, resolve
+from kdiff.config.training import TrainConfig
 from kdiff.networks import MLP
-from kdiff.run.build import build
+from kdiff.run.build import build, build_model, load_dataset
 
 MODULE = """
-class Net:
+from torch.nn import Module
+
+class Net(Module):
     def __init__(self, shape, depth=1):
+        super().__init__()
         self.given = {"shape": shape, "depth": depth}
 
-class Any:
+class Any(Module):
     def __init__(self, **options):
+        super().__init__()
         self.given = options
+
+class Nothing:
+    pass
 
 class Positional:
     def __init__(self, shape, /):
@@ -155,7 +163,9 @@ def test_a_part_reads_back_from_plain_data():
         ("network", "MLP(widht=8)", "did you mean width.{2}; its options are width, depth"),
         ("path", "linear(a=1)", "it takes none"),
         ("target", "learned(init=2)", "init is 2"),
-        ("target", "learned(init=high)", "learned cannot be built from {'init': 'high'}"),
+        ("target", "learned(init=high)", "init of learned is 'high'; expected a number"),
+        ("target", "learned(high)", "init of learned is 'high'; expected a number"),
+        ("target", "learned(init=[0.5])", r"learned\(init=\[0.5\]\) cannot be built: '<' not supported"),
         ("target", "fixed", "fixed needs a value for k"),
         ("target", 1.5, "k is 1.5"),
         ("target", "nan", "k is nan"),
@@ -172,6 +182,44 @@ def test_a_part_reads_back_from_plain_data():
 def test_mistakes_are_named(kind, spec, message):
     with pytest.raises(ValueError, match=message):
         build(kind, spec, shape=(3,), num_classes=2)
+
+
+def test_values_go_to_the_first_arguments_that_the_caller_does_not_give(module):
+    assert build("network", f"{module}.nets.Net(4)", shape=(3,)).given == {"shape": (3,), "depth": 4}
+    assert build("network", "MLP(8)", shape=(3,), num_classes=2).input.weight.shape == (8, 3)
+    with pytest.raises(ValueError, match=r"Net\(4, 5\) do not fit: too many positional arguments; its options are depth"):
+        build("network", f"{module}.nets.Net(4, 5)", shape=(3,))
+    with pytest.raises(ValueError, match="multiple values for argument 'depth'"):
+        build("network", f"{module}.nets.Net(4, depth=5)", shape=(3,))
+
+
+@pytest.mark.parametrize("kind", ["network", "target", "path", "timesteps"])
+def test_an_object_of_another_kind_is_refused(module, kind):
+    wanted = {"network": "Module", "target": "Target", "path": "GaussianPath", "timesteps": "Timesteps"}[kind]
+    message = f"{kind} is {module}.nets.Nothing, which makes a Nothing; expected a subclass of {wanted}"
+    with pytest.raises(ValueError, match=message):
+        build(kind, f"{module}.nets.Nothing", shape=(3,))
+
+
+def test_values_without_a_name_reach_the_data_of_a_configuration():
+    config = TrainConfig(data="moons(50, 3)")
+    assert load_dataset(config).x.shape == load_data("moons(num_samples=50, ambient_dim=3)").x.shape == (50, 3)
+    with pytest.raises(ValueError, match="too many positional arguments; it takes none"):
+        load_dataset(TrainConfig(data="digits(50)"))
+
+
+@pytest.mark.parametrize("name", ["JiT-B/16", "DiT(patch_size=1)"])
+def test_a_network_for_images_says_so_of_other_samples(name):
+    with pytest.raises(ValueError, match=r"is a network for images \(C, H, W\), but the samples have the shape \(5,\)"):
+        build_model(TrainConfig(network=name), "learned", (5,), 0)
+
+
+def test_folders_are_named_after_the_data_the_file_or_the_function(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images.npz").touch()
+    names = {"spiral(noise=0)": "spiral", "images.npz(64)": "images", "a/b.c/photos": "photos", "a/x.y.npz": "x.y"}
+    names |= {"mine.parts.circle(5)": "circle", "mine.parts:square": "square", "..": "data"}
+    assert {data: data_name(data) for data in names} == names
 
 
 def test_a_class_path_gets_what_its_signature_has(module):

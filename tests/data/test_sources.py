@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from kdiff.commands.main import overview
+from kdiff.config.parts import Part
 from kdiff.data import SOURCES, Dataset, digits, load
 
 MODULE = """
@@ -75,8 +77,22 @@ def test_every_name_loads_itself() -> None:
         assert data.name == name
 
 
-def test_options_reach_the_source() -> None:
-    assert load("spiral", num_samples=50, ambient_dim=7).x.shape == (50, 7)
+def test_options_reach_the_source(tmp_path: Path) -> None:
+    spiral = load("spiral", num_samples=50, ambient_dim=7)
+    assert spiral.x.shape == (50, 7)
+    np.save(tmp_path / "a (1).npy", spiral.x.numpy())
+    np.savez(tmp_path / "a.npz", images=spiral.x.numpy(), others=spiral.x.numpy())
+    for source in ("spiral(num_samples=50, ambient_dim=7)", "spiral(50, 7)", Part("spiral", {"ambient_dim": 7}, [50])):
+        assert load(source).fingerprint == spiral.fingerprint
+    assert load("spiral(50)", ambient_dim=7).fingerprint == spiral.fingerprint
+    for path in (tmp_path / "a (1).npy", str(tmp_path / "a (1).npy"), f"{tmp_path / 'a.npz'}(images)"):
+        assert torch.equal(load(path, normalise="none").x, spiral.x)
+
+
+@pytest.mark.parametrize("source", ["spiral(50)", "spiral(num_samples=50)"])
+def test_an_option_is_given_once(source: str) -> None:
+    with pytest.raises(ValueError, match=r"gives num_samples, which is also|multiple values for argument 'num_samples'"):
+        load(source, num_samples=60)
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ class TestRefusals:
     )
     def test_types(self, options: dict, message: str) -> None:
         with pytest.raises(TypeError, match=message):
-            load("spiral", **options)
+            spiral(**options)
 
 
 def test_gaussian_has_the_variances_it_was_given() -> None:

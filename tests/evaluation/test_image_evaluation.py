@@ -22,6 +22,7 @@ from PIL import Image
 import kdiff
 from kdiff.commands.main import main
 from kdiff.config.evaluation import EvaluateConfig
+from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import TrainConfig
@@ -245,8 +246,8 @@ def test_a_run_is_judged_as_its_configuration_says_it_is_sampled_from(tmp_path: 
     [
         ({}, {}),
         ({"guidance": 1.5}, {"guidance": 1.5}),
-        ({"solver": "euler"}, {"solver": "euler", "steps": 18}),
-        ({"steps": 7, "last_step": "euler"}, {"solver": "ab3", "steps": 7, "last_step": "euler"}),
+        ({"solver": "euler"}, {"solver": parse("euler"), "steps": 18}),
+        ({"steps": 7, "last_step": "euler"}, {"solver": parse("ab3"), "steps": 7, "last_step": "euler"}),
     ],
 )
 def test_only_what_a_configuration_says_otherwise_than_usual_takes_the_place_of_a_commands_own(said, wanted, tmp_path) -> None:

@@ -117,8 +117,13 @@ def test_mixed_sizes_missing_folders_and_options_are_refused(tmp_path: Path) -> 
     Image.fromarray(random_images(9, 8, 3)).save(folder / "taller.png")
     with pytest.raises(ValueError, match=r"2 sizes.*give size"):
         open_images(str(folder))
-    with pytest.raises(TypeError, match="only the option size, found flip"):
+    with pytest.raises(ValueError, match="mixed has no option flip; its options are size"):
         open_images(f"{folder}(flip=True)")
+    np.savez(tmp_path / "a.npz", random_images(2, 8, 8, 3))
+    for options in ("4", "size=4"):
+        assert open_images(f"{folder}({options})").shape == (3, 4, 4)
+        with pytest.raises(ValueError, match="it takes none"):
+            open_images(f"{tmp_path / 'a.npz'}({options})")
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "nowhere"))):
         open_images(str(tmp_path / "nowhere"))
 

@@ -11,7 +11,7 @@ import torch
 from kdiff.data import LatentSamples, Normalisation, make_dataset
 from kdiff.data.shards import Sharded
 from kdiff.latent import load_autoencoder
-from kdiff.report.drawing import Images, Points, view_of
+from kdiff.report.drawing import ImageView, Points, view_of
 from kdiff.report.reconstructions import draw_reconstructions
 
 
@@ -42,5 +42,5 @@ def test_images_that_cannot_be_drawn(autoencoder_folder: Path, tmp_path: Path) -
 
 def test_latents_are_points_though_they_may_have_the_shape_of_an_image() -> None:
     array = np.random.default_rng(0).normal(size=(50, 3, 4, 4)).astype(np.float32)
-    assert isinstance(view_of(torch.from_numpy(array)), Images)
+    assert isinstance(view_of(torch.from_numpy(array)), ImageView)
     assert isinstance(view_of(LatentSamples({"mean": Sharded([array])}, Normalisation.none())), Points)

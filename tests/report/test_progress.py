@@ -61,7 +61,7 @@ def test_a_strip_of_images_has_a_row_per_sample_and_a_column_per_time(tmp_path, 
     run = train_run(CONFIG, tmp_path / "run")
     drawn = {}
     monkeypatch.setattr(
-        module_under_test.Images, "draw", lambda view, axes, x, columns: drawn.update(x=x, columns=columns), raising=True
+        module_under_test.ImageView, "draw", lambda view, axes, x, columns: drawn.update(x=x, columns=columns), raising=True
     )
     assert draw_denoising(run) == tmp_path / "run" / "denoising.png"
     assert drawn["columns"] == 9

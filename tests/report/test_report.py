@@ -18,7 +18,7 @@ from kdiff.data import load, make_dataset
 from kdiff.data.samples import is_image
 from kdiff.report.comparison_picture import COLOURS, _draw_quality, draw_comparison, draw_over_time, scales_of, shown_targets
 from kdiff.report.drawing import (
-    Images,
+    ImageView,
     Points,
     image_grid,
     new_figure,
@@ -91,8 +91,8 @@ def test_what_is_an_image(shape, image) -> None:
     assert is_image(shape) == image
     data = torch.randn(20, *shape)
     view = view_of(data)
-    assert isinstance(view, Images if image else Points)
-    if isinstance(view, Images):
+    assert isinstance(view, ImageView if image else Points)
+    if isinstance(view, ImageView):
         assert (view.low, view.high) == (data.min().item(), data.max().item())
 
 
@@ -161,7 +161,7 @@ def test_a_picture_has_its_size_and_nothing_is_left_beside_it(tmp_path) -> None:
 
 
 def test_pictures_of_samples_show_the_samples(tmp_path) -> None:
-    low, high = Images(-1, 1), Points(torch.randn(100, 2))
+    low, high = ImageView(-1, 1), Points(torch.randn(100, 2))
     save_samples(tmp_path / "dark.png", -torch.ones(4, 1, 4, 4), low)
     save_samples(tmp_path / "bright.png", torch.ones(4, 1, 4, 4), low)
     save_samples(tmp_path / "colour.png", torch.tensor([1.0, -1, -1]).reshape(1, 3, 1, 1).expand(4, 3, 4, 4), low)
@@ -180,7 +180,7 @@ def test_pictures_of_samples_show_the_samples(tmp_path) -> None:
 def test_no_more_samples_are_drawn_than_can_be_seen(tmp_path) -> None:
     x = torch.rand(100, 1, 4, 4)
     for name, count in (("all", 100), ("first", 64), ("fewer", 60)):
-        save_samples(tmp_path / f"{name}.png", x[:count], Images(0, 1))
+        save_samples(tmp_path / f"{name}.png", x[:count], ImageView(0, 1))
     assert np.array_equal(pixels(tmp_path / "all.png"), pixels(tmp_path / "first.png"))
     assert not np.array_equal(pixels(tmp_path / "all.png"), pixels(tmp_path / "fewer.png"))
 

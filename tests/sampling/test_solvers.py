@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdiff import GeneralTarget, VariancePreservingPath, draw_noise
+from kdiff.config.parts import parse
 from kdiff.config.sampling import Sampling
 from kdiff.sampling import SOLVERS, EulerMaruyama, check_times, find_solver, karras_times, shifted_times
 from kdiff.sampling.runge_kutta import heun
@@ -149,6 +150,57 @@ def test_a_name_may_have_options_and_a_function_is_used_as_it_is(gaussian):
     assert find_solver("dopri5(1e-6)").rtol == 1e-6
     assert find_solver(heun) is heun
     assert find_solver("heun") is heun
+
+
+MODULE = """
+from kdiff.sampling import euler
+
+def own(velocity, z, times, callback=None):
+    return euler(velocity, z, times, callback)
+
+class Damped:
+    def __init__(self, damp: float = 1.0, path=None):
+        self.damp, self.path = damp, path
+
+    def __call__(self, velocity, z, times, callback=None):
+        return euler(lambda z, t: self.damp * velocity(z, t), z, times, callback)
+
+class Nothing:
+    pass
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kdiff_test_solvers.py").write_text(MODULE)
+    return "kdiff_test_solvers"
+
+
+def test_a_solver_of_ones_own_is_found_by_its_class_path(module):
+    z, times = torch.randn(3, 2), torch.linspace(0, 1, 5)
+    wanted = {"own": 1.0, "Damped": 1.0, "Damped(damp=0.5)": 0.5, "Damped(0.5)": 0.5}
+    for name, damp in wanted.items():
+        for solver in (f"{module}.{name}", parse(f"{module}.{name}")):
+            found = find_solver(solver)(lambda z, t: -z, z, times)
+            torch.testing.assert_close(found, z * (1 - damp / 4) ** 4)
+    path = VariancePreservingPath()
+    assert find_solver(f"{module}.Damped", path=path, seed=3).path is path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own(3)", "is a function that takes none; leave them out"),
+        ("Damped(dam=1)", "did you mean damp.*its options are damp$"),
+        ("Damped(damp=much)", "damp of kdiff_test_solvers.Damped is 'much'; expected a number"),
+        ("Damped(path=linear)", "path cannot be set by text"),
+        ("Nothing", "makes a Nothing; expected a function of velocity, z, times and callback"),
+    ],
+)
+def test_mistakes_in_a_class_path_are_refused(module, name, message):
+    with pytest.raises(ValueError, match=message):
+        find_solver(f"{module}.{name}")
 
 
 def test_what_the_caller_knows_fills_only_what_is_not_set():

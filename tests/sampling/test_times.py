@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kdiff.config.parts import parse
 from kdiff.sampling import check_times, find_times, karras_times, shifted_times, uniform_times
 from kdiff.sampling.times import TIMES
 
@@ -43,6 +44,25 @@ def test_karras_is_even_in_a_root_of_the_noise_to_signal_ratio():
         assert (roots[0] - roots.diff().mean()).item() == pytest.approx(50 ** (1 / rho), rel=1e-4)
 
 
+MODULE = """
+import torch
+
+def power(steps, exponent=2):
+    return torch.linspace(0, 1, steps + 1) ** exponent
+"""
+
+
+def test_a_function_of_steps_is_a_grid_by_its_class_path(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kdiff_test_times.py").write_text(MODULE)
+    t = uniform_times(5)
+    for times, exponent in (("kdiff_test_times.power", 2), ("kdiff_test_times.power(3)", 3)):
+        assert torch.equal(find_times(times, 5), t**exponent)
+        assert torch.equal(find_times(parse(times), 5), t**exponent)
+    with pytest.raises(ValueError, match="has no option power; its options are exponent"):
+        find_times("kdiff_test_times.power(power=3)", 5)
+
+
 def test_names_and_lists_are_found():
     assert torch.equal(find_times(None, 5), uniform_times(5))
     assert torch.equal(find_times("uniform", 5), uniform_times(5))
@@ -50,7 +70,7 @@ def test_names_and_lists_are_found():
     assert torch.equal(find_times("shifted(shift=0.3)", 5), shifted_times(5, 0.3))
     assert torch.equal(find_times("karras", 5), karras_times(5))
     assert torch.equal(find_times("karras(rho=3, sigma_max=10)", 5), karras_times(5, rho=3, sigma_max=10))
-    for listed in ("[0, 0.25, 1]", [0, 0.25, 1], torch.tensor([0, 0.25, 1])):
+    for listed in ("[0, 0.25, 1]", parse("[0, 0.25, 1]"), [0, 0.25, 1], torch.tensor([0, 0.25, 1])):
         assert find_times(listed, 5).tolist() == [0, 0.25, 1]
     assert {"uniform", "shifted", "karras"} == TIMES.keys()
 
@@ -61,6 +81,7 @@ def test_names_and_lists_are_found():
         ("cosine", "no grid of times is called 'cosine'.* Known: uniform, shifted, karras; or a list"),
         ("shifted", "shifted needs a value for shift"),
         ("shifted(0.3, 2)", "too many positional arguments; its options are shift"),
+        ("shifted(steps=3, shift=1)", "shifted has no option steps; its options are shift"),
         ("uniform(2)", "too many positional arguments; it takes none"),
         ("karras(power=2)", "its options are rho, sigma_min, sigma_max"),
         ("shifted(0)", "shift is 0"),

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from kdiff.commands.main import main
 from kdiff.config.autoencoding import EncodeConfig
+from kdiff.config.parts import parse
 from kdiff.data import SOURCES, load
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.latent.autoencoder import decoder
@@ -291,7 +292,9 @@ def test_an_autoencoder_that_has_moved_is_the_same(config, copy, autoencoder_fol
 
 def test_images_are_named_so_that_they_are_found_from_anywhere(config, images, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(images.parent)
-    manifest, _ = encode(replace(config, data=f"{images.name}(flip=true)"), tmp_path / "latents")
+    for folder, given in (("values", "('x')"), ("latents", "(flip=true)")):
+        manifest, _ = encode(replace(config, data=f"{images.name}{given}"), tmp_path / folder)
+        assert parse(manifest["source"]["data"]) == parse(f"{images}{given}")
     assert manifest["source"]["data"] == f"{images.absolute()}(flip=True)"
 
 

@@ -141,6 +141,66 @@ def test_a_run_goes_on_from_another(runs, source, target):
     assert_close(velocity(model, dataset), velocity(before, dataset), rtol=1e-4, atol=1e-6)
 
 
+TARGETS = """
+import torch
+from torch import nn
+
+from kdiff.targets import Target
+
+class Basis(Target):
+    def __init__(self, size: float = 0.5, moments=None):
+        super().__init__()
+        self.register_buffer("k_each", torch.linspace(0.1, 0.9, 8) if moments else torch.full((8,), size))
+
+    def coefficients(self, t):
+        return self.k_each, 1 - self.k_each
+
+class Ratio(Target):
+    def __init__(self, start: float = 2.0):
+        super().__init__()
+        self.s = nn.Parameter(torch.tensor(start))
+
+    def coefficients(self, t):
+        return self.s.exp(), torch.ones_like(self.s)
+"""
+
+
+@pytest.mark.parametrize(("name", "kept", "other"), [("Basis", "k_each", "Basis(0.3)"), ("Ratio", "s", "Ratio(start=0.5)")])
+def test_a_target_of_ones_own_class_goes_on_from_a_run_of_its_class(tmp_path, monkeypatch, recwarn, name, kept, other):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kdiff_test_targets.py").write_text(TARGETS)
+    run = train_run(config_of("sit", target=f"kdiff_test_targets.{name}"), tmp_path / "run")
+    config = config_of("sit", target=f"kdiff_test_targets.{other}", start_from=str(run.folder))
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    assert not torch.equal(getattr(model.target, kept), getattr(run.model.target, kept))
+    told = start_from(model, config, *dataset.part("train"))
+    before = load_run(run.folder).model.cpu()
+    assert torch.equal(getattr(model.target, kept), getattr(before.target, kept))
+    assert (told["factor"], max(told["velocity_change"].values())) == (1, 0)
+    for target, message in {
+        "learned": "expected a fixed one, without learned parameters",
+        "velocity": "expected the same",
+    }.items():
+        model = build_model(config, target, dataset.shape, dataset.num_classes)
+        with pytest.raises(ValueError, match=message):
+            start_from(model, replace(config, target=target), *dataset.part("train"))
+    assert not [warning for warning in recwarn if "scalar" in str(warning.message)]
+
+
+def test_a_value_without_a_name_is_the_first_option_of_what_training_starts_from(runs, published):
+    config = config_of("sit", target="learned", start_from=f"{runs / 'velocity'}(2, ema=none)")
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    told = start_from(model, config, *dataset.part("train"))
+    assert (told["step"], told["source"]) == (2, f"{runs / 'velocity'}(checkpoint=2, ema='none')")
+    _, path, dataset = published("jit")
+    config = config_of("jit", target="learned(0.98)", start_from=f"jit('{path}')")
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    assert start_from(model, config, *dataset.part("train"))["source"] == f"jit(weights='{path}')"
+    assert model.target.k == pytest.approx(0.98)
+
+
 def test_labels_of_ones_own(runs, tmp_path, stirred):
     """Images of two classes from a model of ten: new rows for the classes, all else and "no class" as they were."""
     data = str(tmp_path / "two.npz")
@@ -176,9 +236,11 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
             "does not exist; expected a run folder or one of jit, sit, lightningdit",
         ),
         ({"start_from": "sit(weights='none.pt')"}, FileNotFoundError, "no weights at none.pt"),
-        ({"start_from": "sit"}, ValueError, r"no weights in start_from; expected sit\(weights='FILE'\)"),
-        ({"start_from": "sit(weights='a.pt', size=3)"}, ValueError, "unknown size in start_from"),
-        ({"start_from": "{velocity}(step=3)"}, ValueError, "unknown step in start_from; expected checkpoint, ema and labels"),
+        ({"start_from": "sit('none.pt')"}, FileNotFoundError, "no weights at none.pt"),
+        ({"start_from": "sit"}, ValueError, "sit needs a value for weights; its options are weights, entry, labels"),
+        ({"start_from": "sit(weights='a.pt', size=3)"}, ValueError, "sit has no option size"),
+        ({"start_from": "{velocity}(step=3)"}, ValueError, "no option step; its options are checkpoint, ema, labels"),
+        ({"start_from": "{velocity}(7)"}, ValueError, "no checkpoint of step 7; it has: 2, 3"),
         ({"start_from": "{velocity}(labels=old)"}, ValueError, "labels is 'old' in start_from; expected same, or new"),
         ({"start_from": "{velocity}", "target": "data"}, ValueError, "trained at k = 0.5, and the target has k = 1"),
         ({"start_from": "{velocity}", "target": "learned(init=0.7)"}, ValueError, "leave init out"),

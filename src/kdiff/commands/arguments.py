@@ -149,8 +149,8 @@ def _fields(kind: type) -> dict[str, str]:
 
 def _explain(error: Exception, options: list[str]) -> str:
     """jsonargparse's message on one line. If an option is unknown, it suggests the most similar one."""
-    text = " ".join(str(error).split())
-    if typed := re.search(r'key "(\w+)": Expected a (.+?)\. Got value: (.*)', text):
+    text = re.sub(r'^Parser key "([\w.]+)": (?:Not of type \w+: )?', r"\1: ", " ".join(str(error).split()))
+    if typed := re.search(r"^([\w.]+): Expected a (.+?)\. Got value: (.*)", text):
         wanted = (
             typed[2].replace("<class 'int'>", "whole number").replace("<class 'float'>", "number").replace("typing.Literal", "")
         )
@@ -243,10 +243,10 @@ def find_config(name: str) -> Path:
 
 
 def own_sampling(run: str) -> dict[str, Any]:
-    """`kdiff.run.folder.sampling_of`, imported only when there is a run."""
+    """`kdiff.run.folder.sampling_of`, imported only when there is a run. Parts become text, as on a command line."""
     from kdiff.run.folder import sampling_of
 
-    return sampling_of(run)
+    return {name: str(value) if isinstance(value, Part) else value for name, value in sampling_of(run).items()}
 
 
 def check_data_given(data: str | None, argv: list[str], usage: str) -> None:

@@ -171,7 +171,7 @@ def resolve(
         first: a function whose first argument has this name is the object itself, and not a function that returns the object.
 
     Raises:
-        ValueError: the name is unknown, or an option is unknown, missing, already fixed by the name, or text in place of a number.
+        ValueError: the name is unknown, or an option is unknown, missing, fixed by the name, or text in place of a number.
     """
     part = parse(spec)
     factory = known.get(part.name) or other(part.name)

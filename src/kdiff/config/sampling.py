@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kdiff.config.plain import check_least
+from kdiff.config.parts import Part, PartField
+from kdiff.config.plain import check_choices, check_least
 
 # Samplers by name. The 20 evaluations of the default are as good as the 99 of the paper's sampler (docs/results/steps.md), and
 # its last step leaves no noise behind. The paper's sampler is for figures that are compared with those of the paper.
@@ -43,14 +44,18 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     guidance_channels: list[int] | None = None
-    solver: str = SAMPLERS["default"]["solver"]
+    solver: PartField = PartField(SAMPLERS["default"]["solver"])
     steps: int = SAMPLERS["default"]["steps"]
-    times: str = "uniform"
+    times: PartField = PartField("uniform")
     last_step: Literal["data", "euler"] = SAMPLERS["default"]["last_step"]
 
     def __post_init__(self) -> None:
+        if len(self.guidance_interval) != 2:
+            raise ValueError(f"guidance_interval is {self.guidance_interval}; expected two times, low and high, as in 0.1 0.9")
         low, high = self.guidance_interval  # a list, as read from a file
         self.guidance_interval = (low, high)
+        check_least(self, steps=1)
+        check_choices(self, last_step=("data", "euler"))
 
 
 @dataclass
@@ -90,6 +95,7 @@ SAMPLER = tuple(Sampling.__dataclass_fields__)
 
 
 def sampler_options(config: Sampling) -> dict[str, Any]:
-    """The options of `KDiff.sample` in a configuration."""
-    options = {name: getattr(config, name) for name in SAMPLER}
+    """The options of `KDiff.sample` in a configuration. Parts are written as text, because records of samples keep them."""
+    values = ((name, getattr(config, name)) for name in SAMPLER)
+    options = {name: str(value) if isinstance(value, Part) else value for name, value in values}
     return options if options["guidance_channels"] else {k: v for k, v in options.items() if k != "guidance_channels"}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kdiff.config.parts import Part, PartField, parse
 from kdiff.config.plain import check_least
-from kdiff.config.sampling import SampleConfig
+from kdiff.config.sampling import SAMPLERS
 from kdiff.config.training import LoopConfig, ModelConfig
 
 
@@ -116,8 +116,8 @@ class SweepConfig:
     guidance: list[float] = field(default_factory=lambda: [1.0])
     guidance_interval: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 1.0)])
     ema: list[float | str] | None = None
-    solver: list[str] = field(default_factory=lambda: [SampleConfig.solver])
-    steps: list[int] = field(default_factory=lambda: [SampleConfig.steps])
+    solver: list[str] = field(default_factory=lambda: [SAMPLERS["default"]["solver"]])
+    steps: list[int] = field(default_factory=lambda: [SAMPLERS["default"]["steps"]])
     times: list[str] = field(default_factory=lambda: ["uniform"])
     last_step: list[Literal["data", "euler"]] = field(default_factory=lambda: ["data"])
     num_samples: int = 1000
@@ -135,6 +135,7 @@ class SweepConfig:
                 f"{', '.join(given)} go with --features; without it samples are ranked by their distance to the run's own "
                 "training data. Add --features inception, or leave them out"
             )
+        self.solver, self.times = ([str(parse(each)) for each in values] for values in (self.solver, self.times))
         for name in ("guidance", "guidance_interval", "solver", "steps", "times", "last_step"):
             values = getattr(self, name)
             if not values or len({str(value) for value in values}) < len(values):

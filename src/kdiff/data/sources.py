@@ -50,14 +50,15 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 def load(source: Spec | Path, **options: Any) -> Dataset:
     """The data set that `source` names: a name in `SOURCES`, else the path of a file or folder, else the path of a function.
 
-    Options may stand in brackets, as in "spiral(ambient_dim=16)". All `options` go to the source: to the function of that name; to `load_array` for a file; to `load_idx` for a folder of IDX
-    files, to `load_latents` for a folder that kdiff encode made, and to `load_folder` for other folders; or to the user's
-    function, which must return a `Dataset` (built by `make_dataset`). A name is preferred to a file of the same name; `./name`
-    is always a path, and so is text that names an existing file.
+    Options may stand in brackets, as in "spiral(ambient_dim=16)". They and `options` go to the source: to the function of that
+    name; to `load_array` for a file; to `load_idx` for a folder of IDX files, to `load_latents` for a folder that kdiff encode
+    made, and to `load_folder` for other folders; or to the user's function, which must return a `Dataset` (built by
+    `make_dataset`). A name is preferred to a file of the same name; `./name` is always a path. The path of an existing file may
+    have brackets.
 
     Raises FileNotFoundError for a missing file. Raises ValueError for an unknown name, an option that the source does not have
-    or that is given twice, a function that cannot be imported, and everything that the source refuses. Raises TypeError for a function that returns
-    anything but a `Dataset`.
+    or that is given twice, a function that cannot be imported, and everything that the source refuses. Raises TypeError for a
+    function that returns anything but a `Dataset`.
     """
     is_path = isinstance(source, str | Path) and Path(source).expanduser().exists()
     part = Part(str(source)) if is_path or isinstance(source, Path) else parse(source)

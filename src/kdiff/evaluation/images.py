@@ -90,8 +90,8 @@ def open_images(source: str) -> Images:
 
     Raises:
         FileNotFoundError: nothing at that path.
-        ValueError: fewer than 2 images, images of several sizes, a file that is damaged or of another kind or type, or an unknown
-            option.
+        ValueError: fewer than 2 images, images of several sizes, an unknown option, a file that is damaged, or one of another
+            kind or type.
     """
     part = parse(source)
     path = Path(part.name).expanduser()

@@ -83,7 +83,7 @@ def scale_to(axes: Axes, axis: Axis | None) -> None:
         axes.set_yticks(list(labels), [f"{value_label(at)}  {name}".rstrip() for at, name in labels.items()])
 
 
-class Images:
+class ImageView:
     """Draws images (N, C, H, W) as a grid. The value `low` is black and `high` is white."""
 
     shown = 64
@@ -142,13 +142,13 @@ def _directions(data: Tensor) -> Tensor:
     return torch.nn.functional.normalize(centred.T @ vectors.flip(1)[:, :2], dim=0).float()
 
 
-View = Images | Points
+View = ImageView | Points
 
 
 def view_of(data: Samples, manifold: Manifold | None = None) -> View:
     """The view for samples that are distributed like `data` (N, *shape), normalised. Latents are drawn as points."""
     if is_image(tuple(data.shape[1:])) and not isinstance(data, LatentSamples):
-        return Images(data.min().item(), data.max().item())
+        return ImageView(data.min().item(), data.max().item())
     return Points(data[:MAX_POINTS], manifold)
 
 

@@ -9,7 +9,7 @@ import torch
 from kdiff.data import Dataset
 from kdiff.data.samples import is_image
 from kdiff.latent import Autoencoder
-from kdiff.report.drawing import Images, save_samples
+from kdiff.report.drawing import ImageView, save_samples
 
 COLUMNS, ROWS = 8, 4
 
@@ -25,5 +25,5 @@ def draw_reconstructions(path: Path, autoencoder: Autoencoder, dataset: Dataset)
     decoded = autoencoder.decode(autoencoder.encode(x)[0])
     rows = [row for pair in zip(x.split(COLUMNS), decoded.split(COLUMNS)) for row in pair]
     picture, title = path / "reconstructions.png", f"{dataset.name}: held-out images, each decoded in the row below"
-    save_samples(picture, torch.cat(rows), Images(-1, 1), title, columns=COLUMNS)
+    save_samples(picture, torch.cat(rows), ImageView(-1, 1), title, columns=COLUMNS)
     return picture

@@ -19,7 +19,7 @@ from kdiff.data.samples import is_image
 from kdiff.files.atomic import write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.report.curve import LOSSES, shown_losses
-from kdiff.report.drawing import INK, Images, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
+from kdiff.report.drawing import INK, ImageView, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import warn
@@ -39,14 +39,14 @@ def _image_shape(run: Run) -> tuple[int, ...] | None:
 def seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
     """What is drawn for normalised samples x of a run, decoded if the run is on latents, and the view (`view` if given)."""
     if run.latents and _image_shape(run):
-        return run.decode(run.normalisation.undo(x)), view or Images(-1, 1)
+        return run.decode(run.normalisation.undo(x)), view or ImageView(-1, 1)
     return x, view or _view(run, x)
 
 
 def _view(run: Run, x: Tensor) -> View:
     """The view for normalised samples x of a run. If the run's data cannot be loaded, the samples themselves set the view."""
     if _image_shape(run):
-        return Images(run.data["min"], run.data["max"])
+        return ImageView(run.data["min"], run.data["max"])
     try:
         dataset = run.dataset()
     except (ValueError, OSError):
@@ -86,7 +86,7 @@ def draw_samples(run: Run) -> Path:
 
 def shown_samples(run: Run) -> int:
     """How many samples of a run a picture shows."""
-    return Images.shown if _image_shape(run) else Points.shown
+    return ImageView.shown if _image_shape(run) else Points.shown
 
 
 class SampleGrids:
@@ -123,7 +123,7 @@ def draw_denoising(run: Run) -> Path:
     options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
     x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
     _, view = seen(run, x)
-    if isinstance(view, Images) and shape:
+    if isinstance(view, ImageView) and shape:
         height, width = shape[1:]
         figure = new_figure(columns * 0.8, num * 0.8 * height / width + 0.5)
         axes = figure.add_subplot()

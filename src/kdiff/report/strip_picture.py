@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdiff.data import Dataset
 from kdiff.report.comparison_picture import draw_over_time, scales_of, target_colours
-from kdiff.report.drawing import Images, new_figure, panel, save_figure, short_label, view_of
+from kdiff.report.drawing import ImageView, new_figure, panel, save_figure, short_label, view_of
 from kdiff.run.generate import generate
 from kdiff.run.run import load_run
 from kdiff.studies.runner import Job
@@ -21,7 +21,7 @@ def draw_strip(path: Path, jobs: Sequence[Job], dataset: Dataset) -> None:
     targets = list(dict.fromkeys(job.target for job in jobs))[-MOST:]
     colours = target_colours(targets)
     view = view_of(dataset.part("train")[0], dataset.manifold)
-    shown = SIDE**2 if isinstance(view, Images) else view.shown
+    shown = SIDE**2 if isinstance(view, ImageView) else view.shown
     drawn = [job for job in jobs if job.target in colours]
     scales = scales_of(drawn)[:1]
     figure = new_figure(WIDTH * (len(targets) + 1.4 * len(scales)), WIDTH)

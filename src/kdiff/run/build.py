@@ -46,8 +46,7 @@ def build(kind: str, spec: Spec, **given: Any) -> Any:
     except TypeError as error:
         raise ValueError(f"{part} cannot be built: {error}") from error
     if not isinstance(found, kind_of):
-        wanted = f"{kind_of.__module__}.{kind_of.__qualname__}"
-        raise ValueError(f"{kind} is {part}, which gives a {type(found).__name__}; expected a subclass of {wanted}")
+        raise ValueError(f"{kind} is {part}, which makes a {type(found).__name__}; expected a subclass of {kind_of.__name__}")
     return found
 
 
@@ -83,8 +82,8 @@ def build_model(
             if len(shape) == 3 or not re.search(r"needs a value for [^;]*(image_size|channels)", str(error)):
                 raise
             raise ValueError(
-                f"{config.network.name} is a network for images (C, H, W), but the samples have the shape {shape}; take one for "
-                "samples of any shape, as in --network MLP"
+                f"{config.network.name} is a network for images (C, H, W), but the samples have the shape {shape}; take a "
+                "network for samples of any shape, as in --network MLP"
             ) from None
     return KDiff(
         network,

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdiff.config.parts import Part
 from kdiff.config.sampling import find_sampler
 from kdiff.path import PAPER_CLAMP, GaussianPath
 from kdiff.sampling.adaptive import Dopri5
@@ -48,9 +47,9 @@ class Flow(nn.Module, ABC):
         noise: Tensor,
         *,
         sampler: str = "default",
-        solver: str | Part | Solver | None = None,
+        solver: str | Solver | None = None,
         steps: int | None = None,
-        times: str | Part | Tensor | Sequence[float] | None = None,
+        times: str | Tensor | Sequence[float] | None = None,
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guidance_rescale: float = 0.0,
@@ -97,7 +96,7 @@ class Flow(nn.Module, ABC):
         grid = find_times(times, named["steps"] if steps is None else steps).to(noise.device)
         integrate = find_solver(solver or named["solver"], path=self.path, indices=indices, seed=seed)
         if isinstance(integrate, EulerMaruyama) and self.noise_scale != 1:
-            raise ValueError(f"the solver {solver} needs a noise_scale of 1; this model has {self.noise_scale:g}")
+            raise ValueError(f"the solver {solver!r} needs a noise_scale of 1; this model has {self.noise_scale:g}")
         if isinstance(integrate, Dopri5):  # dopri5 chooses its own steps, and last_step="data" needs a time close to 1
             grid = integrate.with_short_end(grid)
         ends_with_data = grid[-1] == 1 and grid[0] < 1

@@ -48,10 +48,10 @@ def find_solver(solver: str | Part | Solver, **known: Any) -> Solver:
         if wrong := [name for name in CALLERS if name in part.options]:
             raise ValueError(f"{part}: {', '.join(wrong)} cannot be set by text, and is that of the model; leave it out")
         given = {name: known.get(name) for name in CALLERS}
-        also = "the class path of a function of velocity, z, times and callback"
-        found = resolve("solver", part, SOLVERS, given, also=also, first="velocity")()
+        form = "a function of velocity, z, times and callback"
+        found = resolve("solver", part, SOLVERS, given, also=f"the class path of {form}", first="velocity")()
         if not callable(found):
-            raise ValueError(f"{part} gives {found!r}; expected a function of velocity, z, times and callback")
+            raise ValueError(f"solver is {part}, which makes a {type(found).__name__}; expected {form}")
     fields = vars(found) if dataclasses.is_dataclass(found) else {}
     unset = {name: known[name] for name, value in fields.items() if value is None and name in known}
     return dataclasses.replace(found, **unset) if unset else found

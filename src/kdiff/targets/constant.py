@@ -164,18 +164,26 @@ def rescaled(before: Target, after: Target) -> float:
 
 def is_constant(target: Target) -> bool:
     """Whether a and b are two fixed numbers: not learned, and the same at every t and for every channel."""
+    return _constants(target) is not None
+
+
+def _constants(target: Target) -> tuple[float, float] | None:
     if any(True for _ in target.parameters()):
-        return False
+        return None
     device = next((buffer.device for buffer in target.buffers()), torch.device("cpu"))
     pairs = (target.coefficients(torch.tensor([t], device=device)) for t in (0.25, 0.75))
     early, late = ([torch.as_tensor(value) for value in pair] for pair in pairs)
-    return all(value.numel() == 1 for value in early) and all(torch.equal(*pair) for pair in zip(early, late))
+    one = all(value.numel() == 1 for value in early) and all(torch.equal(*pair) for pair in zip(early, late))
+    return (float(early[0]), float(early[1])) if one else None
 
 
 def _position_and_scale(target: Target) -> tuple[float, float]:
     """k = a/(a + b) and the scale a + b of a constant target; ValueError for any other target."""
-    if not is_constant(target):
-        raise ValueError(f"the target is {target}; expected one that is not learned, and is the same at every t and channel")
-    device = next((buffer.device for buffer in target.buffers()), torch.device("cpu"))
-    a, b = (float(value) for value in target.coefficients(torch.tensor([0.5], device=device)))
+    constants = _constants(target)
+    if constants is None:
+        raise ValueError(
+            f"the target is {target}; expected a fixed one, without learned parameters and the same at every t and for every "
+            "channel"
+        )
+    a, b = constants
     return a / (a + b) + 0.0, a + b  # + 0.0 turns −0 into 0: noise prediction has 0/−1
