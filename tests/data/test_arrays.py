@@ -98,7 +98,8 @@ class TestKeys:
         assert data.shape == (3, 4, 4)
         assert data.num_classes == 5
         named = write(tmp_path / f"b{ending}", images=IMAGES, classes=LABELS)
-        assert load(named).y is None
+        with pytest.warns(UserWarning, match=r"the file holds 'classes' \(120,\) int64 beside the samples 'images'"):
+            assert load(named).y is None
         assert load(named, label_key="classes").num_classes == 5
 
     def test_keys_that_cannot_be_told_apart_or_are_absent(self, tmp_path: Path, ending: str) -> None:

@@ -197,9 +197,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"DejaVuSans\.ttf has no colour bitmaps \(tables CBDT and CBLC\)"):
             load("glyphs", font=path)
 
-    @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-3, ValueError), (1.5, TypeError), (True, TypeError)])
+    @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-3, ValueError), (1.5, ValueError), (True, ValueError)])
     def test_sizes(self, size: object, error: type[Exception]) -> None:
-        with pytest.raises(error, match="size in pixels must be"):
+        with pytest.raises(error, match=r"size in pixels must be|size of glyphs is .*; expected a whole number"):
             load("glyphs", size=size)
 
 

@@ -88,7 +88,7 @@ class TestFolder:
                 whole[:4] + struct.pack(">I", 2**31) + whole[8:],
                 "holds 1216 bytes, but its 2147483648 × 5 × 4 values need 42949672976; it is cut off",
             ),
-            (whole + b"\x00", "holds 1217 bytes.*need 1216; it has too many bytes"),
+            (whole + b"\x00", "holds more than 1216 bytes.*need 1216; it has too many bytes"),
         ):
             path = write(tmp_path / name, content)
             with pytest.raises(ValueError, match=rf"{name}: {message}"):
@@ -116,6 +116,24 @@ def test_gzip_files_cut_off_or_of_another_kind(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz: (damaged or cut off|begins with nothing)"):
             read_idx(path, 3)
+
+
+def test_no_more_is_decompressed_than_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train-images-idx3-ubyte.gz", idx(TRAIN) + bytes(2**22))
+    read, original = [0], gzip.GzipFile.read
+
+    def counted(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+        content = original(self, size)
+        read[0] += len(content)
+        return content
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(ValueError, match="holds more than 1216 bytes, but its 60 × 5 × 4 values need 1216"):
+        read_idx(path, 3)
+    assert read[0] == 1217
+    monkeypatch.setattr("kdiff.data.idx.memory", lambda: 2000.0)
+    with pytest.raises(ValueError, match="values need 1216 bytes, and this machine has 2000 bytes of memory"):
+        read_idx(path, 3)
 
 
 def test_of_a_file_and_its_gzipped_copy_one_is_taken(tmp_path: Path) -> None:

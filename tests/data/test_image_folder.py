@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdiff.data import ImageSamples, checks, image_folder, load, load_folder, make_dataset, progress
+from kdiff.data import ImageSamples, checks, decoding, image_folder, load, load_folder, make_dataset, progress
 from kdiff.files import cache
 
 RNG = np.random.default_rng(0)
@@ -74,6 +74,22 @@ class TestContent:
         unlabelled = load(tmp_path, labels=False)
         assert (unlabelled.y, unlabelled.num_classes) == (None, 0)
         assert torch.equal(unlabelled.x[:], data.x[:])
+
+    @pytest.mark.parametrize(
+        ("folders", "order"),
+        [
+            (("10", "2", "1"), ["1", "2", "10"]),
+            (("010", "002", "100"), ["002", "010", "100"]),
+            (("10", "2", "cats"), ["10", "2", "cats"]),
+            (("class10", "class2"), ["class10", "class2"]),
+        ],
+    )
+    def test_folders_named_by_numbers_are_in_their_order(self, tmp_path: Path, folders, order) -> None:
+        write(tmp_path, COLOUR, folders)
+        data = load(tmp_path)
+        assert data.describe()["class_names"] == order
+        names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+        assert [order[label] for label in data.y.tolist()] == [name.split("/")[0] for name in names]
 
     def test_a_single_folder_is_no_class(self, tmp_path: Path) -> None:
         assert load(write(tmp_path, COLOUR, ("images",))).y is None
@@ -201,7 +217,7 @@ class TestCache:
     def test_the_second_start_decodes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         root = write(tmp_path, COLOUR, ("a", "b"))
         first = load(root, size=4)
-        monkeypatch.setattr(image_folder.Image, "open", None)
+        monkeypatch.setattr(decoding.Image, "open", None)
         again = load(root, size=4)
         assert torch.equal(again.x[:], first.x[:])
         assert again.fingerprint == first.fingerprint
@@ -325,8 +341,8 @@ class TestRefusals:
         ("options", "error", "message"),
         [
             ({"size": 0}, ValueError, "size in pixels must be at least 1, found 0"),
-            ({"size": 2.5}, TypeError, "size in pixels must be a whole number, found 2.5"),
-            ({"size": True}, TypeError, "whole number"),
+            ({"size": 2.5}, ValueError, r"size of .* is 2\.5; expected a whole number"),
+            ({"size": True}, ValueError, "whole number"),
             ({"channels": "RGBA"}, ValueError, "channels must be one of RGB, L, found 'RGBA'"),
             ({"corrupt": "ignore"}, ValueError, "corrupt must be list or error, found 'ignore'"),
             ({"resize": 8}, ValueError, "has no option resize .*its options are size, channels, flip, corrupt, labels"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy import stats
 
 from kdiff.data import LatentSamples, latents, load, load_latents
 from kdiff.data.dataset import PARTS
+from kdiff.data.normalisation import Normalisation
 from kdiff.data.shards import map_tensors
 from kdiff.files.atomic import file_digest
 
@@ -47,7 +49,7 @@ def write(folder: Path, flip: bool = True, posterior: bool = True, labels: bool 
     mean, std = ARRAYS["mean"][TRAIN].astype(float), ARRAYS["std"][TRAIN].astype(float)
     manifest = {
         "format": 1,
-        "source": {"data": "photos", "fingerprint": "f", "shape": [3, 4, 8], "normalisation": {}},
+        "source": {"data": "photos", "fingerprint": "f", "shape": [3, 4, 8], "normalisation": Normalisation.none().describe()},
         "autoencoder": {"source": "here", "class": "AutoencoderKL", "identity": "i", "scaling": 0.25, "shift": 3.0},
         "num_samples": COUNT,
         "num_classes": 5 if labels else 0,
@@ -173,6 +175,40 @@ def test_the_autoencoders_own_scale(folder: Path) -> None:
     data = load_latents(folder, normalise="scaling")
     torch.testing.assert_close(data.x[:], torch.from_numpy((ARRAYS["mean"] - 3.0) * 0.25))
     torch.testing.assert_close(data.normalisation.undo(data.x[:]), torch.from_numpy(ARRAYS["mean"]))
+
+
+def scaled(folder: Path, **scale: Any) -> torch.Tensor:
+    autoencoder = {"source": "here", "class": "AutoencoderKL", "identity": "i", "scaling": 1.0, "shift": 0.0, **scale}
+    change(folder, autoencoder=autoencoder)
+    data = load_latents(folder, normalise="scaling")
+    torch.testing.assert_close(data.normalisation.undo(data.x[:]), torch.from_numpy(ARRAYS["mean"]))
+    return data.x[:]
+
+
+def test_the_autoencoders_own_mean_and_std_by_channel(folder: Path) -> None:
+    """(latent − mean) · scaling / std, as pipelines of diffusers have it."""
+    mean, std = np.array([-1.6, 0.5, 30.0]), np.array([8.4, 5.9, 0.01])
+    expected = (ARRAYS["mean"] - mean[:, None, None]) * 0.5 / std[:, None, None]
+    found = scaled(folder, scaling=0.5, mean=mean.tolist(), std=std.tolist())
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-4)
+
+
+def test_the_autoencoders_own_mean_and_std_in_patches(folder: Path) -> None:
+    """As FLUX.2 has it: a norm over batches of the latents in patches of 2×2."""
+    norm = torch.nn.BatchNorm2d(12, eps=1e-4, affine=False).eval()
+    norm.running_mean, norm.running_var = torch.randn(12), torch.rand(12) + 0.1
+    deviations = (norm.running_var.double() + 1e-4).sqrt()
+    found = scaled(folder, mean=norm.running_mean.tolist(), std=deviations.tolist())
+    patches = torch.nn.functional.pixel_unshuffle(torch.from_numpy(ARRAYS["mean"]), 2)
+    torch.testing.assert_close(torch.nn.functional.pixel_unshuffle(found, 2), norm(patches), rtol=1e-5, atol=1e-5)
+
+
+def test_a_scale_that_is_not_known_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"normalise is scaling, but here holds no factor .*; take normalise=channels"):
+        scaled(folder, scaling=None)
+    change(folder, shape=[3, 2, 5])
+    with pytest.raises(ValueError, match="patches of 2×2, and the latents are 2×5"):
+        scaled(folder, mean=[0.0] * 12, std=[1.0] * 12)
 
 
 def test_the_scale_of_other_latents(folder: Path, tmp_path: Path) -> None:
@@ -361,6 +397,31 @@ def test_a_manifest_that_cannot_be_read(folder: Path, text: str, message: str) -
     (folder / latents.MANIFEST).write_text(text)
     with pytest.raises(ValueError, match=message):
         load_latents(folder)
+
+
+def test_any_damage_of_the_manifest_is_refused_or_harmless(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    file = folder / latents.MANIFEST
+    text, refused = file.read_text(), 0
+
+    def places(value: object, at: tuple = ()) -> Iterator[tuple]:
+        yield from [at] if at else []
+        for key in value if isinstance(value, dict) else range(min(len(value), 1)) if isinstance(value, list) else ():
+            yield from places(value[key], (*at, key))
+
+    for at in places(json.loads(text)):
+        for new in (None, "text", -7, 1.5, True, [], {}, [None]):
+            whole = value = json.loads(text)
+            for key in at[:-1]:
+                value = value[key]
+            value[at[-1]] = new
+            file.write_text(json.dumps(whole))
+            try:
+                load_latents(folder)
+            except ValueError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+                refused += 1
+    assert refused > 150
 
 
 @pytest.mark.parametrize("keep", [0, 5, 8, 30, 400])

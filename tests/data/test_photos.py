@@ -96,10 +96,10 @@ class TestMistakes:
         ("option", "value", "error", "text"),
         [
             ("size", 1, ValueError, "size must be at least 2, found 1"),
-            ("size", 8.0, TypeError, "size must be a whole number, found 8.0"),
-            ("size", None, TypeError, "size must be a whole number, found None"),
+            ("size", 8.5, ValueError, "size of photo_patches is 8.5; expected a whole number"),
+            ("size", None, ValueError, "size of photo_patches is .*; expected a whole number"),
             ("num_samples", 0, ValueError, "num_samples must be at least 1, found 0"),
-            ("num_samples", True, TypeError, "num_samples must be a whole number, found True"),
+            ("num_samples", True, ValueError, "num_samples of photo_patches is true .*; expected a whole number"),
             ("seed", -1, ValueError, "seed must be at least 0, found -1"),
         ],
     )

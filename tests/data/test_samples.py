@@ -211,6 +211,7 @@ class TestFlip:
 
 
 class TestKeptHashes:
+    @pytest.mark.filterwarnings("ignore:a. the labels begin at 1")
     def test_the_second_start_hashes_nothing(self, lazy: None, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
         first = make_dataset("a", RAW, LABELS, identity="x", **RANGE)
         assert len(list(cache_folder.rglob("*.json"))) == 1
@@ -238,7 +239,7 @@ class TestKeptHashes:
         (file,) = cache_folder.rglob("*.json")
         file.write_text(file.read_text()[:-5])
         assert torch.equal(make_dataset("a", RAW, identity="x", **RANGE).split, first.split)
-        assert cache_module.read_json(file) is not None
+        assert cache_module.kept(file) is not None
 
     def test_a_mapped_file_whose_content_changes(self, lazy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kdiff.data.arrays.MAPPED_BYTES", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -312,3 +313,34 @@ def test_the_command_writes_text_json_and_picture(tmp_path, capsys) -> None:
     assert (out / "estimate.png").stat().st_size > 20_000
     assert main(["estimate"]) == 2
     assert "which data?" in capsys.readouterr().err
+
+
+class TestOutliers:
+    def remarks_on(self, outlier: float, kind: str) -> list[str]:
+        raw = np.random.default_rng(0).standard_normal((600, 5))
+        while outlier:  # until the sample lands in the training part
+            raw[7, 2] = outlier
+            outlier = 0 if make_dataset("a", raw).split[7] == 0 else outlier + 1
+        (view,) = estimate(make_dataset("a", raw, normalise=kind), CONFIG)
+        return list(view.remarks)
+
+    def test_one_sample_that_is_the_whole_variance(self) -> None:
+        for kind, of in (("standard", ""), ("features", " of entry 2")):
+            (text,) = self.remarks_on(1e4, kind)
+            found = rf"sample \d of the training part alone holds (100|99\.\d+) % of the variance{of}; without it, every"
+            assert re.match(found, text)
+
+    def test_ordinary_data_have_no_remark(self) -> None:
+        assert self.remarks_on(0, "standard") == self.remarks_on(0, "features") == []
+
+    def test_the_sample_is_named_and_the_text_shows_it(self) -> None:
+        points = np.random.default_rng(0).standard_normal((50, 3))
+        points[11] = 1e5
+        (text,) = module.outliers(points, np.arange(100, 150))
+        assert text.startswith("sample 111 of the training part alone holds 98 % of the variance; ")
+        points[:, :] = points % 1
+        points[11, 1] = points[12, 2] = 50
+        (text,) = module.outliers(points.astype(np.float32), np.arange(50))
+        assert "sample 11 of" in text or "sample 12 of" in text
+        assert "(single samples do so in 2 of 3 entries)" in text
+        assert module.outliers(np.ones((50, 3)), np.arange(50)) == []

@@ -6,20 +6,28 @@ One array holds the samples, of shape (N, D), (N, C, H, W) or similar. An option
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data.checks import to_numpy
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.declared import Declared, check_declared, declared_arrays
+from kdiff.data.label_hints import warn_of_siblings, warn_of_unused
 from kdiff.files import cache
 
 Array = np.ndarray | Tensor
 DATA_KEY, LABEL_KEY = "x", "y"
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z")
 LAYOUTS = ("channels_first", "channels_last")
 MAPPED_BYTES = 2**24  # .npy files above this size are mapped into memory
+
+T = TypeVar("T")
 
 
 def load_array(
@@ -37,9 +45,9 @@ def load_array(
 
     In .npz and .safetensors files, `key` names the samples and `label_key` the labels. If there is no array under the default
     `key`, the only other array of numbers of rank 2 or more is taken; without an array under the default `label_key` there are
-    no labels. For a .npy file, `labels` is the path of a second .npy file. The default of `normalise` (see `make_dataset`) is
-    range if `value_range` is given or for uint8 of rank 3 or more (images, with (0, 255)), else features for rank 2 and
-    standard for a higher rank.
+    no labels, and a warning names the arrays that look like labels. For a .npy file, `labels` is the path of a second .npy
+    file. The default of `normalise` (see `make_dataset`) is range if `value_range` is given or for uint8 of rank 3 or more
+    (images, with (0, 255)), else features for rank 2 and standard for a higher rank.
 
     Images are (N, C, H, W). `layout` channels_last says that they are (N, H, W, C), and they are transposed; channels_first
     says that they are (N, C, H, W) although they look different. Arrays (N, H, W) of type uint8 are grey images and become
@@ -53,16 +61,21 @@ def load_array(
     if path.suffix.lower() == ".npy":
         if (key, label_key) != (DATA_KEY, LABEL_KEY):
             raise ValueError(f"{path}: a .npy file holds one array and has no keys; give its labels with labels=PATH.npy")
-        raw: Array = _read(path)[""]
-        y: Array | None = None if labels is None else _read(_labels_path(labels))[""]
+        raw = _read(path, "")
+        y = None if labels is None else _read(_labels_path(labels), "")
+        if y is None and raw.ndim:
+            warn_of_siblings(path, len(raw))
     else:
         if labels is not None:
             raise ValueError(f"{path}: labels=PATH is for .npy files; name the array of labels in this file with label_key")
-        arrays = _read(path, (key, label_key))
-        raw = arrays[_data_key(path, arrays, key, label_key)]
-        y = arrays.get(label_key)
-        if y is None and label_key != LABEL_KEY:
-            raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(_read(path))}")
+        there = _attempted(path, lambda: declared_arrays(path))
+        data_key = _data_key(path, there, key, label_key)
+        if label_key not in there and label_key != LABEL_KEY:
+            raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(there)}")
+        y = _read(path, label_key) if label_key in there else None
+        if y is None and there[data_key].shape:
+            warn_of_unused(path, there, data_key, lambda name: to_numpy(name, _read(path, name)))
+        raw = _read(path, data_key, samples=True)
     if normalise is None:
         normalise, value_range = _default_normalisation(raw, value_range)
     x, identity = _channels_first(path, raw, layout), ("array", cache.stamp(path), key, layout)
@@ -86,6 +99,13 @@ def _channels_first(path: Path, raw: Array, layout: str | None) -> Array:
             f"{path}: images are expected as (N, C, H, W), found {tuple(raw.shape)}, which looks like (N, H, W, C); give "
             "layout='channels_last' to have them transposed (or 'channels_first' if they are right as they are)"
         )
+    if raw.ndim == 4 and layout is None and raw.shape[-1] in (1, 3, 4) and min(raw.shape[1:3]) > 4:
+        channels, height, width = raw.shape[1:]
+        warnings.warn(
+            f"{path}: shape {tuple(raw.shape)} looks like (N, H, W, C), and it is read as {channels} channels of {height} × "
+            f"{width}; give layout='channels_last' to have it transposed, or 'channels_first' if it is right as it is",
+            stacklevel=3,
+        )
     return raw
 
 
@@ -100,8 +120,9 @@ def checked_path(path: str | Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"no data file at {path}; expected a file ending in {', '.join(READERS)}")
     if path.suffix.lower() not in READERS:
+        unpack = "; unpack an archive first, and name the folder" if path.suffix.lower() in ARCHIVES else ""
         raise ValueError(
-            f"{path}: cannot read data from a file ending in {path.suffix!r}; accepted endings: {', '.join(READERS)}"
+            f"{path}: cannot read data from a file ending in {path.suffix!r}; accepted endings: {', '.join(READERS)}{unpack}"
         )
     return path
 
@@ -113,23 +134,17 @@ def _labels_path(labels: str | Path) -> Path:
     return path
 
 
-def _data_key(path: Path, arrays: dict[str, Array], key: str, label_key: str) -> str:
-    if key in arrays:
+def _data_key(path: Path, there: dict[str, Declared], key: str, label_key: str) -> str:
+    if key in there:
         return key
-    candidates = [name for name, array in arrays.items() if name != label_key and array.ndim >= 2 and _is_number(array)]
+    candidates = [name for name, one in there.items() if name != label_key and len(one.shape) >= 2 and one.kind in "iuf"]
     if key == DATA_KEY and len(candidates) == 1:
         return candidates[0]
-    raise ValueError(f"{path}: no array under {key!r}; name the samples with key=…; the file holds {_listing(arrays)}")
+    raise ValueError(f"{path}: no array under {key!r}; name the samples with key=…; the file holds {_listing(there)}")
 
 
-def _is_number(array: Array) -> bool:
-    if isinstance(array, Tensor):
-        return array.dtype != torch.bool and not array.dtype.is_complex
-    return array.dtype.kind in "iuf"
-
-
-def _listing(arrays: dict[str, Array]) -> str:
-    return ", ".join(f"{name!r} {tuple(array.shape)} {array.dtype}" for name, array in arrays.items()) or "no arrays"
+def _listing(there: dict[str, Declared]) -> str:
+    return ", ".join(f"{name!r} {one}" for name, one in there.items()) or "no arrays"
 
 
 def _default_normalisation(raw: Array, value_range: tuple[float, float] | None) -> tuple[str, tuple[float, float] | None]:
@@ -140,10 +155,10 @@ def _default_normalisation(raw: Array, value_range: tuple[float, float] | None) 
     return ("features" if raw.ndim == 2 else "standard"), None
 
 
-def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, Array]:
-    """Arrays by key: the wanted ones if the file has the first of them, else all."""
+def _attempted(path: Path, work: Callable[[], T]) -> T:
+    """The result of reading a file. Raises ValueError for a file that is damaged or of another format."""
     try:
-        return READERS[path.suffix.lower()](path, wanted)
+        return work()
     # For a damaged file, zip, zlib, NumPy's header parser and safetensors each raise their own kind of error.
     except Exception as error:
         if "Object arrays cannot be loaded" in str(error) or "Python objects in dtype" in str(error):
@@ -157,31 +172,34 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, Array]:
         ) from error
 
 
-def _read_npy(path: Path, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _read(path: Path, key: str, samples: bool = False) -> Array:
+    """The array of this name. Raises ValueError for a file that is damaged, and, with `samples`, for hopeless samples."""
+    if path.suffix.lower() == ".npz":
+        check_declared(path, key, samples)
+    return _attempted(path, lambda: READERS[path.suffix.lower()](path, key))
+
+
+def _read_npy(path: Path, key: str) -> Array:
     if path.stat().st_size > MAPPED_BYTES:
-        return {"": np.asarray(np.lib.format.open_memmap(path, mode="r"))}
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     with path.open("rb") as file:
-        return {"": np.lib.format.read_array(file, allow_pickle=False)}
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _read_npz(path: Path, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _read_npz(path: Path, key: str) -> Array:
     with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in _chosen(list(file.files), wanted)}
+        return file[key]
 
 
-def _read_safetensors(path: Path, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _read_safetensors(path: Path, key: str) -> Array:
     from safetensors import safe_open
 
     # Through torch, because NumPy has no bfloat16.
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in _chosen(list(file.keys()), wanted)}
+        return file.get_tensor(key)
 
 
-def _chosen(keys: list[str], wanted: tuple[str, ...]) -> list[str]:
-    return [key for key in wanted if key in keys] if wanted and wanted[0] in keys else keys
-
-
-READERS: dict[str, Callable[[Path, tuple[str, ...]], dict[str, Array]]] = {
+READERS: dict[str, Callable[[Path, str], Array]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,

@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data.label_hints import conversion
+from kdiff.data.precision import double_values
+from kdiff.data.remarks import remark_on_labels
+
 MIN_SAMPLES = 10
 KEEP_BYTES = 2**28  # images of type uint8 that would need more bytes than this as float32 stay uint8
 
 
-def _to_numpy(what: str, array: object) -> np.ndarray:
+def to_numpy(what: str, array: object) -> np.ndarray:
     """The array or tensor as a NumPy array. bfloat16 and smaller floats become float32, because NumPy lacks them."""
     if isinstance(array, Tensor):
         array = array.detach().cpu()
@@ -31,13 +35,17 @@ def check_whole(name: str, value: Any, low: int, kind: Any = int | np.integer) -
         raise ValueError(f"{name} must be at least {low}, found {value}")
 
 
-def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
-    """The samples as contiguous float32 without −0.0. With `keep_bytes`, large images of type uint8 stay as they are.
+def checked_values(
+    name: str, raw: object, normalise: str = "none", value_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """The samples as contiguous float32 without −0.0, or as float64 if float32 cannot hold them (see `kdiff.data.precision`).
+
+    Large images of type uint8 stay as they are if they are normalised by none or range.
 
     Raises TypeError if `raw` is not an array or a tensor. Raises ValueError for other types of numbers, a rank below 2, fewer
     than 10 samples, and values that are not finite.
     """
-    values = _to_numpy(f"{name}: the data", raw)
+    values = to_numpy(f"{name}: the data", raw)
     if values.dtype.kind not in "iuf":
         hint = "stack the samples into one array of numbers" if values.dtype.kind == "O" else "convert them"
         raise ValueError(
@@ -50,15 +58,16 @@ def checked_values(name: str, raw: object, keep_bytes: bool) -> np.ndarray:
         )
     if len(values) < MIN_SAMPLES:
         raise ValueError(f"{name}: at least {MIN_SAMPLES} samples are needed for the three parts, found {len(values)}")
-    if keep_bytes and values.dtype == np.uint8 and values.ndim >= 3 and 4 * values.size > KEEP_BYTES:
+    if normalise in ("none", "range") and values.dtype == np.uint8 and values.ndim >= 3 and 4 * values.size > KEEP_BYTES:
         # The bytes of a sample must lie together; else reading one sample would touch the whole file.
         together = all(stride <= values.strides[0] for stride in values.strides)
         return values if together else np.ascontiguousarray(values)
+    double = double_values(name, values, normalise, value_range)
     with np.errstate(over="ignore"):
         # + 0.0 turns -0.0 into 0.0: equal samples must have equal bytes.
-        values = np.array(values, np.float32, order="C")
+        values = np.array(values, np.float32, order="C") if double is None else double
         values += np.float32(0.0)
-    finite = np.isfinite(values).reshape(len(values), -1)
+    finite = (np.abs(values) <= np.finfo(np.float32).max).reshape(len(values), -1)
     if not finite.all():
         raise ValueError(
             f"{name}: {(~finite).sum()} values in {(~finite.all(1)).sum()} samples are NaN, infinite or beyond float32's "
@@ -81,11 +90,15 @@ def checked_labels(name: str, y: object, num_classes: int | None, count: int) ->
         return None, 0
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"{name}: num_classes must be at least 1 for labelled data, found {num_classes}")
-    labels = _to_numpy(f"{name}: labels", y)
+    labels = to_numpy(f"{name}: labels", y)
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"{name}: labels must be integers, found {labels.dtype}; convert whole numbers with y.astype('int64')")
+        how = conversion(labels) or "y.astype('int64')"
+        what = "one-hot rows" if "argmax" in how else "names" if "unique" in how else "whole numbers"
+        raise ValueError(f"{name}: labels must be integers, found {labels.dtype}; convert {what} with {how}")
     if labels.ndim != 1 or len(labels) != count:
-        raise ValueError(f"{name}: labels must have shape ({count},), one per sample; found {labels.shape}")
+        form = conversion(labels) if len(labels) == count else None
+        convert = f"; convert them with {form}" if form else ""
+        raise ValueError(f"{name}: labels must have shape ({count},), one per sample; found {labels.shape}{convert}")
     low, high = int(labels.min()), int(labels.max())
     if num_classes is None and high >= max(count, 1000):
         # A guess here would build an embedding table with more rows than there are samples.
@@ -100,4 +113,6 @@ def checked_labels(name: str, y: object, num_classes: int | None, count: int) ->
             f"{name}: labels must lie in 0 … {allowed - 1} (num_classes={allowed}), found {low} … {high}, the first one "
             f"out of range in sample {first}; renumber them from 0 or correct num_classes"
         )
+    if num_classes is None:
+        remark_on_labels(name, labels.astype(np.int64), allowed)
     return torch.from_numpy(labels.astype(np.int64)), allowed

@@ -1,7 +1,8 @@
 """A data set: normalised samples, labels, and three parts that a hash of each sample fixes (see `kdiff.data.split`).
 
-Everything is checked here once, before any long work starts. Samples are a float32 tensor. Large images of type uint8 stay
-bytes and are normalised when they are read (see `kdiff.data.samples`).
+Everything is checked here once, before any long work starts. Samples are a float32 tensor; raw values that float32 cannot hold
+are normalised in float64 first (see `kdiff.data.precision`). Large images of type uint8 stay bytes and are normalised when they
+are read (see `kdiff.data.samples`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from kdiff.data.checks import checked_labels, checked_values
 from kdiff.data.directions import Moments, moments
 from kdiff.data.manifold import Manifold
 from kdiff.data.normalisation import Normalisation, check_kind
-from kdiff.data.samples import ImageSamples, Samples, summarise
+from kdiff.data.remarks import remark_on_entries, remark_on_split
+from kdiff.data.samples import ImageSamples, Samples, rows_per_chunk, summarise
 from kdiff.data.shards import LatentSamples
 from kdiff.data.split import PARTS, SHARES, split_and_fingerprint
 from kdiff.files import cache
@@ -143,7 +145,7 @@ def make_dataset(
     the three parts.
     """
     check_kind(normalise)
-    values = checked_values(name, raw, keep_bytes=normalise in ("none", "range"))
+    values = checked_values(name, raw, normalise, value_range)
     labels, num_classes = checked_labels(name, y, num_classes, len(values))
     if flip and values.ndim != 4:
         raise ValueError(f"{name}: flip mirrors images (N, C, H, W), found shape {values.shape}; leave flip out")
@@ -158,9 +160,11 @@ def make_dataset(
         data, statistics = torch.from_numpy(values), None
         normalisation = Normalisation.fit(normalise, data[split == 0], value_range)
         _check_range(name, values, value_range)
-        x = normalisation.apply(data)
+        x = _applied(normalisation, data)
         if not torch.isfinite(x).all():
             raise ValueError(f"{name}: normalise={normalise!r} gives values beyond float32's range; rescale the data")
+        remark_on_entries(name, data, split, normalisation)
+    remark_on_split(name, values, split)
     return Dataset(
         name=name,
         x=x,
@@ -176,11 +180,19 @@ def make_dataset(
     )
 
 
+def _applied(normalisation: Normalisation, raw: Tensor) -> Tensor:
+    """The normalised values as float32; raw values of type float64 are converted one chunk at a time."""
+    if raw.dtype != torch.float64:
+        return normalisation.apply(raw)
+    return torch.cat([normalisation.apply(chunk).float() for chunk in raw.split(rows_per_chunk(tuple(raw.shape)))])
+
+
 def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float] | None) -> None:
     if value_range is None:
         return
-    # As float32, like the values: 0.1 in the data must not exceed 0.1 in the range.
-    low, high = (np.float32(value) for value in value_range)
+    # In the type of the values: 0.1 in the data must not exceed 0.1 in the range.
+    kind = np.float64 if values.dtype == np.float64 else np.float32
+    low, high = (kind(value) for value in value_range)
     if values.dtype == np.uint8 and low <= 0 and high >= 255:
         return
     if values.min() < low or values.max() > high:

@@ -41,14 +41,14 @@ def glyphs(size: int = 64, font: str | Path | None = None) -> Dataset:
     path = find_font(font)
     key = ("glyphs", size, cache.stamp(path))
     stem = cache.entry("images", *key)
-    notes, pixels = cache.read_json(stem.with_suffix(".json")), cache.read_images(stem.with_suffix(".npy"))
+    notes, pixels = cache.kept(stem.with_suffix(".json")), cache.read_images(stem.with_suffix(".npy"))
     if notes is None or pixels is None or len(pixels) != len(notes["labels"]):
         pictures = list(_pictures(path))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             pixels = np.stack(list(pool.map(lambda picture: _draw(picture[0], size), pictures)))
         notes = {"labels": [GROUPS.index(group) for _, group in pictures]}
         cache.write_images(stem.with_suffix(".npy"), pixels.shape[1:], pixels)
-        cache.write_json(stem.with_suffix(".json"), notes)
+        cache.keep(stem.with_suffix(".json"), notes)
     labels, about = np.array(notes["labels"]), {"class_names": list(GROUPS)}
     return make_dataset("glyphs", pixels, labels, "range", (0, 255), num_classes=len(GROUPS), about=about, identity=key)
 

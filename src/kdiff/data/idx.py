@@ -21,12 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.declared import memory
 from kdiff.files import cache
 
 IMAGES = re.compile(r"(?P<stem>.+)-images[-.]idx3-ubyte(\.gz)?")
 LABELS = re.compile(r"(?P<stem>.+)-labels[-.]idx1-ubyte(\.gz)?")
 FASHION_FILES = "train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz, t10k-images-… and t10k-labels-…"
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+PIECE = 2**24  # bytes that are read at once
 DATASETS = ("/usr/share/datasets", "/usr/local/share/datasets")
 
 
@@ -110,24 +112,30 @@ def _read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarra
 def read_idx(path: Path, axes: int) -> np.ndarray:
     """The uint8 array in an IDX file with this number of axes; the file is gzipped if its name ends in .gz.
 
-    Raises ValueError, which names the file, for a damaged gzip file, another magic number, or a number of bytes that differs
-    from the header.
+    No more is decompressed than the header declares. Raises ValueError, which names the file, for a damaged gzip file, another
+    magic number, a number of bytes that differs from the header, and more bytes than this machine has memory.
     """
+    expected, start = bytes([0, 0, 8, axes]), 4 + 4 * axes
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(start)
+            if head[:4] != expected:
+                raise ValueError(
+                    f"{path}: begins with {head[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}: it is no IDX file of "
+                    f"bytes with {axes} axes"
+                )
+            sizes: Sequence[int] = struct.unpack(f">{axes}I", head[4:]) if len(head) == start else ()
+            need = f"{' × '.join(map(str, sizes))} values need {start + math.prod(sizes)}" if sizes else f"header needs {start}"
+            content = bytearray()
+            while sizes and (piece := file.read(min(PIECE, math.prod(sizes) - len(content)))):
+                content += piece
+                if len(content) > memory() / 2:
+                    raise ValueError(f"{path}: its {need} bytes, and this machine has {memory():.0f} bytes of memory")
+            more = len(file.read(1))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: damaged or cut off, cannot be decompressed ({error}); fetch it again") from error
-    expected = bytes([0, 0, 8, axes])
-    if content[:4] != expected:
-        raise ValueError(
-            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}: it is no IDX file of "
-            f"bytes with {axes} axes"
-        )
-    start = 4 + 4 * axes
-    sizes: Sequence[int] = struct.unpack(f">{axes}I", content[4:start]) if len(content) >= start else ()
-    wanted = start + math.prod(sizes)
-    if not sizes or len(content) != wanted:
-        need = f"{' × '.join(map(str, sizes))} values need {wanted}" if sizes else f"header needs {start}"
-        wrong = "is cut off" if not sizes or len(content) < wanted else "has too many bytes"
-        raise ValueError(f"{path}: holds {len(content)} bytes, but its {need}; it {wrong}, fetch it again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+    if not sizes or more or len(content) < math.prod(sizes):
+        found = f"{len(head) + len(content)} bytes" if not more else f"more than {len(head) + len(content)} bytes"
+        wrong = "has too many bytes" if more else "is cut off"
+        raise ValueError(f"{path}: holds {found}, but its {need}; it {wrong}, fetch it again")
+    return np.frombuffer(content, np.uint8).reshape(sizes)

@@ -14,31 +14,51 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from kdiff.data import dataset_tool
 from kdiff.data.checks import check_whole
 from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.decoding import Header, decode, header, threads_for, tried
 from kdiff.data.progress import shown
 from kdiff.files import cache
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+OTHER_ENDINGS = (  # of pictures that are not read
+    *(
+        ".heic",
+        ".heif",
+        ".hif",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".jxl",
+        ".jxr",
+        ".tga",
+        ".exr",
+        ".hdr",
+        ".psd",
+        ".svg",
+        ".ico",
+        ".apng",
+    ),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".pcx", ".dds", ".qoi", ".dcm"),
+)
 CHANNELS = {"RGB": 3, "L": 1}
 PART_NAMES = {"train", "training", "val", "valid", "validation", "test"}
-TURNED = ("JPEG", "MPO", "TIFF", "WEBP")  # formats in which cameras record the orientation of an image
-GREY = ("1", "L", "LA")
-DEEP = ("I", "F")  # modes with more than 8 bits per channel begin with these letters
-AT_ONCE_BYTES = 2**26
+AT_ONCE_BYTES = 2**26  # of decoded and scaled images that wait to be written
+PIXELS_AT_ONCE = 2**26  # that are decoded, besides one larger image; they take about 0.5 GB
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def load_folder(
@@ -51,20 +71,22 @@ def load_folder(
 ) -> Dataset:
     """The images in a folder and its sub-folders, in the order of their names, with values 0 … 255 mapped to [−1, 1].
 
-    The classes are the names of the sub-folders that hold images. There are no classes with labels=False or fewer than two such
-    sub-folders. `size` crops and scales every image to size × size; without `size`, all images must have one size. `channels`
-    is RGB or L (grey); by default L if all images are grey. The recorded orientation is applied, transparent pixels become
-    white, and the first picture of an animation is taken. With `flip`, training mirrors images at random. Files that cannot be
-    read are left out, counted in a warning and listed under "unreadable" in the description (corrupt="list"), or they raise an
-    error (corrupt="error").
+    The classes are the names of the sub-folders that hold images, in the order of the alphabet, or of the numbers if all names
+    are whole numbers. There are no classes with labels=False or fewer than two such sub-folders. In a folder that the dataset
+    tool of StyleGAN or EDM made, labels come from its dataset.json. `size` crops and scales every image to size × size; without
+    `size`, all images must have one size. `channels` is RGB or L (grey); by default L if all images are grey. The recorded
+    orientation is applied, transparent pixels become white, and the first picture of an animation is taken. With `flip`,
+    training mirrors images at random. Files that cannot be read are left out, counted in a warning and listed under
+    "unreadable" in the description (corrupt="list"), or they raise an error (corrupt="error").
 
     Raises FileNotFoundError for a missing folder. Raises ValueError for a folder without images, images beside class folders,
-    folders named like parts of a data set, mixed sizes without `size`, unreadable files with corrupt="error", and everything
-    that `make_dataset` refuses. Raises OSError if the cache cannot be written.
+    folders named like parts of a data set, a dataset.json that is damaged or lists other images, mixed sizes without `size`,
+    unreadable files with corrupt="error", and everything that `make_dataset` refuses. Raises OSError if the cache cannot be
+    written.
     """
     path = Path(path).expanduser()
     names = image_names(path)
-    classes, ids = _classes(path, names) if labels else ([], None)
+    classes, ids = _labels(path, names) if labels else ([], None)
     pixels, unreadable, key = read_images(path, names, size, channels, corrupt)
     y = None if ids is None else np.array([i for i, name in zip(ids, names) if name not in unreadable])
     about: dict[str, Any] = {"class_names": classes} if classes else {}
@@ -89,7 +111,7 @@ def read_images(
     if corrupt not in ("list", "error"):
         raise ValueError(f"corrupt must be list or error, found {corrupt!r}")
     # Labels are no part of the key: they follow from the names.
-    key = ("folder", size, channels, [cache.stamp(path / name) for name in names])
+    key = ("folder 2", size, channels, [cache.stamp(path / name) for name in names])
     stem = cache.entry("images", *key)
     found = _kept(stem, len(names))
     if found is None:
@@ -108,7 +130,7 @@ def image_names(path: Path) -> list[str]:
         raise FileNotFoundError(f"no folder at {path}")
     if not path.is_dir():
         raise ValueError(f"{path} is a file, expected a folder of images")
-    names, others, seen = [], 0, set()
+    names, others, seen, left_out = [], 0, set(), Counter[str]()
     for folder, below, files in os.walk(path, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         status = os.stat(folder)
@@ -121,16 +143,40 @@ def image_names(path: Path) -> list[str]:
                 names.append((Path(folder) / file).relative_to(path).as_posix())
             else:
                 others += 1
+                if file.lower().endswith(OTHER_ENDINGS) and not file.startswith("."):
+                    left_out[Path(file).suffix.lower()] += 1
     if not names:
         found = f"{others} other files" if others else "nothing"
         raise ValueError(f"{path} holds no images: expected files ending in {', '.join(ENDINGS)}, found {found}")
+    if left_out:
+        listing = ", ".join(f"{ending} ({count})" for ending, count in left_out.most_common())
+        warnings.warn(
+            f"{path}: {left_out.total()} pictures are left out, because kdiff does not read {listing}; convert them to .png",
+            stacklevel=3,
+        )
     return sorted(names)
+
+
+def _labels(path: Path, names: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """The names of the classes, if the images have classes with names, and the class of every image or None."""
+    if dataset_tool.has_labels(path):
+        return [], dataset_tool.read_labels(path, names)
+    classes, ids = _classes(path, names)
+    if classes and dataset_tool.look_like_chunks(names):
+        warnings.warn(
+            f"{path}: the folders {_few(classes)} look like chunks of numbered images, and they are taken as classes; give "
+            "labels=False if they are no classes",
+            stacklevel=3,
+        )
+    return classes, ids
 
 
 def _classes(path: Path, names: Sequence[str]) -> tuple[list[str], list[int] | None]:
     """The names of the classes and the class of every image; an empty list and None if there are fewer than two classes."""
     tops = [name.split("/")[0] if "/" in name else "" for name in names]
     classes = sorted(set(tops) - {""})
+    if all(name.isdecimal() for name in classes):
+        classes.sort(key=int)  # 1, 2, 10
     beside = tops.count("")
     if classes and beside:
         raise ValueError(
@@ -150,7 +196,7 @@ def _classes(path: Path, names: Sequence[str]) -> tuple[list[str], list[int] | N
 
 def _kept(stem: Path, count: int) -> tuple[dict[str, Any], np.ndarray] | None:
     """The result of `_decode_all` for this many images from the cache; None if it is missing or incomplete."""
-    notes, pixels = cache.read_json(stem.with_suffix(".json")), cache.read_images(stem.with_suffix(".npy"))
+    notes, pixels = cache.kept(stem.with_suffix(".json")), cache.read_images(stem.with_suffix(".npy"))
     if notes is None or pixels is None or len(pixels) + len(notes["unreadable"]) != count:
         return None
     return notes, pixels
@@ -163,17 +209,29 @@ def _decode_all(
     logger.info("reading %d images from %s; this happens once, they are kept in %s", len(names), path, stem.parent)
     unreadable: dict[str, str] = {}
     file = stem.with_suffix(".npy")
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
         files = [path / name for name in names]
-        headers = list(shown(pool.map(partial(_tried, _header), files), len(files), f"looking through {path}"))
-        mode, shape = _common_form(path, dict(zip(names, headers)), size, channels)
+        find = partial(tried, partial(header, size=size))
+        headers = dict(zip(names, list(shown(pool.map(find, files), len(files), f"looking through {path}"))))
+    mode, shape = _common_form(path, headers, size, channels)
+    threads = threads_for([each.pixels for each in headers.values() if isinstance(each, Header)], PIXELS_AT_ONCE, cores)
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as large:
+
+        def begun(name: str) -> Future[np.ndarray | str]:
+            """The pixels of an image, or why there are none."""
+            known = headers[name]
+            if isinstance(known, str):
+                return pool.submit(str, known)
+            where = large if known.pixels * threads > PIXELS_AT_ONCE else pool
+            return where.submit(tried, partial(decode, known=known, mode=mode, size=size), path / name)
 
         def images() -> Iterator[np.ndarray]:
             step = max(1, AT_ONCE_BYTES // math.prod(shape))
-            decode = partial(_tried, partial(_decode, mode=mode, size=size))
             for start in range(0, len(names), step):
-                some = slice(start, start + step)
-                for name, image in zip(names[some], pool.map(decode, files[some])):
+                some = names[start : start + step]
+                for name, future in zip(some, [begun(name) for name in some]):
+                    image = future.result()
                     if isinstance(image, str):
                         unreadable[name] = image
                     elif image.shape != shape:
@@ -186,74 +244,31 @@ def _decode_all(
         file.unlink()
         raise ValueError(f"{path}: none of its {len(names)} images can be read, e.g. {names[0]}: {unreadable[names[0]]}")
     notes = {"unreadable": unreadable}
-    cache.write_json(stem.with_suffix(".json"), notes)
+    cache.keep(stem.with_suffix(".json"), notes)
     pixels = cache.read_images(file)
     if pixels is None:
         raise OSError(f"{file} was written but cannot be read; set KDIFF_CACHE to another folder")
     return notes, pixels
 
 
-Header = tuple[tuple[int, int], bool]
-
-
 def _common_form(
     path: Path, headers: dict[str, Header | str], size: int | None, channels: str | None
 ) -> tuple[str, tuple[int, int, int]]:
     """The mode and the shape (C, H, W) that all images get; ValueError if there is none."""
-    found = [header for header in headers.values() if not isinstance(header, str)]
+    found = [each for each in headers.values() if not isinstance(each, str)]
     if not found:
         name, reason = next(iter(headers.items()))
         raise ValueError(f"{path}: none of its {len(headers)} images can be read, e.g. {name}: {reason}")
-    sizes = Counter(header[0] for header in found)
+    sizes = Counter(each.size for each in found)
     if size is None and len(sizes) > 1:
         listing = _few([f"{width}×{height} ({count})" for (width, height), count in sizes.most_common()])
         raise ValueError(
             f"{path} holds images of {len(sizes)} sizes, width × height (images): {listing}; give size, "
             f"e.g. size={min(min(pair) for pair in sizes)}, to crop and scale them all to squares"
         )
-    mode = channels or ("L" if all(grey for _, grey in found) else "RGB")
-    width, height = (size, size) if size else found[0][0]
+    mode = channels or ("L" if all(each.grey for each in found) else "RGB")
+    width, height = (size, size) if size else found[0].size
     return mode, (CHANNELS[mode], height, width)
-
-
-def _tried(read: Callable[[Image.Image], T], path: Path) -> T | str:
-    """What `read` finds in the image, or why the image cannot be read."""
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(DEEP):
-                return f"more than 8 bits per channel (mode {image.mode}); convert it to 8 bits"
-            return read(image)
-    # Damaged files raise many kinds of errors: OSError, SyntaxError, struct.error, ValueError, …
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
-def _header(image: Image.Image) -> Header:
-    """Width and height after the orientation is applied, and whether the image is grey."""
-    width, height = image.size
-    return (height, width) if _orientation(image) > 4 else (width, height), image.mode in GREY
-
-
-def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(0x0112, 1)) if image.format in TURNED else 1
-
-
-def _decode(image: Image.Image, mode: str, size: int | None) -> np.ndarray:
-    """The image as uint8 (C, H, W)."""
-    if size:
-        image.draft(None, (2 * size, 2 * size))  # JPEG can be decoded at ½, ¼ or ⅛ of its size, which is much faster
-    upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-    if upright.has_transparency_data:
-        white = Image.new("RGBA", upright.size, "white")
-        white.alpha_composite(upright.convert("RGBA"))
-        upright = white
-    upright = upright.convert(mode)
-    if size:
-        width, height = upright.size
-        left, top = max(0, width - height) / 2, max(0, height - width) / 2
-        upright = upright.resize((size, size), Image.Resampling.LANCZOS, (left, top, width - left, height - top))
-    pixels = np.asarray(upright)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _report(path: Path, unreadable: dict[str, str], count: int, corrupt: str) -> None:

@@ -12,7 +12,6 @@ mean of std².
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -29,24 +28,39 @@ from kdiff.data.progress import shown
 from kdiff.data.samples import summarise
 from kdiff.data.shards import LatentSamples, Sharded, map_tensors
 from kdiff.files import cache
-from kdiff.files.atomic import file_digest
+from kdiff.files.atomic import file_digest, read_json
+from kdiff.files.schema import Numbers, problem
 from kdiff.files.weights import read_weights
 
 MANIFEST = "latents.json"
 FORMAT = 1
 FIXED = ("y", "split")  # tensors of a shard that do not depend on how it is read
 OPTIONS = ("flip", "posterior", "dtype", "shard_size")  # options of kdiff encode, besides paths
-FACTS = {"source", "autoencoder", "num_samples", "num_classes", "shape", "about", "shards", "statistics", *OPTIONS}
+SCALE = {"kind": str, "shift": Numbers, "scale": Numbers}
+CONTENT = {  # of latents.json
+    "source": {"data": str, "fingerprint": str, "shape": [int], "normalisation": SCALE},
+    "autoencoder": {
+        **dict.fromkeys(("source", "identity"), str),
+        **{"scaling": (float, None), "shift": float, "mean?": [float], "std?": [float]},
+    },
+    **dict.fromkeys(("num_samples", "num_classes", "shard_size"), int),
+    **dict.fromkeys(("flip", "posterior"), bool),
+    "shape": [int, int, int],
+    "dtype": str,
+    "about": {...: object},
+    "shards": [{"file": str, "bytes": int, "blake2b": str}],
+    "statistics": (None, {"mean": [float], "variance": [float], "posterior_variance": ([float], None)}),
+}
 NORMALISE = ("channels", GIVEN, "none")
 
 
 def load_latents(path: str | Path, normalise: str = "channels", posterior: bool = False, flip: bool | None = None) -> Dataset:
     """The latents (C, h, w) in a folder that kdiff encode made.
 
-    `normalise` channels gives every channel mean 0 and variance 1 over the training part, scaling applies the factor and shift
-    of the autoencoder, and none leaves latents unchanged. To continue from weights that were trained on other latents of the
-    same autoencoder, give the folder of those latents as `normalise`, or a file with their `mean` and `std` by channel
-    (.safetensors or .pt, as published with VA-VAE); their statistics are then used.
+    `normalise` channels gives every channel mean 0 and variance 1 over the training part, scaling applies the numbers of the
+    autoencoder (factor and shift, or mean and std by channel), and none leaves latents unchanged. To continue from weights that
+    were trained on other latents of the same autoencoder, give the folder of those latents as `normalise`, or a file with their
+    `mean` and `std` by channel (.safetensors or .pt, as published with VA-VAE); their statistics are then used.
 
     With `posterior`, training draws a new latent from the posterior at every read, mean + std · noise, instead of the mean.
     With `flip` (the default if mirrored images were encoded too), training reads the latent of the mirrored image with
@@ -60,7 +74,7 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
     folder = Path(path).expanduser()
     manifest = read_manifest(folder)
     again = f"{encode_command(folder, manifest)} resumes the encoding"
-    if manifest["statistics"] is None:
+    if manifest["statistics"] is None or len(manifest["shards"]) != number_of_shards(manifest):
         raise ValueError(f"{folder}: only {len(manifest['shards'])} of {number_of_shards(manifest)} shards are there; {again}")
     if normalise not in NORMALISE and not Path(normalise).exists():
         raise ValueError(
@@ -128,16 +142,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"no latents in {folder}: it has no {MANIFEST}; kdiff encode makes such a folder")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or encode again into another folder") from None
-    if found != FORMAT:
-        raise ValueError(f"{path} has format {found}; this version of kdiff reads format {FORMAT}")
-    if missing := sorted(FACTS - manifest.keys()):
-        raise ValueError(f"{path} lacks {', '.join(missing)}; restore it from a copy, or encode again into another folder")
+    back = "restore it from a copy, or encode again into another folder"
+    manifest: dict[str, Any] = read_json(path, {"format": int}, back)
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"{path} has format {manifest['format']}; this version of kdiff reads format {FORMAT}")
+    if found := problem(manifest, CONTENT) or _inconsistent(manifest):
+        raise ValueError(f"{path} is damaged: {found}; {back}")
     return manifest
+
+
+def _inconsistent(manifest: Mapping[str, Any]) -> str:
+    """What does not fit together in a manifest whose entries have the right types; an empty text if all fits."""
+    if min(manifest["num_samples"], manifest["shard_size"], *manifest["shape"]) < 1 or manifest["num_classes"] < 0:
+        return "num_samples, shard_size or the shape is below 1, or num_classes below 0"
+    statistics, channels = manifest["statistics"], manifest["shape"][0]
+    if statistics is None:
+        return ""
+    lists = [statistics["mean"], statistics["variance"], *([statistics["posterior_variance"]] if manifest["posterior"] else [])]
+    if any(each is None or len(each) != channels for each in lists):
+        return f"the statistics are not those of {channels} channels"
+    return ""
 
 
 def number_of_shards(manifest: Mapping[str, Any]) -> int:
@@ -185,8 +209,7 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
     if normalise == "none":
         return Normalisation.none()
     if normalise == GIVEN:
-        autoencoder = manifest["autoencoder"]
-        return Normalisation(GIVEN, torch.tensor(autoencoder["shift"]), torch.tensor(1 / autoencoder["scaling"]))
+        return _given(manifest["autoencoder"], manifest["shape"])
     if normalise != "channels":
         return _of_others(Path(normalise), manifest, posterior)
     statistics = manifest["statistics"]
@@ -195,6 +218,29 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
         variance = variance + torch.tensor(statistics["posterior_variance"], dtype=torch.float64)
     scale = torch.where(variance > 0, variance.sqrt(), 1.0)
     return Normalisation("channels", mean.float()[:, None, None], scale.float()[:, None, None])
+
+
+def _given(autoencoder: Mapping[str, Any], shape: Sequence[int]) -> Normalisation:
+    """The normalisation with the numbers of an autoencoder, as `kdiff.latent.Autoencoder.describe` records them."""
+    scaling, source = autoencoder["scaling"], autoencoder["source"]
+    if scaling is None:
+        raise ValueError(
+            f"normalise is {GIVEN}, but {source} holds no factor for its latents; take normalise=channels, or a file with "
+            "their mean and std, such as the latents_stats.pt that is published with VA-VAE"
+        )
+    if "mean" not in autoencoder:
+        return Normalisation(GIVEN, torch.tensor(autoencoder["shift"]), torch.tensor(1 / scaling))
+    mean, std = (torch.tensor(autoencoder[name], dtype=torch.float64) for name in ("mean", "std"))
+    channels, height, width = shape
+    side = math.isqrt(len(mean) // channels)  # a number for each channel, or for each of its places in patches of 2×2
+    if height % side or width % side:
+        raise ValueError(
+            f"normalise is {GIVEN}, but {source} scales patches of {side}×{side}, and the latents are {height}×{width}; encode "
+            "images whose latents have even sides, or take normalise=channels"
+        )
+    times = (1, height // side, width // side) if side > 1 else (1, 1, 1)
+    shift, scale = (value.reshape(channels, side, side).tile(times).float() for value in (mean, std / scaling))
+    return Normalisation(GIVEN, shift, scale)
 
 
 def _of_others(path: Path, manifest: Mapping[str, Any], posterior: bool) -> Normalisation:

@@ -1,9 +1,9 @@
 """The three parts of a data set, by a hash of each sample, and the fingerprint of the whole data set.
 
-h = blake2b(the raw float32 bytes of a sample), the first 8 bytes read as a fraction of 2⁶⁴: `train` for h < 0.6, `classifier`
+h = blake2b(the raw bytes of a sample), the first 8 bytes read as a fraction of 2⁶⁴: `train` for h < 0.6, `classifier`
 (for the feature classifier of the evaluation) for h < 0.8, `heldout` for the rest. The part of a sample depends on the sample
 alone, not on the order, the other samples, the labels or the type on disk. Equal samples share a part, so no held-out sample
-has been trained on.
+has been trained on. The bytes are those of float32, or of float64 in data that float32 cannot hold (`kdiff.data.precision`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SHARES = (0.6, 0.2, 0.2)
 def split_and_fingerprint(name: str, values: np.ndarray, labels: Tensor | None) -> tuple[Tensor, str]:
     """The part of every sample as int8 (N,), and 16 hex digits of a hash over the values in order, their shape and the labels.
 
-    `values` (N, *shape) are float32 or uint8; uint8 is hashed as float32, one chunk at a time. Raises ValueError if a part
-    would be empty.
+    `values` (N, *shape) are float32, float64 or uint8; uint8 is hashed as float32, one chunk at a time. Raises ValueError if a
+    part would be empty.
     """
     # Hashing releases the interpreter, so the two run in parallel.
     with ThreadPoolExecutor(1) as other:
@@ -37,9 +37,9 @@ def split_and_fingerprint(name: str, values: np.ndarray, labels: Tensor | None) 
 
 
 def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """The values as contiguous little-endian float32, one chunk at a time."""
-    size = rows_per_chunk(values.shape)
-    return (np.ascontiguousarray(values[start : start + size], dtype="<f4") for start in range(0, len(values), size))
+    """The values as contiguous little-endian float32, or float64 if they are float64, one chunk at a time."""
+    size, dtype = rows_per_chunk(values.shape), "<f8" if values.dtype == np.float64 else "<f4"
+    return (np.ascontiguousarray(values[start : start + size], dtype=dtype) for start in range(0, len(values), size))
 
 
 def _split(name: str, values: np.ndarray) -> Tensor:

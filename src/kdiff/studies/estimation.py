@@ -31,11 +31,12 @@ from kdiff.theory import (
     rank_limited,
     spectrum,
 )
-from kdiff.theory.nearest import Rows, take_rows
+from kdiff.theory.nearest import Rows, read_chunks, take_rows
 from kdiff.theory.quadrature import is_uniform
 
 TAUS = (0.0, *np.geomspace(0.03, 30, 25))  # training times, in units of 1/s²
 TIE = 0.01  # minima whose losses differ by at most this share are equally good: a sample more or less decides between them
+OUTLIER = 0.5  # a sample that holds more than this share of the variance is remarked on
 NEAR_LIMIT = 0.8  # a value above this share of the largest that a method can give says more about the method than the data
 
 PLAIN = ("name", "D", "num_points", "noise_scale", "total_variance", "squared_mean", "problem")  # fields that JSON holds as is
@@ -109,8 +110,9 @@ def estimate(dataset: Dataset, config: EstimateConfig, progress: bool = False) -
     size = patch_size(dataset.shape, config.patch_size)
     x = dataset.part("train")[0]
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(x))[: config.max_points])
-    whole = view("samples", take_rows(x, chosen), config, progress=progress)
-    views = [replace(whole, remarks=remarks(dataset.shape, size, config))]
+    points = take_rows(x, chosen)
+    whole = view("samples", points, config, progress=progress)
+    views = [replace(whole, remarks=[*remarks(dataset.shape, size, config), *outliers(points, chosen)])]
     if size:
         pieces, images = random_patches(x, size, config.max_points, config.seed)
         views.append(view(f"patches of {size} × {size}", pieces, config, images, progress))
@@ -167,6 +169,34 @@ def remarks(shape: tuple[int, ...], size: int, config: EstimateConfig) -> list[s
     if not size:
         found.append(f"no patches: no square larger than a pixel and smaller than the image divides {height} × {width}")
     return found
+
+
+def outliers(points: NDArray[Any], numbers: NDArray[np.int64]) -> list[str]:
+    """A remark if one of the points (n, D) holds most of the variance, of the whole or of an entry; `numbers` identify them."""
+    mean, squares = points.mean(0, dtype=np.float64), []
+    total, largest, where = np.zeros(points.shape[1]), np.zeros(points.shape[1]), np.zeros(points.shape[1], np.int64)
+    for start, rows in read_chunks(points):
+        deviations = (rows - mean) ** 2
+        squares.append(deviations.sum(1))
+        total += deviations.sum(0)
+        row = deviations.argmax(0)
+        found = deviations[row, np.arange(points.shape[1])]
+        where, largest = np.where(found > largest, start + row, where), np.maximum(found, largest)
+    by_point = np.concatenate(squares)
+    advice = "without it, every figure here would differ: check that sample, and remove it if it is a mistake"
+    if by_point.sum() > 0 and by_point.max() > OUTLIER * by_point.sum():
+        share, number = by_point.max() / by_point.sum(), numbers[by_point.argmax()]
+        return [f"sample {number} of the training part alone holds {100 * share:.3g} % of the variance; {advice}"]
+    shares = np.divide(largest, total, out=np.zeros_like(total), where=total > 0)
+    marked = np.flatnonzero(shares > OUTLIER)
+    if not len(marked):
+        return []
+    entry = marked[shares[marked].argmax()]
+    more = f" (single samples do so in {len(marked)} of {len(total)} entries)" if len(marked) > 1 else ""
+    return [
+        f"sample {numbers[where[entry]]} of the training part alone holds {100 * shares[entry]:.3g} % of the variance of entry "
+        f"{entry}{more}; {advice}"
+    ]
 
 
 def view(name: str, x: Rows, config: EstimateConfig, owners: NDArray[np.int64] | None = None, progress: bool = False) -> View:
