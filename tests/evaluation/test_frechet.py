@@ -218,3 +218,15 @@ def test_the_distance_is_torch_fidelitys() -> None:
     theirs = metric_fid.fid_statistics_to_metric(*map(metric_fid.fid_features_to_statistics, (a, b)), verbose=False)
     ours = frechet_distance(statistics(a), statistics(b))
     assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+
+
+def test_weights_are_repetitions_up_to_the_divisor() -> None:
+    features, often = torch.randn(7, 3), torch.tensor([1, 3, 2, 1, 1, 4, 2])
+    weights = often.double() / often.sum()
+    weighted, repeated = statistics(features, weights), statistics(features.repeat_interleave(often, dim=0))
+    total = int(often.sum())
+    torch.testing.assert_close(weighted.mean, repeated.mean)
+    by_divisor = repeated.covariance * (total - 1) / total / (1 - weights.square().sum())
+    torch.testing.assert_close(weighted.covariance, by_divisor)
+    equal = statistics(features, torch.full((7,), 1 / 7).double())
+    torch.testing.assert_close(equal.covariance, statistics(features).covariance)

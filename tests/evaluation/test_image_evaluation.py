@@ -89,6 +89,7 @@ def test_a_run_against_its_own_data(run: Path, capsys) -> None:
     assert set(result["figures"]) == {"fd_classifier", "kid", "precision", "recall"}
     low, high = result["figures"]["fd_classifier"]["interval"]
     assert low < result["figures"]["fd_classifier"]["value"] < high
+    assert "kid: no spread: every subset would be 40 of 40 samples and 40 of" in text
     for name, figure in result["figures"].items():
         assert f"{name} " in text
         assert f"{figure['value']:.5g}" in text
@@ -274,3 +275,44 @@ def test_from_python(run: Path, tmp_path: Path) -> None:
     assert json.loads(file.read_text())["figures"]["kid"]["value"] == result["figures"]["kid"]["value"]
     few, _ = evaluate_images(str(run), replace(config, num_samples=3), tmp_path / "b")
     assert set(few["left_out"]) == {"precision", "recall"}
+
+
+@pytest.fixture(scope="module")
+def stretched(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
+    """A run on float images without a value_range: digits from 0.1 to 0.8."""
+    data = kdiff.data.load("digits")
+    path = tmp_path_factory.mktemp("floats") / "pale.npz"
+    np.savez(path, x=(0.45 + 0.35 * data.x.numpy()).astype(np.float32), y=data.y.numpy())
+    config = TrainConfig(data=str(path), network="MLP(width=16, depth=1)", steps=2, batch_size=32, ema=[0.9])
+    return train_run(config, path.parent / "run").folder
+
+
+def test_float_images_without_a_range_are_judged_by_their_own_data_with_a_word(stretched: Path, tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"pale has no value_range, so black and white are taken as 0\.1 and 0\.8, the extremes"
+    ):
+        result = judged(tmp_path, str(stretched), *OPTIONS)
+    assert "compare the figures only with those of the same data" in result["warnings"][0]
+    with pytest.warns(UserWarning, match="pale has no value_range"):
+        judged(tmp_path / "named", str(stretched), *OPTIONS, "--reference", str(stretched))
+
+
+def test_float_images_without_a_range_are_not_compared_with_others(
+    stretched: Path, run: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """With files, with another run, in a file of statistics, or as the reference of files."""
+    told = "pale has no value_range, so black and white are taken as 0.1 and 0.8, the extremes of the training part. Such "
+    own = [str(stretched), *OPTIONS, "--out", str(tmp_path)]
+    for argv in (
+        ["evaluate", *own, "--reference", str(folder)],
+        ["evaluate", *own, "--reference", str(run)],
+        ["evaluate", *own, "--save-statistics", str(tmp_path / "pale.npz")],
+        ["evaluate", str(folder), *OPTIONS[:2], "--reference", str(stretched), "--out", str(tmp_path)],
+        ["sweep", str(stretched), "--features", "dinov2", "--reference", str(folder), "--steps", "2", "--num-samples", "40"],
+    ):
+        assert main(argv) == 2
+        message = capsys.readouterr().err
+        assert told in message
+        assert '--data "images.npz(value_range=[0, 1])"' in message
+        assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing was sampled"

@@ -140,6 +140,6 @@ def test_vectors_and_broken_samples_are_refused(run: Run, tmp_path: Path, monkey
     with pytest.raises(ValueError, match=r"samples of shape \(64,\) are not images"):
         prepare_samples(vectors, CONFIG, tmp_path)
     monkeypatch.setattr(module, "generate", lambda model, n, shape, *a, **o: (torch.full((n, *shape), float("nan")), None))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(RuntimeError, match="not finite"):
         drawn(run, tmp_path / "nan")
     assert files(tmp_path / "nan") == {}

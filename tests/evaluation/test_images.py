@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from kdiff.data import ImageSamples, Normalisation
-from kdiff.evaluation.images import data_images, open_images, quantise, value_range
+from kdiff.data import ImageSamples, Normalisation, make_dataset
+from kdiff.evaluation.images import check_ranges, data_images, open_images, quantise, value_range
 
 RANGE = Normalisation.fit("range", torch.empty(0), (0, 255))
 
@@ -76,6 +77,40 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (folder / "more").mkdir()
     Image.fromarray(images[0]).save(folder / "more" / "0.png")
     assert open_images(str(folder)).count == 6
+
+
+def described(low: float, high: float, normalise: str, **options: Any) -> dict[str, Any]:
+    """The facts of data whose raw values go from low to high."""
+    generator = np.random.default_rng(0)
+    values = generator.uniform(low, high, (60, 3, 4, 4))
+    values[:, :, 0, 0], values[:, :, 0, 1] = low, high
+    return make_dataset("pictures", values, normalise=normalise, **options).describe()
+
+
+@pytest.mark.parametrize("normalise", ["none", "standard"])
+def test_images_without_a_value_range_are_compared_with_their_like_only(normalise: str) -> None:
+    known = described(0.1, 0.8, "range", value_range=(0, 1))
+    guessed = described(0.1, 0.8, normalise)
+    assert check_ranges(known, None, "photos") == check_ranges(known, known, "others") == []
+    assert check_ranges(None, None, "photos") == []
+    (note,) = check_ranges(guessed, guessed, "others")
+    assert note.startswith("pictures has no value_range, so black and white are taken as 0.1 and 0.8, the extremes of the ")
+    assert note.endswith("compare the figures only with those of the same data")
+    for judged, reference in ((guessed, None), (None, guessed), (guessed, known), (known, guessed)):
+        with pytest.raises(ValueError, match=r"has no value_range.*cannot be compared with photos/: .*value_range=\[0, 1\]"):
+            check_ranges(judged, reference, "photos/")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (-1, 1)])
+def test_extremes_that_are_a_usual_range_stretch_nothing(low: float, high: float) -> None:
+    (note,) = check_ranges(described(low, high, "standard"), None, "photos/")
+    assert "give the data a value_range if this is wrong" in note
+    assert check_ranges(described(low, high, "none"), described(low, high, "none"), "others") == []
+
+
+def test_channels_of_different_scales_are_never_compared_with_other_images() -> None:
+    with pytest.raises(ValueError, match="after normalisation by 'channels', which changes the colours"):
+        check_ranges(described(0, 1, "channels"), None, "photos/")
 
 
 def npz(**arrays: np.ndarray):

@@ -80,3 +80,12 @@ def test_what_cannot_be_compared() -> None:
         KernelDistance(y)(y[:, :2])
     with pytest.raises(ValueError, match="not finite"):
         KernelDistance(y)(y / 0)
+
+
+def test_weights_count_pairs() -> None:
+    """Equal weights change nothing, and a sample of weight 0 is not there."""
+    generator = torch.Generator().manual_seed(0)
+    x, distance = torch.randn(20, 3, generator=generator) + 1, KernelDistance(torch.randn(50, 3, generator=generator))
+    assert distance(x, torch.full((20,), 1 / 20)) == pytest.approx(distance(x), abs=1e-6)
+    weights = torch.cat([torch.full((15,), 1 / 15), torch.zeros(5)])
+    assert distance(x, weights) == pytest.approx(distance(x[:15]), abs=1e-6)

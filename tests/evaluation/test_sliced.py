@@ -52,6 +52,14 @@ def test_repeating_samples_changes_nothing() -> None:
     assert sliced_wasserstein(a.repeat(7, 1), b.repeat(12, 1)) == pytest.approx(plain, rel=1e-12)
 
 
+def test_weights_are_repetitions() -> None:
+    a, b = torch.randn(6, 3, dtype=torch.float64), torch.randn(11, 3, dtype=torch.float64) + 1
+    often = torch.tensor([1, 4, 2, 1, 3, 5])
+    repeated = sliced_wasserstein(a.repeat_interleave(often, dim=0), b)
+    assert sliced_wasserstein(a, b, weights=often.double() / often.sum()) == pytest.approx(repeated, rel=1e-9)
+    assert sliced_wasserstein(a, b, weights=torch.full((6,), 1 / 6)) == pytest.approx(sliced_wasserstein(a, b), rel=1e-6)
+
+
 def test_permutation_shape_and_seed() -> None:
     a, b = torch.randn(50, 2, 3), torch.randn(50, 2, 3) + 1
     plain = sliced_wasserstein(a, b)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 import sys
 from typing import Any
@@ -71,6 +73,30 @@ def test_the_card_can_be_read_by_the_hub(run, tmp_path) -> None:
         assert piece in card.text
     code = card.text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+
+
+def test_the_names_of_classes_stand_by_their_numbers(run, tmp_path) -> None:
+    named = copy.copy(run)
+    named.data = {**run.data, "class_names": [f"digit {i}" for i in range(10)]}
+    folder = export(named, tmp_path / "pipeline")
+    facts = json.loads((folder / "kdiff.json").read_text())
+    assert facts["data"]["classes"] == {str(i): f"digit {i}" for i in range(10)}
+    assert "- Classes, for `class_labels`: 0: digit 0, 1: digit 1, " in (folder / "README.md").read_text()
+    assert ModelCard.load(folder / "README.md").data.library_name == "diffusers"
+    assert "Classes, for" not in (export(run, tmp_path / "unnamed") / "README.md").read_text()
+
+
+def test_pictures_without_a_value_range_are_stretched_with_a_word(trained, tmp_path, capsys) -> None:
+    data = kdiff.data.load("digits")
+    np.savez(tmp_path / "pale.npz", x=(0.45 + 0.35 * data.x.numpy()).astype(np.float32), y=data.y.numpy())
+    folder = trained(data=str(tmp_path / "pale.npz"), network=MLP, steps=2)
+    note = "pale has no value_range, so black and white are taken as 0.1 and 0.8, the extremes of the training part"
+    with pytest.warns(
+        UserWarning, match=f"{re.escape(note)}: output_type pil and np are stretched to them; train on data with a"
+    ):
+        assert main(["export", str(folder), "--out", str(tmp_path / "pipeline")]) == 0
+    assert json.loads((tmp_path / "pipeline" / "kdiff.json").read_text())["black_and_white"] == note
+    assert note in (tmp_path / "pipeline" / "README.md").read_text()
 
 
 def test_the_weights_that_are_asked_for_are_exported(trained, tmp_path, exported) -> None:

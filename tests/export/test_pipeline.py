@@ -10,9 +10,13 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DEISMultistepScheduler,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    SASolverScheduler,
     UniPCMultistepScheduler,
 )
 from PIL import Image
@@ -25,6 +29,7 @@ from kdiff.sampling.multistep import DataMultistep
 
 pytestmark = pytest.mark.usefixtures("code_cache")
 MLP = "MLP(width=16, depth=1)"
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
 # The same samples
@@ -129,7 +134,10 @@ def test_a_variance_preserving_model_is_taken_to_the_linear_path(trained, tmp_pa
 
 @pytest.mark.parametrize(
     "scheduler",
-    [FlowMatchHeunDiscreteScheduler(), UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)],
+    [
+        FlowMatchHeunDiscreteScheduler(),
+        UniPCMultistepScheduler(**FLOW),
+    ],
     ids=["heun", "unipc"],
 )
 def test_higher_orders_come_nearer_to_the_flow_than_euler(run, pipeline, scheduler, start) -> None:
@@ -144,6 +152,19 @@ def test_higher_orders_come_nearer_to_the_flow_than_euler(run, pipeline, schedul
     finally:
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
     assert (images - exact).abs().mean() < (euler - exact).abs().mean()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler])
+def test_schedulers_that_begin_at_0_999_solve_the_same_flow(run, pipeline, kind, start) -> None:
+    noise, y = start(run)
+    exact = run.model.sample(noise, solver="rk4", steps=100, y=y)
+    try:
+        pipeline.scheduler = kind(**FLOW)
+        images = pipeline(y, latents=noise, num_inference_steps=40, output_type="latent").images
+    finally:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    torch.testing.assert_close(images, exact, rtol=0, atol=3e-3)
 
 
 def test_a_shift_of_the_scheduler_is_the_shifted_grid(run, pipeline, start) -> None:
@@ -176,6 +197,85 @@ def test_schedulers_of_another_kind_are_refused(run, pipeline, scheduler, messag
             pipeline(start(run)[1], num_inference_steps=3)
     finally:
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (DEISMultistepScheduler(**FLOW), r"the last σ of DEISMultistepScheduler is 0\.0\d+; expected 0.*noise of this size"),
+        (SASolverScheduler(**FLOW), r"the last σ of SASolverScheduler is 0\.0"),
+        (UniPCMultistepScheduler(**FLOW, final_sigmas_type="sigma_min"), r'the last σ of .*final_sigmas_type="zero"'),
+        (DPMSolverMultistepScheduler(**FLOW, final_sigmas_type="sigma_min"), "the last σ of DPMSolverMultistepScheduler"),
+        (
+            FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+            r"σ of .* are 0, 0\.05, 0\.1, … 1; expected σ that fall from 1 to 0",
+        ),
+        (DPMSolverMultistepScheduler(**FLOW, use_karras_sigmas=True), "expected σ that fall from 1 to 0"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), r"cannot set its steps \(.*mu"),
+    ],
+)
+def test_schedulers_that_do_not_go_from_noise_to_data_are_refused(run, pipeline, scheduler, message, start) -> None:
+    """They would leave noise in the samples without a word."""
+    pipeline.transformer.forward, forward = lambda *given, **options: pytest.fail("called"), pipeline.transformer.forward
+    try:
+        pipeline.scheduler = scheduler
+        with pytest.raises(ValueError, match=message) as caught:
+            pipeline(start(run)[1], num_inference_steps=20)
+        assert "type pipeline.scheduler = FlowMatchEulerDiscreteScheduler()" in str(caught.value)
+    finally:
+        pipeline.scheduler, pipeline.transformer.forward = FlowMatchEulerDiscreteScheduler(), forward
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([1.0, 0.5, 0.0], "leave the last 0 out of sigmas"),
+        ([0.5, 0.25], "the first σ of .* is 0.5; expected 1.*or give latents with this much noise"),
+        ([0.2, 0.6, 1.0], "expected σ that fall from 1 to 0"),
+        ([1.5, 0.5], "expected σ that fall from 1 to 0"),
+        ([1.0, float("nan")], "expected σ that fall from 1 to 0"),
+        ([], "has no steps"),
+    ],
+)
+def test_sigmas_that_do_not_fall_from_1_are_refused(pipeline, sigmas, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline([1], sigmas=sigmas)
+
+
+def test_given_starting_points_may_have_less_noise(run, pipeline, start) -> None:
+    noise, y = start(run)
+    half = run.model.sample(noise, solver="euler", times=torch.tensor([0.0, 0.25, 0.5]), last_step="euler", y=y)
+    whole = pipeline(y, latents=noise, sigmas=[1.0, 0.75, 0.5, 0.25], output_type="latent").images
+    rest = pipeline(y, latents=half, sigmas=[0.5, 0.25], output_type="latent").images
+    torch.testing.assert_close(rest, whole, rtol=0, atol=1e-5)
+
+
+def test_samples_that_are_not_finite_are_not_returned(run, pipeline, start) -> None:
+    try:
+        pipeline.scheduler = UniPCMultistepScheduler(**FLOW, lower_order_final=False)
+        with pytest.raises(ValueError, match="6 of 6 samples of UniPCMultistepScheduler are not finite"):
+            pipeline(start(run)[1], num_inference_steps=5)
+    finally:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+
+
+@pytest.mark.parametrize("given", ["to", "load"])
+def test_a_pipeline_in_float64(run, tmp_path, start, given) -> None:
+    """Its samples are those of float32 but for rounding, from the same noise."""
+    folder = export(run, tmp_path / "pipeline")
+    options = {"dtype": torch.float64} if given == "load" else {}
+    double = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, **options).to(torch.float64)
+    double.set_progress_bar_config(disable=True)
+    noise, y = start(run)
+    exact = run.model.sample(noise, solver="euler", steps=5, last_step="data", y=y)
+    for latents in (noise, noise.double()):
+        images = double(y, latents=latents, num_inference_steps=5, output_type="latent").images
+        assert images.dtype == torch.float64
+        torch.testing.assert_close(images.float(), exact, rtol=0, atol=1e-4)
+    assert double(y, num_inference_steps=2)[0][0].size == (8, 8)
+    z = double.transformer(noise, 500.0, y).sample
+    assert z.dtype == torch.float64
 
 
 def test_k_is_fixed_and_stays_in_float32(run, tmp_path, start) -> None:
@@ -228,6 +328,24 @@ def test_classes_that_the_model_does_not_know_are_refused_before_it_is_called(tr
         pipeline(wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [0.5, [0.5], [1.0, 2.0], np.array([0.5]), torch.tensor([1.0]), [True, False], np.array(True), ["1"], [None], [2**70], 1j],
+    ids=str,
+)
+def test_class_labels_are_whole_numbers(pipeline, wrong) -> None:
+    with pytest.raises(ValueError, match=r"class_labels are .*; expected whole numbers from 0 to 9, or 10 for no class"):
+        pipeline(wrong, num_inference_steps=1)
+
+
+def test_class_labels_of_every_integer_type(pipeline) -> None:
+    noise = kdiff.draw_noise(2, pipeline.transformer.config.shape)
+    options = {"latents": noise, "num_inference_steps": 1, "output_type": "latent"}
+    expected = pipeline([3, 3], **options).images
+    for same in (3, np.int64(3), np.array([3, 3], np.uint8), torch.tensor([3, 3], dtype=torch.int32), torch.tensor(3), (3, 3)):
+        assert torch.equal(pipeline(same, **options).images, expected)
+
+
 @pytest.mark.parametrize("timestep", [1000.0, 999.0, 980.0, 333.25, 1.0, 0.0])
 def test_the_time_is_exact_in_float32(timestep) -> None:
     time = KDiffTransformer.time(torch.tensor(timestep), torch.zeros(1))
@@ -252,3 +370,20 @@ def test_every_network_is_read_back_whole(trained, tmp_path, network, exported, 
     ours = run.model.sample(noise, solver="euler", steps=4, guidance=2.0, last_step="data", y=y)
     theirs = pipeline(y, latents=noise, num_inference_steps=4, guidance_scale=2.0, output_type="latent").images
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_never_saw_no_class_neither_guides_nor_leaves_the_class_out(trained, exported, tmp_path) -> None:
+    folder = trained(network=MLP, null_rate=0.0)
+    pipeline = exported(load_run(folder), tmp_path)
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    assert len(pipeline([1, 2], **options).images) == 2
+    for labels, scale, message in (
+        ([1, 2], 2.0, 'guidance_scale is 2, but this model was trained with null_rate 0 and never saw "no class"; expected 1'),
+        (None, 1.0, 'never saw "no class"; expected class_labels from 0 to 9 for all samples'),
+        ([1, 10], 1.0, "expected class_labels from 0 to 9 for all samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline(labels, guidance_scale=scale, **options)
+    assert "guidance_scale" not in (tmp_path / "pipeline" / "README.md").read_text()
+    with pytest.raises(ValueError, match="expected σ that fall from 1 to 0"):
+        pipeline([1], sigmas=[1.5, 0.5], output_type="latent")

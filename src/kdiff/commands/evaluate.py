@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from kdiff.commands.arguments import SAMPLER_OPTION, out_option, read_config, sampled_as
@@ -38,7 +39,8 @@ def command(argv: list[str]) -> None:
 
 
 def _by_features(source: str, config: EvaluateConfig, out: str | None) -> None:
-    from kdiff.evaluation.image_evaluation import evaluate_images, figures_table
+    from kdiff.evaluation.image_evaluation import evaluate_images
+    from kdiff.evaluation.image_figures import figures_table
 
     judged = evaluate_images(source, config, Path(out) if out else None, progress="sampling")
     if judged:  # only the first of several processes prints
@@ -48,17 +50,18 @@ def _by_features(source: str, config: EvaluateConfig, out: str | None) -> None:
 
 
 def _by_floors(source: str, config: EvaluateConfig) -> None:
+    from kdiff.run.folder import no_run
+
     if not (Path(source) / "config.yaml").exists():
-        raise ValueError(
-            f"{source} is not a run folder: it has no config.yaml. Make a run with kdiff train, or judge images by --reference"
-        )
+        raise ValueError(f"{no_run(Path(source))}, or judge images by --reference")
     from kdiff.evaluation.judge import Judge, evaluate, evaluation_table
     from kdiff.files.atomic import write_json
     from kdiff.run.run import load_run
 
     run = load_run(source, config.checkpoint, config.ema)
-    result = evaluate(
-        run, Judge(run.dataset()), config.num_samples, config.seed, config.guidance, config.exact, progress="sampling"
-    )
+    judge = Judge(run.dataset())
+    if judge.held_out.note:
+        warnings.warn(judge.held_out.note, stacklevel=2)
+    result = evaluate(run, judge, config.num_samples, config.seed, config.guidance, config.exact, progress="sampling")
     write_json(run.folder / "evaluation.json", result)
     print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")

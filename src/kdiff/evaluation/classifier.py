@@ -98,7 +98,7 @@ def dataset_classifier(dataset: Dataset) -> TrainedClassifier:
                 save_tensors(aside / "classifier.safetensors", network.state_dict())
                 write_json(aside / "classifier.json", {"accuracy": accuracy, "data": dataset.describe()})
     # The files are read back in any case, so that every process judges by the same bytes.
-    facts = read_json(folder / "classifier.json")
+    facts = read_json(folder / "classifier.json", {"accuracy": float}, f"remove {folder}, and the classifier is trained again")
     weights = folder / "classifier.safetensors"
     load_weights(network, load_tensors(weights), weights)
     digest = hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()

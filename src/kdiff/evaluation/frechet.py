@@ -46,8 +46,11 @@ class FeatureStatistics:
         return _root(self.covariance)
 
 
-def statistics(features: Tensor) -> FeatureStatistics:
+def statistics(features: Tensor, weights: Tensor | None = None) -> FeatureStatistics:
     """Mean and unbiased covariance (divided by N - 1) of `features` (N, F), in float64 on the CPU.
+
+    With `weights` w (N,) of sum 1, the mean is weighted, and so is the covariance, which is then divided by 1 - sum w^2. The
+    count is N all the same.
 
     Raises:
         ValueError: features that are not (N, F), fewer than 2 samples, or values that are not finite.
@@ -61,6 +64,11 @@ def statistics(features: Tensor) -> FeatureStatistics:
     broken = int((~features.isfinite()).any(dim=1).sum())
     if broken:
         raise ValueError(f"{broken} of {len(features)} samples have features that are not finite (NaN or infinite)")
+    if weights is not None:
+        share = weights.detach().cpu().double()[:, None]
+        mean = (share * features).sum(dim=0)
+        scatter = (share * (features - mean)).T @ (features - mean)
+        return FeatureStatistics(mean, scatter / (1 - share.square().sum()), len(features))
     mean = features.mean(dim=0)
     centred = features - mean
     return FeatureStatistics(mean, centred.T @ centred / (len(features) - 1), len(features))

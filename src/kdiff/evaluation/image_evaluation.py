@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -35,7 +35,7 @@ from kdiff.evaluation.image_shards import (
     sample_settings,
     settings_digest,
 )
-from kdiff.evaluation.images import Images, data_images, open_images, quantise, value_range
+from kdiff.evaluation.images import Images, check_ranges, data_images, open_images, quantise, value_range
 from kdiff.evaluation.reference import (
     Reference,
     check_statistics_path,
@@ -46,7 +46,8 @@ from kdiff.evaluation.reference import (
 )
 from kdiff.files.atomic import write_json
 from kdiff.run.environment import describe_environment
-from kdiff.run.folder import locked
+from kdiff.run.folder import no_run
+from kdiff.run.lock import locked
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
 
@@ -73,6 +74,8 @@ def evaluate_images(
     run = load_run(source, config.checkpoint, config.ema) if is_run(Path(source)) else None
     if run is None and not main:
         return None
+    if run is None and (Path(source) / "state.json").is_file():
+        raise ValueError(no_run(Path(source)))  # a checkpoint
     if run is None:
         config.check_for_images()
     if run is None and config.reference is None and config.save_statistics is None:
@@ -95,6 +98,7 @@ def evaluate_images(
     if config.save_statistics:
         check_statistics_path(Path(config.save_statistics))
     # Whatever can be refused is refused here, before hours of sampling.
+    notes = range_notes(config, run)
     images = None if run else open_images(source)
     fidelity_installed()
     extractor = find_extractor(name, config, run)
@@ -112,10 +116,25 @@ def evaluate_images(
             facts |= {"k": target.position, "target_state": target.scalars}
         assert images
         facts |= {**images.facts, "num": images.count, "shape": list(images.shape)}
-        result = _judged(config, images, facts, extractor, reference and reference())
+        result = _judged(config, images, facts, extractor, reference and reference(), notes)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / f"{name}.json", result)
     return result, folder / f"{name}.json"
+
+
+def range_notes(config: EvaluateConfig, run: Run | None) -> list[str]:
+    """Warnings about guessed values of black and white in the samples of a run, or in the data of a run as reference.
+
+    Raises:
+        ValueError: images would be compared with others that do not share the guess, or statistics of them would be saved.
+    """
+    judged = run.data if run and not run.latents else None
+    if config.save_statistics:
+        check_ranges(judged, None, "the images that the saved statistics are for")
+    if config.reference is None:
+        return check_ranges(judged, judged, "others")
+    other = load_run(config.reference) if is_run(Path(config.reference)) else None
+    return check_ranges(judged, other.data if other and not other.latents else None, config.reference)
 
 
 def is_run(path: Path) -> bool:
@@ -191,7 +210,12 @@ def _own_images(run: Run) -> Images:
 
 
 def _judged(
-    config: EvaluateConfig, images: Images, facts: dict[str, Any], extractor: Extractor, reference: Reference | None
+    config: EvaluateConfig,
+    images: Images,
+    facts: dict[str, Any],
+    extractor: Extractor,
+    reference: Reference | None,
+    notes: list[str],
 ) -> dict[str, Any]:
     features = features_of(images, extractor, config.batch_size)
     precision = {"features": "float32", "statistics": "float64", "tf32": torch.backends.cuda.matmul.allow_tf32}
@@ -202,7 +226,8 @@ def _judged(
         write_statistics(Path(config.save_statistics), found, extractor, facts)
         result["statistics"] = config.save_statistics
     if reference:
-        figures, left_out, notes = measure(features, reference, extractor)
+        figures, left_out, cautious = measure(features, reference, extractor)
+        notes = [*notes, *cautious]
         result["reference"] = dict(reference.facts)
         result["figures"] = {name: asdict(figure) for name, figure in figures.items()}
         result |= {"left_out": left_out, "warnings": notes}
@@ -234,6 +259,7 @@ class FeatureDistance:
     def __init__(self, run: Run, config: EvaluateConfig) -> None:
         run.autoencoder = config.autoencoder
         self.run, self.batch_size = run, config.batch_size
+        notes = range_notes(config, run)
         shape = image_shape(run)
         name = config.features or "inception"
         self.extractor = find_extractor(name, config, run)
@@ -244,7 +270,8 @@ class FeatureDistance:
         self.reference = judged.statistics["pool"]
         self.name = FRECHET[name, "pool"]
         self.stamp = {"features": self.extractor.stamp(), "reference": {"digest": judged.facts["digest"]}}
-        self.facts = {"reference": dict(judged.facts), "warnings": cautions(config.num_samples, judged, self.extractor)}
+        notes += cautions(config.num_samples, judged, self.extractor)
+        self.facts = {"reference": dict(judged.facts), "warnings": notes}
         for note in self.facts["warnings"]:
             warnings.warn(note, stacklevel=2)
 
@@ -264,22 +291,3 @@ class FeatureDistance:
         if not all(part.isfinite().all() for part in parts):
             return math.inf, [math.inf] * len(parts)
         return leave_out_frechet(parts, self.reference)
-
-
-def figures_table(result: Mapping[str, Any]) -> str:
-    """The result of `evaluate_images` as text: what was judged, and a line per measure."""
-    samples, features = result["samples"], result["features"]
-    lines = [f"{samples['num']} samples of {samples['source']}, features {features['name']} with weights {features['weights']}"]
-    if "figures" in result:
-        reference = result["reference"]
-        what = reference.get("statistics") or reference.get("images") or reference.get("data")
-        lines[0] += f"; reference {what}, {reference['num'] or 'an unknown number of'} images"
-        rows = [("measure", "value", "95 % interval", "spread over subsets")]
-        for name, figure in result["figures"].items():
-            interval = f"{figure['interval'][0]:.5g} … {figure['interval'][1]:.5g}" if figure["interval"] else ""
-            spread = "" if figure["spread"] is None else f"{figure['spread']:.2g}"
-            rows.append((name, f"{figure['value']:.5g}", interval, spread))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        lines += [f"left out   {name}: {why}" for name, why in result["left_out"].items()]
-    return "\n".join(lines)

@@ -5,7 +5,8 @@
                        interval from the spread over the parts
     kid                unbiased squared MMD with the kernel (a.b / F + 1)^3 (Binkowski et al., 2018): mean over 100 random
                        subsets of up to 1000 of both sets, and the standard deviation over them, as is usual. The subsets
-                       overlap, so this is not the error of the mean, and there is no interval
+                       overlap, so this is not the error of the mean, and there is no interval. If they are nearly all of a
+                       set, its part of the spread is missing, so no standard deviation is given
     precision          share of samples within the k = 3 nearest-neighbour radius of an image of the reference
                        (Kynkaanniemi et al., 2019); interval of a share, for a fixed reference
     recall             share of the reference within such a radius of a sample; it depends on both sets: no interval
@@ -18,7 +19,9 @@ rises with the number of samples, so precision and recall must be compared at eq
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scipy import stats
 from torch import Tensor
@@ -34,7 +37,9 @@ FRECHET = {
     ("classifier", "pool"): "fd_classifier",
 }
 SPLITS, KID_SUBSETS, KID_SIZE, NEIGHBOURS = 10, 100, 1000, 3
+NEARLY_ALL = 0.9  # of a set: KID's subsets of this share or more do not show how much it varies
 NEIGHBOUR_BATCH = 4096
+NO_SPREAD = "no spread"  # how the method of a figure begins that could have a spread
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,27 @@ def cautions(num: int, reference: Reference, extractor: Extractor) -> list[str]:
     return found
 
 
+def figures_table(result: Mapping[str, Any]) -> str:
+    """The result of `evaluate_images` as text: what was judged, and a line per measure."""
+    samples, features = result["samples"], result["features"]
+    lines = [f"{samples['num']} samples of {samples['source']}, features {features['name']} with weights {features['weights']}"]
+    if "figures" in result:
+        reference = result["reference"]
+        what = reference.get("statistics") or reference.get("images") or reference.get("data")
+        lines[0] += f"; reference {what}, {reference['num'] or 'an unknown number of'} images"
+        rows = [("measure", "value", "95 % interval", "spread over subsets")]
+        for name, figure in result["figures"].items():
+            interval = f"{figure['interval'][0]:.5g} … {figure['interval'][1]:.5g}" if figure["interval"] else ""
+            spread = "" if figure["spread"] is None else f"{figure['spread']:.2g}"
+            rows.append((name, f"{figure['value']:.5g}", interval, spread))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        methods = {name: figure["method"] or "" for name, figure in result["figures"].items()}
+        lines += [f"{name}: {method}" for name, method in methods.items() if method.startswith(NO_SPREAD)]
+        lines += [f"left out   {name}: {why}" for name, why in result["left_out"].items()]
+    return "\n".join(lines)
+
+
 def _inception_score(logits: Tensor) -> ImageFigure:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
@@ -115,7 +141,10 @@ def _kid(samples: Tensor, reference: Tensor) -> ImageFigure:
 
     size = min(KID_SIZE, len(samples), len(reference))
     found = kid_features_to_metric(samples, reference, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
-    method = f"spread over {KID_SUBSETS} random subsets of {size}, which overlap"
+    of = f"{size} of {len(samples)} samples and {size} of {len(reference)} reference images"
+    if size >= NEARLY_ALL * min(len(samples), len(reference)):
+        return ImageFigure(found[KEY_METRIC_KID_MEAN], method=f"{NO_SPREAD}: every subset would be {of}")
+    method = f"spread over {KID_SUBSETS} random subsets, which overlap, of {of}"
     return ImageFigure(found[KEY_METRIC_KID_MEAN], spread=found[KEY_METRIC_KID_STD], method=method)
 
 

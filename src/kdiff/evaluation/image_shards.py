@@ -30,6 +30,7 @@ from kdiff.model import KDiff
 from kdiff.run.generate import generate
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run
+from kdiff.sampling.finite import check_finite
 
 SHARD = 512  # the approximate number of samples in a shard
 SETTINGS = "settings.json"
@@ -96,7 +97,7 @@ def prepare_samples(run: Run, config: EvaluateConfig, folder: Path) -> None:
     decoded(run, torch.zeros(1, *run.shape))  # fails without the right autoencoder
     settings = sample_settings(run, config)
     if (folder / SETTINGS).exists():
-        there = read_json(folder / SETTINGS)
+        there = read_json(folder / SETTINGS, {...: object}, "remove the folder, and its samples are drawn again")
         differing = [name for name, value in settings.items() if there.get(name) != value]
         if differing:
             found = ", ".join(f"{name} {there.get(name)}" for name in differing)
@@ -116,7 +117,7 @@ def draw_samples(run: Run, config: EvaluateConfig, folder: Path, progress: str |
         progress: label of the progress bar; None for no bar.
 
     Raises:
-        ValueError: samples that are not finite.
+        RuntimeError: samples that are not finite.
         OSError: a shard cannot be written; earlier shards stay.
     """
     processes, shape = join_processes(), image_shape(run)
@@ -140,7 +141,9 @@ def _draw_shard(run: Run, config: EvaluateConfig, path: Path, rows: range, bar: 
     options: dict[str, Any] = {"batch_size": config.batch_size, **sampler_options(config)}
     for first in range(rows.start, rows.stop, config.batch_size):
         x, y = generate(run.model, config.batch_size, run.shape, run.class_counts, config.seed, start=first, **options)
-        images.append(quantise(decoded(run, x), *image_range(run)).cpu())
+        pictures = decoded(run, x)
+        check_finite(pictures, f"samples of {run.folder}")
+        images.append(quantise(pictures, *image_range(run)).cpu())
         labels.append(y)
         bar.update(len(x))
     tensors = {"images": torch.cat(images)}

@@ -3,7 +3,9 @@
     byte = round(255 (x - low) / (high - low)), clipped to 0 ... 255
 
 A model's samples are floats and a folder's images are bytes. Images that are compared must be rounded in the same way, so this
-is the only place that rounds them. Data that were scaled from 0 ... 255 to [-1, 1] become exactly the same bytes again.
+is the only place that rounds them. Data that were scaled from 0 ... 255 to [-1, 1] become exactly the same bytes again. Which
+values are black and white is known only for data with a value_range. For other data the extremes of the training part are
+taken, with a warning, and such images are not compared with images from elsewhere.
 
 Images come from a folder, from a `.npz` in the layout of ADM's evaluation (Dhariwal and Nichol, 2021; `arr_0` uint8
 N x H x W x 3), from a data set, or from a run (`kdiff.evaluation.image_shards`).
@@ -24,10 +26,12 @@ import torch
 from torch import Tensor
 
 from kdiff.config.parts import parse, resolve
-from kdiff.data import Samples
+from kdiff.data import Normalisation, Samples
 from kdiff.data.image_folder import image_names, read_images
 
 SAMPLES = "arr_0"
+USUAL = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))  # values of black and white
+STRETCH = 1e-3  # of the range, a quarter of a byte: extremes so near to a usual range are that range
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,47 @@ def value_range(data: Mapping[str, Any]) -> tuple[float, float]:
     if data["normalisation"]["kind"] == "range":
         return -1.0, 1.0
     return float(data["min"]), float(data["max"])
+
+
+def guessed_range(data: Mapping[str, Any]) -> tuple[str, bool]:
+    """One line on black and white of normalised images if they are guessed, else "", and whether the guess is a usual range.
+
+    If the extremes of the training part are 0 and 255, 0 and 1, or −1 and 1, nothing is stretched.
+    """
+    normalisation = Normalisation.from_description(data["normalisation"])
+    if normalisation.kind == "range":
+        return "", True
+    said, usual = f"the extremes of the data after normalisation by {normalisation.kind!r}, which changes the colours", False
+    if normalisation.shift.numel() == 1:
+        extremes = normalisation.undo(torch.tensor(value_range(data))).flatten().tolist()
+        said = "{:.6g} and {:.6g}, the extremes of the training part".format(*extremes)
+        usual = any(max(abs(a - b) for a, b in zip(extremes, pair)) < STRETCH * (pair[1] - pair[0]) for pair in USUAL)
+    return f"{data['name']} has no value_range, so black and white are taken as {said}", usual
+
+
+def check_ranges(judged: Mapping[str, Any] | None, reference: Mapping[str, Any] | None, against: str) -> list[str]:
+    """Warnings about guessed values of black and white in images that are compared.
+
+    Args:
+        judged: the facts of the data that the judged samples are normalised by; None for images that are bytes already.
+        reference: the same for the reference.
+        against: what the judged images are compared with, for the message.
+
+    Raises:
+        ValueError: black and white are guessed for one side, not as a usual range, and the other side does not share the guess.
+    """
+    guesses = dict(guessed_range(data) for data in (judged, reference) if data)
+    guesses.pop("", None)
+    same = ("fingerprint", "normalisation", "min", "max")
+    shared = judged is not None and reference is not None and all(judged[key] == reference[key] for key in same)
+    for note, usual in guesses.items():
+        if not (shared or usual):
+            raise ValueError(
+                f"{note}. Such images cannot be compared with {against}: train on data with the two values, as in "
+                '--data "images.npz(value_range=[0, 1])", or turn samples of kdiff sample into bytes (uint8) and judge these'
+            )
+    more = "compare the figures only with those of the same data" if shared else "give the data a value_range if this is wrong"
+    return [f"{note}: {more}" for note, usual in guesses.items() if not (shared and usual)]
 
 
 def check_image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -12,7 +12,9 @@
 Finite sets from the same distribution differ, and small sets differ more. So each figure is given twice: for all samples, and
 as the mean over groups as large as the held-out set. Only the mean over groups compares with the held-out set's own figure,
 the first floor. The held-out set is the held-out part of the data or, with labels, as much of it as has the class proportions
-of training, which the samples have too. The second floor is an exact denoiser of the training samples through the same
+of training, which the samples have too. If classes are small, the held-out samples are weighted instead (see
+`kdiff.evaluation.subsets`), every figure of theirs is a weighted one, and a group has as many samples as would be as exact
+with equal weights. The second floor is an exact denoiser of the training samples through the same
 sampler, with as many samples: it shows what the sampler's steps and clamp cost a perfect network. It copies, so it says
 nothing about new samples.
 """
@@ -41,6 +43,7 @@ from kdiff.model import KDiff
 from kdiff.run.environment import describe_environment
 from kdiff.run.generate import generate_ends
 from kdiff.run.run import Run
+from kdiff.sampling.finite import check_finite
 
 # The paper's sampler, and the same with a last step that returns the data prediction.
 SAMPLER: dict[str, Any] = {name: SAMPLERS["paper"][name] for name in ("solver", "steps")}
@@ -69,15 +72,16 @@ class Judge:
         train, labels = dataset.part("train")
         self.train = train[drawn(len(train), MAX_REFERENCE, labels)]
         self.searched = train[drawn(len(train), MAX_SEARCHED, labels)]
-        self.heldout = matched_heldout(dataset)
+        self.held_out = matched_heldout(dataset)
+        self.heldout, weights = self.held_out.x, self.held_out.weights
         self.classifier: TrainedClassifier | None = dataset_classifier(dataset) if dataset.y is not None else None
         if self.classifier:
             features = self.classifier.network.features(self.train)
             self.feature_scale = 10 / features.double().var(dim=0).sum().sqrt().item()
             self.reference = statistics(features * self.feature_scale)
-            self.heldout_reference = statistics(self._features(self.heldout))
+            self.heldout_reference = statistics(self._features(self.heldout), weights)
         self.kernel = KernelDistance(train[drawn(len(train), MAX_KERNEL, labels)]) if len(dataset.shape) == 1 else None
-        self.heldout_distance = nearest_distance(self.heldout, self.searched).median().item()
+        self.heldout_distance = _median(nearest_distance(self.heldout, self.searched), weights)
 
     def _features(self, x: Tensor) -> Tensor:
         """Features of the classifier, scaled so that those of the training part have a total variance of 100."""
@@ -86,8 +90,8 @@ class Judge:
 
     @property
     def group_size(self) -> int:
-        """Samples in a group: as many as are held out."""
-        return len(self.heldout)
+        """Samples in a group: as many as are held out, or as many of equal weight as are as exact as the weighted ones."""
+        return self.held_out.equal_count
 
     def measure(self, x: Tensor) -> dict[str, Figure]:
         """All measures of samples x (N, *shape).
@@ -99,31 +103,41 @@ class Judge:
             raise ValueError(f"{len(x)} samples were given; at least {self.group_size} are needed, as many as are held out")
         if not x.isfinite().all():
             raise ValueError(f"{(~x.flatten(1).isfinite().all(1)).sum()} of {len(x)} samples are not finite numbers")
+        return self._figures(x, None)
+
+    def _figures(self, x: Tensor, weights: Tensor | None) -> dict[str, Figure]:
+        """All measures of samples x (N, *shape), which have these weights (N,) if any; weighted samples are a single group."""
         figures = {}
         if self.classifier:
             features = self._features(x)
             for name, reference in (("frechet", self.reference), ("frechet_heldout", self.heldout_reference)):
-                value = frechet_distance(statistics(features), reference)
-                figures[name] = Figure(value, *grouped_frechet(features, reference, self.group_size))
+                value = frechet_distance(statistics(features, weights), reference)
+                grouped = (value, math.nan, 1) if weights is not None else grouped_frechet(features, reference, self.group_size)
+                figures[name] = Figure(value, *grouped)
         manifold = self.dataset.manifold
         place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
         there = place(self.train)
-        figures["sliced_wasserstein"] = self._grouped(lambda group: sliced_wasserstein(group, there), place(x))
+        figures["sliced_wasserstein"] = self._grouped(
+            lambda group, weights: sliced_wasserstein(group, there, weights=weights), place(x), weights
+        )
         if self.kernel:
-            figures["mmd"] = self._grouped(self.kernel, x)
+            figures["mmd"] = self._grouped(self.kernel, x, weights)
         if manifold:
-            figures["off_manifold"] = self._grouped(lambda group: group.square().mean().sqrt().item(), manifold.distance(x))
+            figures["off_manifold"] = self._grouped(_root_mean_square, manifold.distance(x), weights)
         if self.heldout_distance > 0:
             ratios = nearest_distance(x, self.searched) / self.heldout_distance
-            figures["copying"] = self._grouped(lambda group: group.median().item(), ratios)
+            figures["copying"] = self._grouped(_median, ratios, weights)
         return figures
 
-    def _grouped(self, measure: Callable[[Tensor], float], x: Tensor) -> Figure:
-        """A measure of all rows of x, and of groups of them."""
+    def _grouped(self, measure: Callable[[Tensor, Tensor | None], float], x: Tensor, weights: Tensor | None) -> Figure:
+        """A measure of all rows of x, and of groups of them; of all weighted rows if there are weights."""
+        if weights is not None:
+            value = measure(x, weights)
+            return Figure(value, value, math.nan, 1)
         groups = len(x) // self.group_size
-        values = torch.tensor([measure(group) for group in x[: groups * self.group_size].split(self.group_size)])
+        values = torch.tensor([measure(group, None) for group in x[: groups * self.group_size].split(self.group_size)])
         spread = values.std().item() if groups > 1 else math.nan
-        return Figure(measure(x), values.mean().item(), spread, groups)
+        return Figure(measure(x, None), values.mean().item(), spread, groups)
 
     @property
     def main_measure(self) -> str:
@@ -151,7 +165,7 @@ class Judge:
 
     def floor(self) -> dict[str, Figure]:
         """The held-out set, measured like samples; frechet_heldout is here the distance of the training samples to it."""
-        figures = self.measure(self.heldout)
+        figures = self._figures(self.heldout, self.held_out.weights)
         if self.classifier:
             value = frechet_distance(self.reference, self.heldout_reference)
             figures["frechet_heldout"] = Figure(value, value, math.nan, 1)
@@ -172,6 +186,19 @@ class Judge:
         ends, how = [*LAST_STEPS.values()], {**SAMPLER, "progress": progress}
         samples = generate_ends(exact, ends, num_samples, run.shape, run.class_counts, seed, **how)
         return {name: self.measure(x) for name, x in zip(LAST_STEPS, samples)}
+
+
+def _median(x: Tensor, weights: Tensor | None) -> float:
+    """The smallest value at which half of all samples (N,), or half of their weight, is reached."""
+    if weights is None:
+        return x.median().item()
+    order = x.argsort()
+    reached = weights.to(x.device)[order].cumsum(0) >= 0.5 - 1e-9
+    return x[order][int(reached.int().argmax())].item()
+
+
+def _root_mean_square(x: Tensor, weights: Tensor | None) -> float:
+    return (x.square().mean() if weights is None else (weights.to(x.device) * x.square()).sum()).sqrt().item()
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
@@ -208,6 +235,10 @@ def evaluate(
         guidance: scale of classifier-free guidance.
         exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
         progress: label of the progress bars; None for none.
+
+    Raises:
+        ValueError: guidance for a run that has not learned "no class".
+        RuntimeError: samples that are not finite.
     """
     num_samples = max(num_samples, judge.group_size)
     run.check_guidance(guidance)
@@ -223,6 +254,7 @@ def evaluate(
         "target_state": target.scalars,
         "num_samples": num_samples,
         "group_size": judge.group_size,
+        "heldout_set": judge.held_out.facts,
         "seed": seed,
         "guidance": guidance,
         "data": run.data["fingerprint"],
@@ -233,6 +265,8 @@ def evaluate(
     }
     how = {**SAMPLER, "guidance": guidance, "progress": progress}
     samples = generate_ends(run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **how)
+    for x in samples:
+        check_finite(x, f"samples of {run.folder}")
     floors = judge.exact_floors(run, num_samples, seed, progress and f"{progress}: exact denoiser") if exact else {}
     for (name, last_step), x in zip(LAST_STEPS.items(), samples):
         result["samplers"][name] = {

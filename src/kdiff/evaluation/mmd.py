@@ -37,8 +37,10 @@ class KernelDistance:
         self.median = apart.median().item()
         self._within = self._mean(self.reference, self.reference, same=True)
 
-    def __call__(self, x: Tensor) -> float:
+    def __call__(self, x: Tensor, weights: Tensor | None = None) -> float:
         """Unbiased MMD² between samples x (N, *shape) and the reference: at most 2; for equal distributions about 0, or below.
+
+        With `weights` w (N,) of sum 1, the pair i ≠ j of samples counts w_i w_j / (1 − Σ w²).
 
         Raises:
             ValueError: fewer than two samples, samples of another dimension, or values that are not finite.
@@ -46,6 +48,11 @@ class KernelDistance:
         rows = _rows(x, "the set of samples").to(self.reference.device)
         if rows.shape[1] != self.reference.shape[1]:
             raise ValueError(f"samples have dimension {rows.shape[1]}; the reference has {self.reference.shape[1]}")
+        if weights is not None:
+            w, v = weights.to(rows), torch.full((len(self.reference),), 1 / len(self.reference)).to(rows)
+            own = w.square().sum().item()
+            within = (self._weighted(rows, rows, w, w) - own) / (1 - own)
+            return within + self._within - 2 * self._weighted(rows, self.reference, w, v)
         return self._mean(rows, rows, same=True) + self._within - 2 * self._mean(rows, self.reference)
 
     def _mean(self, a: Tensor, b: Tensor, same: bool = False) -> float:
@@ -57,6 +64,15 @@ class KernelDistance:
             middle = wide.square().square_()
             total += (wide.sum() + middle.sum() + middle.square_().square_().sum()).item() / 3
         return (total - len(a)) / (len(a) * (len(a) - 1)) if same else total / (len(a) * len(b))
+
+    def _weighted(self, a: Tensor, b: Tensor, weights_a: Tensor, weights_b: Tensor) -> float:
+        """The kernel's sum over all pairs, each times both its weights."""
+        total, size = 0.0, max(1, ELEMENTS // len(b))
+        for part, weights in zip(a.split(size), weights_a.split(size)):
+            wide = torch.cdist(part, b).square_().mul_(-1 / (8 * self.median**2)).exp_()
+            middle = wide.square().square_()
+            total += (weights @ (wide + middle + middle.square().square_()) @ weights_b).item() / 3
+        return total
 
 
 def _rows(x: Tensor, name: str) -> Tensor:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data.declared import check_declared
 from kdiff.evaluation.features import Extractor, features_of
 from kdiff.evaluation.frechet import FeatureMoments, FeatureStatistics
 from kdiff.evaluation.images import SAMPLES, Images, open_images, opened_npz, pickle_hint
@@ -189,6 +190,7 @@ def _arrays(path: Path) -> set[str]:
 
 def _array(path: Path, name: str) -> np.ndarray:
     try:
+        check_declared(path, name, samples=False)
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

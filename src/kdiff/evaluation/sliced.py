@@ -4,7 +4,8 @@
 
 In one dimension W2 is the L2 distance of the quantile functions, `W2^2 = int_0^1 (F_a^-1(q) - F_b^-1(q))^2 dq`. For samples,
 these functions are steps at multiples of 1/N_a and 1/N_b, so the integral is a finite sum over the merged breakpoints. The sum
-is exact for any two counts; for equal counts it is the mean squared difference of the sorted values.
+is exact for any two counts; for equal counts it is the mean squared difference of the sorted values. Weights of samples are
+the widths of the steps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 ELEMENTS = 2**23  # projected values held at once: 32 MiB in float32
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> float:
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0, weights: Tensor | None = None) -> float:
     """Sliced 2-Wasserstein distance of the samples `a` and `b`, in units of the data.
 
     A shift by s gives |s| / sqrt(D) in expectation: this is a distance per dimension. Like every distance between samples it is
@@ -28,6 +29,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
         b: (Nb, *shape); Nb may differ from Na.
         projections: random directions to average over; the same for the same seed and D, whatever the counts.
         seed: seed of the directions.
+        weights: (Na,) with sum 1, of the samples in `a`; all are equal if left out.
 
     Raises:
         ValueError: different D, sets that are empty or not (N, *shape), values that are not finite, or
@@ -45,20 +47,34 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
     a, b = a.detach().to(dtype).flatten(1), b.detach().to(device, dtype).flatten(1)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"the samples have different dimensions: {a.shape[1]} and {b.shape[1]}")
-    index_a, index_b, weights = _merged_quantiles(len(a), len(b))
-    index_a, index_b, weights = index_a.to(device), index_b.to(device), weights.to(device, dtype)
+    index_a, index_b, widths = _merged_quantiles(len(a), len(b))
+    index_a, index_b, widths = index_a.to(device), index_b.to(device), widths.to(device, dtype)
     generator = torch.Generator().manual_seed(seed)
-    chunk = max(1, ELEMENTS // len(weights))
+    chunk = max(1, ELEMENTS // (len(widths) if weights is None else len(a) + len(b)))
     total = 0.0
     for start in range(0, projections, chunk):
         count = min(chunk, projections - start)
         # One draw per direction, so that the directions do not depend on the chunk and hence not on the counts.
         rows = [torch.randn(a.shape[1], generator=generator) for _ in range(count)]
         theta = torch.nn.functional.normalize(torch.stack(rows).to(a), dim=1)
-        sorted_a, sorted_b = (theta @ a.T).sort(dim=1).values, (theta @ b.T).sort(dim=1).values
-        squares = (sorted_a[:, index_a] - sorted_b[:, index_b]).square()
-        total += float((squares @ weights).cpu().double().sum())
+        sorted_a, sorted_b = (theta @ a.T).sort(dim=1), (theta @ b.T).sort(dim=1).values
+        if weights is None:
+            squares = (sorted_a.values[:, index_a] - sorted_b[:, index_b]).square()
+            total += float((squares @ widths).cpu().double().sum())
+        else:
+            total += _weighted_squares(sorted_a.values.cpu(), weights.cpu().double()[sorted_a.indices.cpu()], sorted_b.cpu())
     return math.sqrt(total / projections)
+
+
+def _weighted_squares(a: Tensor, weights: Tensor, b: Tensor) -> float:
+    """Sum over the rows of W2² of sorted values a (rows, Na) with these weights, float64, and sorted values b (rows, Nb)."""
+    steps_a = weights.cumsum(dim=1)
+    steps_b = (torch.arange(1, b.shape[1] + 1).double() / b.shape[1]).expand(len(b), -1).contiguous()
+    ends = torch.cat([steps_a, steps_b], dim=1).clamp(max=1).sort(dim=1).values
+    widths = ends.diff(dim=1, prepend=torch.zeros(len(a), 1, dtype=ends.dtype))
+    middles = ends - widths / 2  # inside a piece, where rounding of its ends does not matter
+    at_a, at_b = (torch.searchsorted(steps, middles).clamp(max=steps.shape[1] - 1) for steps in (steps_a, steps_b))
+    return float(((a.gather(1, at_a) - b.gather(1, at_b)).double().square() * widths).sum())
 
 
 def _merged_quantiles(count_a: int, count_b: int) -> tuple[Tensor, Tensor, Tensor]:

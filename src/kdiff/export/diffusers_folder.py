@@ -5,7 +5,7 @@
     transformer/        network and target: config.json, safetensors, and a file that imports their class from kdiff
     scheduler/          FlowMatchEulerDiscreteScheduler
     vae/                the autoencoder, for a run on latents
-    kdiff.json          model, data and training, and the sigmas of 50 steps
+    kdiff.json          model, data (with the names of its classes by number) and training, and the sigmas of 50 steps
     README.md           the model card
 
 The folder does not say where the run or its data are on this machine.
@@ -14,13 +14,14 @@ The folder does not say where the run or its data are on this machine.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
 from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.data.samples import is_image
-from kdiff.evaluation.images import value_range
+from kdiff.evaluation.images import guessed_range, value_range
 from kdiff.export.model_card import model_card
 from kdiff.files.atomic import new_folder, write_json, write_text
 from kdiff.latent.autoencoder import decoder
@@ -51,6 +52,13 @@ def export(run: Run, folder: Path, place: str = "path/to/this/folder") -> Path:
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / FACTS).is_file())):
         raise ValueError(f"{folder} already exists and is not an export of kdiff; choose another folder with --out")
     pipeline, facts = as_pipeline(run), facts_of(run)
+    pipeline.transformer.check_loadable()
+    if "black_and_white" in facts:
+        warnings.warn(
+            f"{facts['black_and_white']}: output_type pil and np are stretched to them; train on data with a value_range, or "
+            'take output_type="pt", which is in the data\'s own units',
+            stacklevel=2,
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as aside:
         pipeline.save_pretrained(aside)
@@ -74,6 +82,7 @@ def as_pipeline(run: Run) -> Any:
         num_classes=run.data["num_classes"],
         path=config.path.plain(),
         noise_scale=config.noise_scale,
+        null_rate=config.null_rate,
     )
     transformer.model.load_state_dict({name: value.cpu() for name, value in run.model.state_dict().items()})
     if run.latents:
@@ -86,6 +95,9 @@ def facts_of(run: Run) -> dict[str, Any]:
     """The facts about a run for the model card and kdiff.json."""
     config = as_dict(run.config)
     name = Path(parse(config.pop("data")).name).stem
+    names = run.data.get("class_names")
+    data = {"name": name, **{key: run.data[key] for key in SAID if key in run.data}}
+    guess, usual = guessed_range(run.data) if is_image(run.shape) and not run.latents else ("", True)
     return {
         "run": run.folder.resolve().name,
         "step": run.step,
@@ -93,7 +105,8 @@ def facts_of(run: Run) -> dict[str, Any]:
         "target": {"spec": str(run.config.target), **run.model.target.state()},
         "network": {"spec": str(run.config.network), "parameters": sum(p.numel() for p in run.model.network.parameters())},
         "path": repr(run.model.path),
-        "data": {"name": name, **{key: run.data[key] for key in SAID if key in run.data}},
+        "data": data | ({"classes": {str(number): each for number, each in enumerate(names)}} if names else {}),
+        **({} if usual else {"black_and_white": guess}),
         "latents": run.latents is not None,
         "config": config,
         "environment": {key: value for key, value in describe_environment().items() if key != "command"},

@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -43,9 +44,10 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         path: linear or variance_preserving.
         noise_scale: the standard deviation of the noise from which sampling starts.
         min_denominator: the clamp of |den| in the conversion to a velocity.
+        null_rate: how often training hid a sample's class; after 0 the model knows no "no class", and guidance is refused.
 
     Raises:
-        ValueError: the path is neither linear nor variance_preserving.
+        ValueError: the path is neither linear nor variance_preserving, or a weight is complex.
     """
 
     # diffusers keeps these modules in float32 when the model is loaded in half precision.
@@ -61,11 +63,16 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         path: Spec = "linear",
         noise_scale: float = 1.0,
         min_denominator: float = PAPER_CLAMP,
+        null_rate: float = ModelConfig.null_rate,
     ) -> None:
         super().__init__()
-        config = ModelConfig(network=network, path=path, noise_scale=noise_scale)
+        config = ModelConfig(network=network, path=path, noise_scale=noise_scale, null_rate=null_rate)
         self.model = build_model(config, target, tuple(shape), num_classes)
         self.model.target.requires_grad_(False)
+        if complex_ones := [name for name, value in self.model.state_dict().items() if value.is_complex()]:
+            raise ValueError(
+                f"{complex_ones[0]} is complex, and diffusers loads real weights only; expected a network with real weights"
+            )
         if not isinstance(self.model.path, LinearPath | VariancePreservingPath):
             raise ValueError(
                 f"the model's path is {self.model.path}; expected LinearPath or VariancePreservingPath, because the flow "
@@ -81,6 +88,19 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         network.to(next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32))
         return loaded
 
+    def check_loadable(self) -> None:
+        """Raise ValueError if diffusers, which first builds a model without memory for its weights, could not load this one."""
+        try:
+            with init_empty_weights():
+                type(self)(**{name: value for name, value in self.config.items() if not name.startswith("_")})
+        except ValueError as error:
+            if "UninitializedParameter" in str(error):
+                raise ValueError(
+                    "the network has lazily shaped layers, which diffusers cannot load; expected layers with their sizes, such "
+                    "as nn.Linear(3, 8) in place of nn.LazyLinear(8)"
+                ) from None
+            raise
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -92,12 +112,13 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         """n̂ − x̂, shaped like `hidden_states`, float32 or better.
 
         Args:
-            hidden_states: z, (batch, *shape), on the linear path.
+            hidden_states: z, (batch, *shape), on the linear path; in float64 if the network is.
             timestep: 1000 σ, a number or (batch,).
             class_labels: (batch,) int64; num_classes means "no class", which is also the default.
             min_denominator: a clamp to use instead of the configured one; 0 for no clamp.
             return_dict: True to return a `Transformer2DModelOutput`, False for a tuple of one tensor.
         """
+        hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, self.sample_dtype))
         conditions = {} if class_labels is None else {"y": class_labels}
         clamp = self.config.min_denominator if min_denominator is None else min_denominator
         t = self.time(timestep, hidden_states)
@@ -106,6 +127,12 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         else:
             output = self._from_variance_preserving(hidden_states, t, clamp, conditions)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
+
+    @property
+    def sample_dtype(self) -> torch.dtype:
+        """The type of samples: float64 if the network is in float64, else float32."""
+        own = (p.dtype for p in self.model.network.parameters() if p.is_floating_point())
+        return torch.promote_types(next(own, torch.float32), torch.float32)
 
     @staticmethod
     def time(timestep: Tensor | float, like: Tensor) -> Tensor:

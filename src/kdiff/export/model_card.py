@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+NAMED = 200  # classes that the card names
 CARD = """---
 {head}# license: add the licence of your weights here, e.g. license: apache-2.0
 ---
@@ -17,9 +18,9 @@ Weights: {weights}.
 
 - Target: `{target}`{k}. The model converts the network's output to a velocity, so that a flow-matching scheduler gets
   noise − data for any k.
-- Data: {data}
+- Data: {data}{stretched}
 - Path: {path}
-
+{classes}
 ## Load and sample
 
 ```sh
@@ -59,7 +60,8 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
     classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
     what = "latents" if facts["latents"] else "images" if pictures else "samples"
     normalised = f"normalised by {data['normalisation']['kind']!r}; the pipeline undoes this"
-    options = ["class_labels=[0, 1], guidance_scale=2.0"] if data["num_classes"] else ["num_samples=2"]
+    guided = ", guidance_scale=2.0" if facts["config"]["null_rate"] else ""  # a model that never saw "no class" has no guidance
+    options = [f"class_labels=[0, 1]{guided}"] if data["num_classes"] else ["num_samples=2"]
     name = network["spec"].partition("(")[0]
     own = f"\nThe network is the authors' own class `{name}`, which must be importable, too." if "." in name else ""
     return CARD.format(
@@ -72,9 +74,20 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
         target=target["spec"],
         k="".join(f", {name} = {value:.4g}" for name, value in target.items() if name != "spec"),
         data=f"{data['name']}, {data['counts']['train']:,} {what} of {sizes} with {classes}, {normalised}.",
+        stretched=f" {facts['black_and_white']}." if "black_and_white" in facts else "",
         path=facts["path"],
+        classes=_listed(data.get("classes", {})),
         place=place,
         call=", ".join([*options, "num_inference_steps=50"]),
         save='\nimages[0].save("sample.png")' if pictures else "  # a tensor, in the data's own units",
         own=own,
     )
+
+
+def _listed(classes: dict[str, str]) -> str:
+    """A line with the number and the name of every class; of very many classes, the first ones."""
+    if not classes:
+        return ""
+    named = ", ".join(f"{number}: {' '.join(name.split())}" for number, name in [*classes.items()][:NAMED])
+    more = f", … {len(classes)} in all (see `kdiff.json`)" if len(classes) > NAMED else ""
+    return f"- Classes, for `class_labels`: {named}{more}\n"

@@ -18,10 +18,15 @@ from torch import Tensor
 
 from kdiff.data import Normalisation
 from kdiff.export.diffusers_model import TIMESTEPS, KDiffTransformer
+from kdiff.path import raise_wrong_times
 from kdiff.sampling import guided_velocity
 from kdiff.sampling.times import uniform_times
 
 OUTPUTS = ("pil", "np", "pt", "latent")
+USE = "type pipeline.scheduler = FlowMatchEulerDiscreteScheduler()"
+SMALL = 1e-5  # a σ that is 0 but for rounding
+NEAR_ONE = 0.01  # some schedulers begin at σ = 0.999
+ROUNDED = 1.5e-3  # some schedulers round timesteps to whole numbers, or down
 # The code that diffusers runs to load an export. All other code is in kdiff and does not travel with the weights.
 CODE = '''"""{what} of a model trained with kdiff. The class is defined in the kdiff package."""
 
@@ -84,7 +89,7 @@ class KDiffPipeline(DiffusionPipeline):
         """Draw samples, returned as `ImagePipelineOutput(images=…)` or as a tuple of one element.
 
         Args:
-            class_labels: one label for all samples, or one per sample; no class if left out.
+            class_labels: one label for all samples, or one per sample, whole numbers; no class if left out.
             num_samples: the number of samples, unless class_labels or latents determine it.
             guidance_scale: the scale w of classifier-free guidance, which needs class_labels; 1 is no guidance.
             guidance_interval: guide while low < t < high, where t = 1 − σ.
@@ -102,7 +107,7 @@ class KDiffPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: the labels or starting points do not fit the model; the model does not have this output type; the
-                scheduler is not for flow matching.
+                scheduler is not for flow matching, or its σ do not fall from 1 to 0; samples are not finite.
         """
         data = self.config.data or {"normalisation": Normalisation.none().describe(), "image": None}
         output_type = output_type or ("pil" if data["image"] else "pt")
@@ -115,13 +120,21 @@ class KDiffPipeline(DiffusionPipeline):
         labels = self._labels(class_labels, count, device)
         if guidance_scale != 1 and labels is None:
             raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1 for no guidance")
+        self._check_no_class(guidance_scale, labels)
         z = self._start(count if labels is None else len(labels), latents, generator, device)
-        timesteps = self._timesteps(num_inference_steps, sigmas, device)
+        timesteps = self._timesteps(num_inference_steps, sigmas, latents is not None, device)
         guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
         for i, timestep in enumerate(self.progress_bar(timesteps)):
             clamp = last if i == len(timesteps) - 1 else None
             output = self._output(z, timestep, labels, guidance, clamp)
             z = self.scheduler.step(output, timestep, z, return_dict=False)[0]
+        raise_wrong_times()
+        if not z.isfinite().all():
+            broken = int((~z.flatten(1).isfinite().all(1)).sum())
+            raise ValueError(
+                f"{broken} of {len(z)} samples of {type(self.scheduler).__name__} are not finite (NaN or infinite); take more "
+                f"steps or another scheduler: {USE}"
+            )
         images = self._shown(z, output_type, data)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -130,13 +143,35 @@ class KDiffPipeline(DiffusionPipeline):
         if given is None:
             return None
         classes = self.transformer.config.num_classes
-        labels = torch.as_tensor(given, device=device).long()
+        known = f"whole numbers from 0 to {classes - 1}, or {classes} for no class"
+        expected = f"expected {known}" if classes else "leave them out, because this model was trained without classes"
+        try:
+            labels = torch.as_tensor(given, device=device)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"class_labels are {given!r} ({str(error).splitlines()[0]}); {expected}") from None
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            kind = str(labels.dtype).removeprefix("torch.")
+            raise ValueError(f"class_labels are {labels.tolist()}, of type {kind}; {expected}")
+        labels = labels.long()
         labels = labels.expand(count) if labels.ndim == 0 else labels
         if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > classes or not classes:
-            known = f"whole numbers from 0 to {classes - 1}, or {classes} for no class"
-            what = f"expected {known}" if classes else "leave them out, because this model was trained without classes"
-            raise ValueError(f"class_labels are {labels.tolist()}; {what}")
+            raise ValueError(f"class_labels are {labels.tolist()}; {expected}")
         return labels
+
+    def _check_no_class(self, scale: float, labels: Tensor | None) -> None:
+        """Raise ValueError if a model with classes that never saw "no class" in training would have to predict it."""
+        classes = self.transformer.config.num_classes
+        if not classes or self.transformer.config.null_rate:
+            return
+        if scale != 1:
+            raise ValueError(
+                f'guidance_scale is {scale:g}, but this model was trained with null_rate 0 and never saw "no class"; expected 1'
+            )
+        if labels is None or labels.max() == classes:
+            raise ValueError(
+                'this model was trained with null_rate 0 and never saw "no class"; expected class_labels from 0 to '
+                f"{classes - 1} for all samples"
+            )
 
     def _start(
         self,
@@ -145,15 +180,16 @@ class KDiffPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
     ) -> Tensor:
-        config, shape = self.transformer.config, (count, *self.transformer.config.shape)
+        config, shape, dtype = self.transformer.config, (count, *self.transformer.config.shape), self.transformer.sample_dtype
         if latents is None:
-            return config.noise_scale * randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+            # The same noise in every precision.
+            return config.noise_scale * randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).to(dtype)
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-        return latents.to(device)
+        return latents.to(device, torch.promote_types(latents.dtype, dtype))
 
-    def _timesteps(self, steps: int, sigmas: list[float] | None, device: torch.device) -> Tensor:
-        """Set the steps of the scheduler; returns its timesteps."""
+    def _timesteps(self, steps: int, sigmas: list[float] | None, started: bool, device: torch.device) -> Tensor:
+        """Set the steps of the scheduler; returns its timesteps. `started` says whether starting points were given."""
         scheduler, config = self.scheduler, self.scheduler.config
         name = type(scheduler).__name__
         if not name.startswith("FlowMatch") and not (
@@ -165,13 +201,43 @@ class KDiffPipeline(DiffusionPipeline):
             )
         if config.num_train_timesteps != TIMESTEPS:
             raise ValueError(f"num_train_timesteps of the scheduler is {config.num_train_timesteps}; expected {TIMESTEPS}")
-        if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
-            scheduler.set_timesteps(sigmas=np.asarray(self.sigmas(steps) if sigmas is None else sigmas), device=device)
-        elif sigmas is None:
-            scheduler.set_timesteps(steps, device=device)
-        else:
+        takes_sigmas = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
+        if not takes_sigmas and sigmas is not None:
             raise ValueError(f"{name} takes no sigmas; leave them out, or use another scheduler")
+        try:
+            if takes_sigmas:
+                scheduler.set_timesteps(sigmas=np.asarray(self.sigmas(steps) if sigmas is None else sigmas), device=device)
+            else:
+                scheduler.set_timesteps(steps, device=device)
+        except Exception as error:  # every scheduler has errors of its own
+            raise ValueError(f"{name} cannot set its steps ({' '.join(str(error).split())}): {USE}") from None
+        self._check_sigmas(name, started)
         return scheduler.timesteps
+
+    def _check_sigmas(self, name: str, started: bool) -> None:
+        """Raise ValueError unless the scheduler's σ fall from 1, or from any σ with given starting points, to 0."""
+        if not hasattr(self.scheduler, "sigmas"):
+            raise ValueError(f"{name} has no sigmas; expected a scheduler for flow matching: {USE}")
+        sigmas, times = (torch.as_tensor(found).double().cpu() for found in (self.scheduler.sigmas, self.scheduler.timesteps))
+        if not len(times):
+            raise ValueError(f"{name} has no steps; expected at least one of num_inference_steps, or of sigmas")
+        if not (sigmas.diff() <= 0).all() or sigmas[0] > 1 + SMALL:
+            listed = ", ".join(f"{sigma:.3g}" for sigma in sigmas[:3].tolist())
+            raise ValueError(f"the σ of {name} are {listed}, … {sigmas[-1]:.3g}; expected σ that fall from 1 to 0: {USE}")
+        if sigmas[-1].abs() > SMALL:
+            raise ValueError(
+                f"the last σ of {name} is {sigmas[-1]:.3g}; expected 0, because noise of this size would be left in the "
+                f'samples: {USE}, or give the scheduler final_sigmas_type="zero" if it has this option'
+            )
+        if sigmas[0] < 1 - NEAR_ONE and not started:
+            raise ValueError(
+                f"the first σ of {name} is {sigmas[0]:.3g}; expected 1, because samples start from pure noise: {USE} and leave "
+                "sigmas out, or give latents with this much noise"
+            )
+        if times.min() <= SMALL * TIMESTEPS:
+            raise ValueError(f"a step of {name} begins at σ = 0, where nothing is left to do; leave the last 0 out of sigmas")
+        if (times / TIMESTEPS - sigmas[: len(times)]).abs().max() > ROUNDED:
+            raise ValueError(f"the timesteps of {name} are not {TIMESTEPS} σ, so the model would get wrong times: {USE}")
 
     def _output(
         self, z: Tensor, timestep: Tensor, labels: Tensor | None, guidance: dict[str, Any], clamp: float | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from kdiff.data import Dataset
 from kdiff.evaluation.judge import Judge
 from kdiff.files.atomic import read_json, write_text
 from kdiff.run.build import build_model, load_dataset
-from kdiff.run.folder import locked
+from kdiff.run.lock import locked
 from kdiff.studies.paired import Interval, interval, log_ratios
 from kdiff.studies.runner import Job, collect, make_jobs, run_jobs
 from kdiff.studies.tables import deviation, markdown, with_spread
@@ -66,11 +67,13 @@ def compare(
     """
     dataset, jobs = plan(config, out)
     # This refuses data that cannot be judged, and trains the data's classifier once, before every worker needs it.
-    Judge(dataset)
+    held_out = Judge(dataset).held_out
+    if held_out.note:
+        warnings.warn(held_out.note, stacklevel=2)
     _check_same(config, out)
     with locked(out):
         run_jobs(jobs, config.workers, progress)
-        rows = collect(jobs, out, config=as_dict(config))
+        rows = collect(jobs, out, config=as_dict(config), heldout_set=held_out.facts)
         write_text(out / "table.md", table(rows) + "\n")
     return jobs, rows, dataset
 
@@ -83,7 +86,7 @@ def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     for target in targets:
         model = build_model(config, target, dataset.shape, dataset.num_classes, moments=dataset.moments)
         if config.start_from is not None:
-            start_from(model, replace(base, target=target), *dataset.part("train"))
+            start_from(model, replace(base, target=target), *dataset.part("train"), dataset)
     seeds = _seeds(config.seed, config.seeds)
     return dataset, make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
 
@@ -104,6 +107,9 @@ def with_grid(targets: Sequence[Spec], grid: int) -> list[Spec]:
     return [*(target for _, target in fixed), *(target for k, target in given if k is None)]
 
 
+STORED = {"data": (str, {"name": str}), "seed": int, "seeds": int, "targets": [(str, float, {"name": str})], "grid?": int}
+
+
 def _check_same(config: CompareConfig, out: Path) -> None:
     """Refuse to write over the results of another comparison. The same comparison with more targets or seeds may continue.
 
@@ -111,7 +117,8 @@ def _check_same(config: CompareConfig, out: Path) -> None:
     """
     if not (out / "results.json").exists():
         return
-    stored = read_json(out / "results.json")["config"]
+    back = "restore it from a copy, or remove it, and the finished runs are collected again"
+    stored = read_json(out / "results.json", {"config": STORED}, back)["config"]
     data, now = str(parse(stored["data"])), str(config.data)
     if data != now:
         raise ValueError(f"{out} holds a comparison on {data}, but this one is on {now}; choose another folder with --out")

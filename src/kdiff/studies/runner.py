@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,17 @@ from kdiff.config.parts import Spec, parse, slug
 from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.training import TrainConfig
 from kdiff.evaluation.judge import Judge, evaluate
-from kdiff.files.atomic import read_json, write_json, write_text
+from kdiff.files.atomic import write_json, write_text
 from kdiff.run.build import load_dataset
 from kdiff.run.checkpoint import list_checkpoints
+from kdiff.run.contents import read_evaluation, read_finished
 from kdiff.run.environment import describe_environment
-from kdiff.run.folder import locked
 from kdiff.run.heap import keep_freed_memory
+from kdiff.run.lock import locked
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import Run, load_run
 from kdiff.run.signals import acting_once
+from kdiff.run.trust import is_trusting, trust_all
 from kdiff.training.trainer import train_run
 
 
@@ -90,7 +93,7 @@ def execute(job: Job) -> None:
     """Train and judge one run, as far as this has not been done."""
     stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
     done = job.folder / "evaluation.json"
-    if done.exists() and _as_now(read_json(done).get("job")) == stamp:
+    if done.exists() and _as_now(read_evaluation(done).get("job")) == stamp:
         return
     if (job.folder / "finished.json").exists():
         run = _load_matching(job)
@@ -122,8 +125,12 @@ def _as_now(stamp: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
 
 
-def _start_worker() -> None:
-    """Use one thread. Ignore Ctrl-C, which a terminal sends to workers too: the parent ends them by SIGTERM, so they save."""
+def _start_worker(trust: bool = False) -> None:
+    """Trust run folders as the parent does, and use one thread.
+
+    Ignore Ctrl-C, which a terminal sends to workers too: the parent ends them by SIGTERM, so they save.
+    """
+    trust_all(trust)
     torch.set_num_threads(1)
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -151,7 +158,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
     total = sum(job.config.steps for job in jobs)
     bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
     context = multiprocessing.get_context("spawn")
-    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    processes = ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_start_worker, is_trusting()))
     with bar, acting_once("ending the current runs; those in training save first"), processes as pool, _ended_with_us():
         waiting, running, done = list(reversed(jobs)), dict[Future[None], Job](), 0
         while waiting or running:
@@ -199,8 +206,16 @@ def _check_folders(jobs: Sequence[Job]) -> None:
             raise ValueError(f"{job.cell} has changed since {job.folder} was begun; choose another --out, or delete the folder")
 
 
+def _last_row(job: Job) -> list[dict[str, Any]]:
+    """The last line of a run's metrics, if there is one. A damaged file is mended when its run is resumed."""
+    try:
+        return read_metrics(job.folder / "metrics.jsonl")[-1:]
+    except ValueError:
+        return []
+
+
 def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:
-    rows = [read_metrics(job.folder / "metrics.jsonl")[-1:] for job in jobs]
+    rows = [_last_row(job) for job in jobs]
     bar.n = sum(row[0]["step"] for row in rows if row)
     moving = [f"{job.target} {row[0]['loss']:.3g}" for job, row in zip(jobs, rows) if row and row[0]["step"] < job.config.steps]
     bar.set_postfix_str(f"{done}/{len(jobs)} runs judged" + (f", loss: {', '.join(moving)}" if moving else ""))
@@ -213,11 +228,11 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
     A run that is not judged has one row, without sampler and measure.
     """
     rows: list[dict[str, Any]] = []
-    results = [read_json(job.folder / "evaluation.json") for job in jobs]
+    results = [read_evaluation(job.folder / "evaluation.json") for job in jobs]
     states = [result.get("target_state", {"k": result["k"]}) for result in results]  # older files have only k
     others = dict.fromkeys(name for state in states for name in state if name != "k")
     for job, result, state in zip(jobs, results, states):
-        last = read_json(job.folder / "finished.json")
+        last = read_finished(job.folder)
         steps = read_metrics(job.folder / "metrics.jsonl")
         before = [row for row in steps if row["step"] <= 0.75 * job.config.steps] or steps[:1]
         main = next(iter(state), None)

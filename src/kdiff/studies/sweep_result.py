@@ -15,6 +15,10 @@ from kdiff.studies.paired import MARGIN, intervals
 from kdiff.studies.tables import markdown
 
 OPTIONS = ("ema", "solver", "times", "last_step", "steps", "guidance", "guidance_interval")
+# What a file holds of a setting (`kdiff.files.schema`).
+OPTION = {"ema?": (float, str), "steps?": int, "guidance?": float, "guidance_interval?": [float, float]}
+OPTION |= dict.fromkeys(("solver?", "times?", "last_step?"), str)
+SETTING = {"options": OPTION, "evaluations": float, "value": (float, None)}
 
 
 @dataclass(frozen=True)

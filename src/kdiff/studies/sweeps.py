@@ -46,10 +46,11 @@ from kdiff.evaluation.judge import Judge
 from kdiff.files.atomic import read_json, write_json, write_text
 from kdiff.model import KDiff
 from kdiff.run.environment import describe_environment
-from kdiff.run.folder import locked, sampling_of
+from kdiff.run.folder import sampling_of
 from kdiff.run.generate import generate
+from kdiff.run.lock import locked
 from kdiff.run.run import Run, load_run
-from kdiff.studies.sweep_result import OPTIONS, Setting, Sweep, as_plain, shown, summarise
+from kdiff.studies.sweep_result import OPTIONS, SETTING, Setting, Sweep, as_plain, shown, summarise
 
 GROUPS = 10
 FIXED = ("guidance_rescale", "guidance_channels")  # taken from the run's configuration
@@ -157,7 +158,9 @@ def _setting(run: Run, distance: Distance, options: dict[str, Any], stamp: dict[
     path = folder / f"{hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()}.json"
     if path.exists():
         bar.update(GROUPS)
-        found = {name: read_json(path)[name] for name in Setting.__dataclass_fields__}
+        schema = {**SETTING, "groups": [(float, None)] * GROUPS, "seconds": float}
+        read = read_json(path, schema, "remove it, and the setting is sampled again")
+        found = {name: read[name] for name in Setting.__dataclass_fields__}
         # JSON has no infinity.
         far = {"value": found["value"] or math.inf, "groups": [value or math.inf for value in found["groups"]]}
         return Setting(**{**found, **far})
