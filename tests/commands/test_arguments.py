@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from kdiff.commands.arguments import config_folder, find_config, read_config
+from kdiff.config.autoencoding import AutoencoderConfig
 from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.sampling import SampleConfig, Sampling, sampler_options
 from kdiff.config.studies import CompareConfig
-from kdiff.config.training import TrainConfig
+from kdiff.config.training import Expected, TrainConfig
+from kdiff.networks.sizes import find_network
 
 OUT = {"out": {"type": str, "default": None, "help": "a folder"}}
 
@@ -239,26 +241,100 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz: 5", "stepz.*did you mean 'steps'"),
-        ("data: spiral\nlearning-rate: 5", "learning-rate"),
+        ("stepz: 5", "no option is called 'stepz'; did you mean 'steps'"),
+        ("data: spiral\nlearning-rate: 5", "'learning-rate'; did you mean 'learning_rate'"),
         ("qqq: 5", "qqq"),
-        ("target: {nam: learned}", r"^target: .*has no name; expected \{name: …"),
-        ("steps: many", "steps.*many"),
-        ("steps: [", "config"),
-        ("- steps", "config"),
+        ("network.width: 5", r"'network.width'; write network: \{name: …, width: …\}"),
+        ("target: {nam: learned}", r"target: .*has no name; expected \{name: …"),
+        ("target: no", r"target is false \(so YAML reads no, off, false\); expected a name, a number"),
+        ("target: learned(rate:1)", "target: cannot read"),
+        ("network: [MLP]", r"network is \['MLP'\]; expected a name"),
+        ("steps: many", "steps is 'many'; expected a whole number"),
+        ("steps: 1.5", "steps is 1.5; expected a whole number"),
+        ("steps: [100]", r"steps is \[100\]; expected a whole number"),
+        ("steps: yes", r"steps is true \(so YAML reads yes, on, true\); expected a whole number"),
+        ("steps: 010", "line 1: YAML reads 010 as 8; write 8"),
+        ("clip: no", "clip is false .*expected a number"),
+        ("ema: [a]", r"ema is \['a'\]; expected a list, each a number"),
+        ("ema: {a: 1}", "ema is .*; expected a list"),
+        ("schedule: cosin", "schedule is 'cosin'; expected constant or cosine"),
+        ("tensorboard: 2", "tensorboard is 2; expected true or false"),
+        ("out: 5", "out is 5; expected text, in quotes"),
+        ("sampling:", "sampling is empty; expected keys and values, such as guidance: …"),
+        ("sampling: 5", "sampling is 5; expected keys and values"),
+        ("sampling: {steps: }", "sampling.steps is empty; expected a whole number"),
+        ("sampling: {solver: }", "sampling.solver is empty; expected a name"),
+        ("sampling: {guidance_interval: 0.5}", "sampling.guidance_interval is 0.5; expected 2 values in square brackets"),
+        ("sampling: {solver: heun}\nsampling.steps: 5", "sampling.steps stands beside sampling; expected"),
+        ("expects: {shape: [a]}", "expects.shape is .*; expected a list, each a whole number"),
+        ("trust: true", "trust is true .*expected False"),
+        ("steps: [", "line 1"),
+        ("steps: 5\n\ta: 3", "line 2: found character"),
+        ("- steps", r"holds \['steps'\]; expected keys and values"),
+        ("", "holds nothing; expected keys and values"),
+        ("on: 3", r"a key is true \(so YAML reads yes, on, true\)"),
+        ("data: !!binary aGk=", "line 1: could not determine a constructor"),
+        ("steps: 5\nseed: 1\nsteps: 7", "line 3: steps stands twice, here and in line 1"),
+        ("network: {name: MLP, width: 5, width: 6}", "line 1: width stands twice, here and in line 1"),
+        ("sampling:\n  solver: heun\n  solver: ab3", "line 3: solver stands twice, here and in line 2"),
+        ("network: &a {name: MLP, width: *a}", "line 1: found unconstructable recursive node"),
         ("steps: 0", "steps is 0"),
+        *(
+            (f"{name}:", f"{name} is empty; expected")
+            for name in as_dict(TrainConfig())
+            if name not in ("expects", "start_from")
+        ),
     ],
 )
 def test_mistakes_in_a_file(text, message, yaml_file) -> None:
+    path = yaml_file(text)
     with pytest.raises(ValueError, match=message) as caught:
-        train(yaml_file(text))
+        train(path)
     assert "\n" not in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("None", "<class", "Namespace"))
+    assert path in str(caught.value) or text == "steps: 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("steps: 1e2", {"steps": 100}),
+        ("steps: '1e2'", {"steps": 100}),
+        ("learning_rate: 1e-2", {"learning_rate": 0.01}),
+        ("precision: no", {"precision": "no"}),
+        ("tensorboard: 'false'", {"tensorboard": False}),
+        ("tensorboard: off", {"tensorboard": False}),
+        ("ema: 0.9", {"ema": [0.9]}),
+        ("expects:", {"expects": None}),
+        ("expects: {shape: [1e1, 8], num_classes: 1e1}", {"expects": Expected([10, 8], 10)}),
+        ("sampling: {steps: 2e1}", {"sampling": Sampling(steps=20)}),
+        ("sampling.steps: 2e1", {"sampling": Sampling(steps=20)}),
+        ("target: 5e-1", {"target": parse(0.5)}),
+        ("a: &a {steps: 5}\n<<: *a", None),
+    ],
+)
+def test_values_that_only_look_different(text, values, yaml_file) -> None:
+    if values is None:
+        with pytest.raises(ValueError, match="no option is called 'a'"):  # a merged key is no key that stands twice
+            train(yaml_file(text))
+        return
+    config = train(yaml_file(text))
+    assert {name: getattr(config, name) for name in values} == values
+    assert {name: type(getattr(config, name)) for name in values} == {name: type(value) for name, value in values.items()}
+
+
+def test_whole_numbers_with_an_exponent_on_the_command_line() -> None:
+    config = train("--steps", "1e3", "--batch-size=2e1", "--expects.shape", "[1, 8]", "--network.width", "1e1")
+    assert (config.steps, config.batch_size, config.network.options) == (1000, 20, {"width": 10})
+    assert type(find_network(config.network, shape=(4,), num_classes=0)().hidden[1].out_features) is int
+    autoencoder = read_config("encode", AutoencoderConfig, ["fashion", "--channels", "1e1", "20"], "DATA")[0]
+    assert autoencoder.channels == [10, 20]
 
 
 def test_no_message_names_a_class_of_the_parser(yaml_file, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for argv in (["--target", "a(b:1)"], ["--config", "missing.yaml"], [yaml_file("sampling: {guidance: two}")]):
-        with pytest.raises(ValueError, match=r"^[\w.]+: ") as caught:
+        with pytest.raises(ValueError, match=r"^[\w./-]+: ") as caught:
             train(*argv)
         assert not any(word in str(caught.value) for word in ("Parser", "PartField", "<class"))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import kdiff
 from kdiff.commands.main import main
@@ -83,11 +84,15 @@ def test_info_takes_one_run(trained, capsys) -> None:
 
 
 def test_a_weaker_model_is_of_the_same_scale(run, data, tmp_path, capsys) -> None:
-    for option, value, what in (("--noise-scale", "2", "noise_scale 2.0"), ("--data.normalise", "none", "normalisation")):
-        weaker = tmp_path / what[:5]
+    for option, value, what in (
+        ("--noise-scale", "2", "the noise of {} has the scale 2.0, that of {} 1.0"),
+        ("--data.normalise", "none", "; those of {} by none"),
+        ("--data.num_classes", "7", "; those of {} have 7"),
+    ):
+        weaker = tmp_path / option.strip("-")
         assert main(["train", *TINY, "--data", str(data), option, value, "--steps", "1", "--out", str(weaker)]) == 0
         assert main(["sample", str(run), "--guidance", "2", "--guidance-run", str(weaker)]) == 2
-        assert f"{weaker} has the {what}" in capsys.readouterr().err
+        assert what.format(weaker, run) in capsys.readouterr().err
 
 
 def test_info_says_what_a_run_is(trained, capsys) -> None:
@@ -106,6 +111,20 @@ def test_info_says_what_a_run_is(trained, capsys) -> None:
         assert piece in out
     assert f"{run.data['counts']['train']} training samples of shape (3,)" in out
     assert f"loss        {run.metrics()[-1]['loss']:.4g}" in out
+
+
+def test_info_names_the_classes_by_number(tmp_path, capsys) -> None:
+    """Folders that are named by numbers, in the order of the numbers."""
+    for name in ("10", "2"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.random.default_rng(i + len(name)).integers(0, 256, (4, 4), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
+    network = ["--network", "MLP(width=8, depth=1)", "--batch_size", "4", "--steps", "1"]
+    assert main(["train", "--data", str(tmp_path / "pets"), *network, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "run")]) == 0
+    assert "classes     0: 2, 1: 10\n" in capsys.readouterr().out
 
 
 def test_a_preset_by_name_with_overrides(tmp_path, capsys) -> None:
@@ -397,7 +416,7 @@ REFUSED = [
     (["--data", "floats.npz"], "labels must be integers, found float64"),
     (["--data", "short.npz"], r"labels must have shape \(60,\).*found \(59,\)"),
     (["--data", "spiral(turns=3)"], "spiral has no option turns; its options are num_samples"),
-    (["--data", "spiral(num_samples=many)"], "num_samples of spiral is 'many'; expected a number"),
+    (["--data", "spiral(num_samples=many)"], "num_samples of spiral is 'many'; expected a whole number"),
     (["--data", "spiral", "--data.ambient_dim", "1"], "needs ambient_dim ≥ 2, found 1"),
     (["--data", "spiral("], r"spiral\("),
     (["--data", "good.npz", "--network", "MPL"], "no network is called 'MPL' .did you mean 'MLP'"),

@@ -29,7 +29,7 @@ class Any(Module):
 class Nothing:
     pass
 
-class Positional:
+class Positional(Module):
     def __init__(self, shape, /):
         self.given = {"shape": shape}
 
@@ -165,7 +165,7 @@ def test_a_part_reads_back_from_plain_data():
         ("target", "learned(init=2)", "init is 2"),
         ("target", "learned(init=high)", "init of learned is 'high'; expected a number"),
         ("target", "learned(high)", "init of learned is 'high'; expected a number"),
-        ("target", "learned(init=[0.5])", r"learned\(init=\[0.5\]\) cannot be built: '<' not supported"),
+        ("target", "learned(init=[0.5])", r"init of learned is \[0.5\]; expected a number, as in learned\(init=1\)"),
         ("target", "fixed", "fixed needs a value for k"),
         ("target", 1.5, "k is 1.5"),
         ("target", "nan", "k is nan"),
@@ -173,7 +173,7 @@ def test_a_part_reads_back_from_plain_data():
         ("target", "0.3(k=0.4)", "gives k twice"),
         ("network", "no_such_package.nets.Net", "cannot import 'no_such_package.nets.Net'.*PYTHONPATH"),
         ("network", "math.Net", "module 'math' has no 'Net'"),
-        ("network", "math.pi", "math.pi is 3.14.*expected a class"),
+        ("network", "math.pi", "math.pi is an object of the class float; expected the class path of a subclass of Module"),
         ("network", "./nets.Net", "a class path .package.module.Class"),
         ("network", "..nets.Net", "a class path .package.module.Class"),
         ("network", ".Net", "a class path .package.module.Class"),
@@ -196,7 +196,7 @@ def test_values_go_to_the_first_arguments_that_the_caller_does_not_give(module):
 @pytest.mark.parametrize("kind", ["network", "target", "path", "timesteps"])
 def test_an_object_of_another_kind_is_refused(module, kind):
     wanted = {"network": "Module", "target": "Target", "path": "GaussianPath", "timesteps": "Timesteps"}[kind]
-    message = f"{kind} is {module}.nets.Nothing, which makes a Nothing; expected a subclass of {wanted}"
+    message = f"{module}.nets.Nothing is the class Nothing; expected the class path of a subclass of {wanted}"
     with pytest.raises(ValueError, match=message):
         build(kind, f"{module}.nets.Nothing", shape=(3,))
 
@@ -212,6 +212,18 @@ def test_values_without_a_name_reach_the_data_of_a_configuration():
 def test_a_network_for_images_says_so_of_other_samples(name):
     with pytest.raises(ValueError, match=r"is a network for images \(C, H, W\), but the samples have the shape \(5,\)"):
         build_model(TrainConfig(network=name), "learned", (5,), 0)
+    with pytest.raises(ValueError, match=r"the shape \(8, 8\); save grey images as \(N, 1, H, W\), by images\[:, None\], or"):
+        build_model(TrainConfig(network=name), "learned", (8, 8), 0)
+
+
+def test_a_network_for_images_that_passes_its_options_on_says_so_too(tmp_path, monkeypatch):
+    (tmp_path / "passing.py").write_text(
+        "from kdiff.networks import JiT\n\n\nclass Passing(JiT):\n    def __init__(self, num_classes, **options):\n"
+        "        super().__init__(patch_size=4, num_classes=0, hidden_size=8, depth=1, num_heads=1, **options)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"Passing is a network for images .* save grey images as \(N, 1, H, W\)"):
+        build_model(TrainConfig(network="passing.Passing"), "learned", (8, 8), 0)
 
 
 def test_folders_are_named_after_the_data_the_file_or_the_function(tmp_path, monkeypatch):
@@ -237,7 +249,7 @@ def test_class_paths_that_do_not_work_say_why(module):
         f"{module}.needy.Net": "importing .*needy failed: No module named 'kdiff_no_such_module'",
         f"{module}.nets.Net(width=1)": r"Net has no option width .*its options are depth",
         f"{module}.nets.Positional": "the arguments of .* do not fit",
-        f"{module}.nets.number": "expected a class",
+        f"{module}.nets.number": "expected the class path of a subclass of Module",
     }.items():
         with pytest.raises(ValueError, match=message):
             build("network", spec, shape=(3,), num_classes=2)

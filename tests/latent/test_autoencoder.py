@@ -196,3 +196,15 @@ def test_small_autoencoders() -> None:
     for channels, latent in (([], 4), ([8, 0], 4), ([8], 0)):
         with pytest.raises(ValueError, match="expected whole numbers of at least 1"):
             small_autoencoder(1, channels, latent)
+
+
+@pytest.mark.parametrize("key", ["block_out_channels", "latent_channels", "down_block_types", "norm_num_groups", "in_channels"])
+def test_a_damaged_configuration_is_refused_in_one_line(key, autoencoder_folder, tmp_path) -> None:
+    """diffusers raises errors of many kinds for it."""
+    folder = Path(shutil.copytree(autoencoder_folder, tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    for wrong in (None, "text", -7, [], {}):
+        (folder / "config.json").write_text(json.dumps({**config, key: wrong}))
+        with pytest.raises(ValueError, match="copy") as caught:
+            load_autoencoder(folder)
+        assert "\n" not in str(caught.value)

@@ -83,7 +83,7 @@ def test_the_loaded_network_computes_what_the_layout_defines(make_attended, to_l
         torch.testing.assert_close(module.decode(latent).sample, decoded, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "module."])
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "module.", "ema_model.", "model.autoencoder."])
 def test_round_trip_with_a_prefix_and_the_rest_of_a_checkpoint(make_attended, to_ldm, prefix) -> None:
     module = make_attended([False, True], block_out_channels=(32, 64))
     state = {prefix + key: value for key, value in to_ldm(module.state_dict()).items()}
@@ -124,18 +124,77 @@ def test_without_quant_convolutions(make_attended, to_ldm) -> None:
     assert torch.equal(loaded.encode(x).latent_dist.mean, module.encode(x).latent_dist.mean)
 
 
+FLUX2 = {"block_out_channels": (32, 32), "latent_channels": 4}
+
+
+@pytest.fixture
+def flux2(make_attended, to_ldm) -> dict[str, Tensor]:
+    """The names of FLUX.2's own file: quant convolutions within encoder and decoder, and the statistics of patches of 2×2."""
+    state = to_ldm(make_attended([False, False], **FLUX2).state_dict())
+    moved = {"quant_conv.": "encoder.quant_conv.", "post_quant_conv.": "decoder.post_quant_conv."}
+    state = {
+        next((new + key.removeprefix(old) for old, new in moved.items() if key.startswith(old)), key): state[key]
+        for key in state
+    }
+    statistics = {"running_mean": torch.randn(16), "running_var": torch.rand(16) + 0.5, "num_batches_tracked": torch.tensor(7)}
+    return state | {f"bn.{name}": value for name, value in statistics.items()}
+
+
+def test_flux2s_own_file_keeps_its_quant_convolutions_and_its_scale(flux2) -> None:
+    module = from_ldm(flux2).eval()
+    moved = {key.removeprefix("encoder.").removeprefix("decoder.") if "quant_conv" in key else key: flux2[key] for key in flux2}
+    x, latent = torch.randn(1, 3, 8, 8), torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        expected = Reference(moved).encode(x, levels=2, blocks=1)
+        torch.testing.assert_close(module.encode(x).latent_dist.parameters, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            module.decode(latent).sample, Reference(moved).decode(latent, levels=2, blocks=1), atol=1e-4, rtol=1e-4
+        )
+    facts = Autoencoder(module, "a").describe()
+    assert (facts["scaling"], facts["shift"], len(facts["mean"])) == (1.0, 0.0, 16)
+    assert facts["std"] == pytest.approx((flux2["bn.running_var"] + 1e-4).sqrt().tolist())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.more.weight",
+        "decoder.up.0.block.7.conv1.weight",
+        "encoder.down.1.downsample.conv.weight",
+        "encoder.mid.attn_2.q.weight",
+        "encoder.down.99.block.0.conv1.weight",
+        "quant_conv.weight",  # beside encoder.quant_conv.weight
+        "post_quant_conv.scale",
+        "bn.weight",
+        "scale.weight",
+    ],
+)
+def test_a_weight_without_a_place_is_refused_by_name(flux2, name) -> None:
+    with pytest.raises(ValueError, match=rf"1 not in this network \({name}"):
+        from_ldm({**flux2, name: torch.ones(8, 8, 1, 1)})
+
+
+def test_the_scale_of_a_file_without_one_is_not_known(make_attended, to_ldm) -> None:
+    state = to_ldm(make_attended([False, False], block_out_channels=(32, 32)).state_dict())
+    assert Autoencoder(from_ldm(state), "a").describe()["scaling"] is None
+
+
 def test_what_is_none_is_refused(make_attended, to_ldm) -> None:
     state = to_ldm(make_attended([False, False], block_out_channels=(32, 32)).state_dict())
     levels = {key: value for key, value in state.items() if not key.startswith("encoder.down.0.")}
     for other, lacking in (
         ({"model.layer.weight": torch.ones(2)}, "encoder.down.0"),
         ({}, "encoder.down.0"),
-        (levels, "encoder.down.0.block.0"),
+        (levels, "encoder.down.0"),
         ({key: value for key, value in state.items() if "conv_in" not in key}, "encoder.conv_in.weight"),
     ):
         with pytest.raises(ValueError, match=rf"no autoencoder in the layout of latent diffusion \(no {lacking}\)"):
             from_ldm(other)
-    with pytest.raises(ValueError, match=r"does not fit .*encoder.mid_block.resnets.0.conv1.bias"):
+    with pytest.raises(ValueError, match=r"another network: 1 missing \(encoder.mid_block.resnets.0.conv1.bias\)"):
         from_ldm({key: value for key, value in state.items() if key != "encoder.mid.block_1.conv1.bias"})
+    with pytest.raises(ValueError, match=r"in the layout of diffusers, .*name the folder"):
+        from_ldm({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "encoder.conv_in.weight": torch.ones(1)})
+    with pytest.raises(ValueError, match="other than four dimensions"):
+        from_ldm({**state, "encoder.conv_in.weight": torch.ones(1)})
     with pytest.raises(ValueError, match="its encoder gives 4 channels and its decoder takes 4"):
         from_ldm({**state, "encoder.conv_out.weight": torch.ones(4, 32, 3, 3)})

@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from kdiff.config.parts import OptionalPartField, Part, PartField, parse
 from kdiff.config.plain import from_dict
 from kdiff.config.sampling import SAMPLERS
+from kdiff.run.trust import check_config_file
+from kdiff.run.yaml_file import load_yaml, read_settings
 
 SAMPLER_OPTION: dict[str, Any] = {
     "choices": list(SAMPLERS),
@@ -37,6 +39,11 @@ def flag(what: str) -> dict[str, Any]:
 
 
 RESUME = flag("Continue from the newest checkpoint of the run folder.")
+TRUST = "--trust"  # every command has it, and `kdiff.commands.main` acts on it
+TRUSTED = flag(
+    "Let run folders import what they name outside kdiff, which runs that code. Folders that you wrote on this machine need no "
+    "--trust."
+)
 
 
 def read_config(
@@ -68,7 +75,8 @@ def read_config(
     for each in (Part, PartField, OptionalPartField):
         register_type(each, str, _part, type_check=lambda value, kind: isinstance(value, Part), fail_already_registered=False)
     fields = _fields(kind)
-    flags = {"help", "print_config", *(name for name, how in (extras or {}).items() if how.get("action") == "store_true")}
+    flags = {name for name, how in (extras or {}).items() if how.get("action") == "store_true"}
+    flags |= {"help", "print_config", TRUST.removeprefix("--")}
     place, argv, overrides = _normalise(argv, fields, flags)
     parser = ArgumentParser(
         prog=f"kdiff {command}",
@@ -81,6 +89,7 @@ def read_config(
     parser.add_argument("--config", action="config", help="A YAML file of options. Options on the command line override it.")
     for name, how in (extras or {}).items():
         parser.add_argument(f"--{name}", **how)
+    parser.add_argument(TRUST, **TRUSTED)
     parser.add_class_arguments(kind)
     if defaults and place is not None:
         parser.set_defaults(defaults(place))
@@ -88,6 +97,7 @@ def read_config(
         argv = ["--config", str(find_config(place)), *argv]
     if positional == "DATA" and place is not None:
         argv += ["--data", place]
+    argv = _files_read(argv, kind, fields, extras or {})
     try:
         if overrides:
             # Parse once to find the parts that these options belong to, and again with them, so that --print_config has them.
@@ -101,9 +111,24 @@ def read_config(
         values = parser.parse_args(argv).as_dict()
     except ArgumentError as error:
         raise ValueError(f"{_explain(error, [*fields, *(extras or {})])} (kdiff {command} --help lists the options)") from None
-    values.pop("config", None)
+    for name in ("config", "trust"):
+        values.pop(name, None)
     further = {name: values.pop(name) for name in extras or {}}
     return from_dict(kind, values), place, further
+
+
+def _files_read(argv: list[str], kind: type, fields: dict[str, str], extras: dict[str, dict[str, Any]]) -> list[str]:
+    """The arguments with the content of YAML files in place of their names."""
+    words: list[str] = []
+    for item in argv:
+        words += item.split("=", 1) if item.startswith("--config=") else [item]
+    # Options that are no fields. A file cannot trust itself, but --print_config prints `trust: false`.
+    others = {name: how.get("type", bool) | None for name, how in extras.items()} | {"trust": Literal[False]}
+    for place, (word, after) in enumerate(zip(words, words[1:]), start=1):
+        if word == "--config" and Path(after).is_file():
+            check_config_file(Path(after))
+            words[place] = json.dumps(read_settings(Path(after), kind, list(fields), others))
+    return words
 
 
 def sampled_as(argv: list[str]) -> Callable[[str], dict[str, Any]]:
@@ -155,6 +180,9 @@ def _explain(error: Exception, options: list[str]) -> str:
             typed[2].replace("<class 'int'>", "whole number").replace("<class 'float'>", "number").replace("typing.Literal", "")
         )
         text = f"{typed[1]}: expected a {wanted}, got {typed[3]!r}".replace("a [", "one of [")
+    if value := re.search(r"argument --(\w+): ignored explicit argument (.*)", text):
+        place = "; name the run folder by --out" if value[1] == "resume" else ""
+        return f"--{value[1]} takes no value, but {value[2]} was given{place}"
     wrong = re.search(r"(?:arguments: --|Option ')(\w+)", text)
     close = difflib.get_close_matches(wrong[1], options, n=1) if wrong else []
     return f"{text}; did you mean {close[0]!r}?" if close else text
@@ -168,8 +196,6 @@ def _normalise(
     `--network.width 512` is taken out, `--targets noise 0.9` becomes a list, and `--batch-size` becomes `--batch_size`. Files
     are put first, because later arguments override earlier ones.
     """
-    import yaml
-
     place: str | None = None
     files: list[str] = []
     rest: list[str] = []
@@ -191,26 +217,32 @@ def _normalise(
                 raise ValueError(f"{item} needs a value, as in {item} VALUE")
             value = value if equals else waiting.pop(0)
             try:
-                loaded = yaml.safe_load(value)
-            except yaml.YAMLError:
+                loaded = load_yaml(value, option)
+            except ValueError:
                 raise ValueError(f"{option} is {value!r}; expected a number, a word, or a list like [0, 1]") from None
-            # YAML reads a number such as 1e-5, which has no point, as text.
             overrides.setdefault(field, {})[key] = _number(loaded) if isinstance(loaded, str) else loaded
             continue
         if option == "--config":
             files += [option + equals + value, *([] if equals else waiting[:1])]
             waiting = waiting if equals else waiting[1:]
             continue
-        rest.append(option + equals + value)
-        if fields.get(option[2:], "").startswith(("list", "tuple")) and not equals:
+        kind = fields.get(option[2:], "")
+        rest.append(option + equals + _whole(value, kind))
+        if kind.startswith(("list", "tuple")) and not equals:
             words = []
             while waiting and not waiting[0].startswith("--"):
                 words.append(waiting.pop(0))
             as_list = len(words) == 1 and words[0].startswith("[")
-            rest.append(words[0] if as_list else json.dumps([_number(word) for word in words]))
+            rest.append(words[0] if as_list else json.dumps([_number(_whole(word, kind)) for word in words]))
         elif field not in flags and not equals and waiting and not waiting[0].startswith("--"):
-            rest.append(waiting.pop(0))
+            rest.append(_whole(waiting.pop(0), kind))
     return place, files + rest, overrides
+
+
+def _whole(word: str, kind: str) -> str:
+    """The word, in which 1e3 is 1000 if an option of this type takes whole numbers."""
+    number = _number(word) if kind in ("int", "int | None", "list[int]", "list[int] | None") else word
+    return str(int(number)) if isinstance(number, float) and number.is_integer() else word
 
 
 def _number(word: str) -> float | str:
@@ -236,6 +268,12 @@ def find_config(name: str) -> Path:
         return presets[name]
     if Path(name).is_file() and Path(name).suffix in (".yaml", ".yml"):
         return Path(name)
+    for folder in (Path(name), *Path(name).parents) if Path(name).exists() else ():
+        if all((folder / file).is_file() for file in ("config.yaml", "data.json")):
+            raise ValueError(
+                f"{name} is {'' if folder == Path(name) else 'in '}a run folder; to continue that run, type kdiff train "
+                f"{folder / 'config.yaml'} --out {folder} --resume"
+            )
     raise ValueError(
         f"there is no configuration {name!r}; expected a YAML file or one of {', '.join(presets)}. "
         f"To train on data of your own, type kdiff train --data {name}"

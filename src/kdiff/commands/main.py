@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import os
 import shlex
 import sys
@@ -18,8 +19,11 @@ from importlib import import_module
 from typing import Any
 
 from kdiff import __version__
+from kdiff.commands.arguments import TRUST
+from kdiff.files.atomic import FULL, check_utf8
 from kdiff.run.heap import keep_freed_memory
 from kdiff.run.signals import sigterm_raises
+from kdiff.run.trust import trusting
 
 # The subcommands, in the order in which a new user needs them: the argument of each, and what it does.
 COMMANDS = {
@@ -82,11 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"kdiff: error: no command is called {name!r}{hint} (kdiff --help lists the commands)", file=sys.stderr)
         return 2
-    # Users name their own modules relative to the folder in which they type the command.
-    sys.path.insert(0, os.getcwd())
+    # Users name their own modules relative to the folder in which they type the command. The folder comes last, so that a file
+    # random.py there replaces no module of Python.
+    sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())] + [os.getcwd()]
     keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a name in a message must not end a command
     try:
-        with sigterm_raises(), _short_warnings(name):
+        for word in arguments:
+            check_utf8(word)
+        with sigterm_raises(), _short_warnings(name), trusting(TRUST in arguments):
             import_module(f"kdiff.commands.{name.replace('-', '_')}").command(list(arguments))
             sys.stdout.flush()
             _close_processes()
@@ -97,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if os.environ.get("KDIFF_TRACEBACK"):
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in FULL:
+            again = _how_to_continue(name, arguments, "", "make room").strip()
+            place = f"{error.filename} could not be written: " if error.filename else ""
+            print(f"kdiff {name}: error: {place}{error.strerror}; {again}", file=sys.stderr)
+            return 1
         print(f"kdiff {name}: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | TypeError | OSError) else 1
     except KeyboardInterrupt as stop:
@@ -105,14 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return getattr(stop, "code", 130)
 
 
-def _how_to_continue(name: str, arguments: list[str], what: str) -> str:
+def _how_to_continue(name: str, arguments: list[str], what: str, first: str = "stopped") -> str:
     """A message that says what was stopped, and which command continues it."""
     again = list(arguments)
     if name in ("train", "train-autoencoder") and "--resume" not in again:
         again.append("--resume")
     resumable = name in CONTINUES and "--dry-run" not in arguments
     how = f"continue {CONTINUES[name]} with: {shlex.join(['kdiff', name, *again])}" if resumable else ""
-    return "\n" + "; ".join(part for part in ("stopped", what, how) if part)
+    return "\n" + "; ".join(part for part in (first, what, how) if part)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,8 @@ def command(argv: list[str]) -> None:
     if not PartialState().is_main_process:
         return
     pictures = draw_run(run)
-    print(f"\n{out}: {run.step} steps, loss {run.metrics()[-1]['loss']:.4g}, target {run.model.target}")
+    loss = "".join(f"loss {row['loss']:.4g}, " for row in run.metrics()[-1:])
+    print(f"\n{out}: {run.step} steps, {loss}target {run.model.target}")
     print("".join(f"picture    {path}\n" for path in pictures), end="")
     print(f"Next: kdiff sample {out}, kdiff evaluate {out}")
 

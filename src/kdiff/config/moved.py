@@ -7,7 +7,6 @@ A module that was split has several new places, which are searched in order. CHA
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 import types
@@ -104,13 +103,13 @@ def attribute(module: str, name: str) -> Any:
     raise AttributeError(f"module {module!r} has moved to {' and '.join(MODULES[module])}, which have no {name!r}")
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Finder:  # not a class of importlib.abc, which imports random before `kdiff.__main__` has put the working folder last
     """Makes modules that look up every name in its new place."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if name not in MODULES:
             return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         places = MODULES[spec.name]

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdiff.config.values import Misfit, fitted, said, simple
+
 
 class Part:
     """A name (a short one or a class path), options, and values without a name, as in `shifted(0.3)`."""
@@ -74,11 +76,21 @@ def parse(spec: Spec) -> Part:
     return Part(short if float(short) == number else repr(number))
 
 
+def _fitted(value: Any) -> Any:
+    """A written form of a part as it is, once it is known to be one; for `kdiff.config.values`."""
+    if value is None or isinstance(value, bool | list | tuple):
+        raise Misfit("a name, a number, name(option=value) or {name: …, option: …}")
+    parse(value)
+    return value
+
+
 class PartField:
     """A field of a configuration that accepts any written form of a part and holds the parsed part.
 
     It is a descriptor, written in a dataclass as `data: PartField = PartField("digits")`.
     """
+
+    fitted = staticmethod(_fitted)
 
     def __init__(self, default: Spec) -> None:
         self.default = parse(default)
@@ -96,6 +108,8 @@ class PartField:
 
 class OptionalPartField:
     """A `PartField` for a part that may be left out; its default is None."""
+
+    fitted = staticmethod(lambda value: None if value is None else _fitted(value))
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -157,6 +171,7 @@ def resolve(
     also: str = "a class path (package.module.Class)",
     near: Iterable[str] = (),
     first: str | None = None,
+    of: type | None = None,
 ) -> Callable[[], Any]:
     """The object that `spec` names, ready to be called without arguments. Its options are checked against its signature.
 
@@ -169,6 +184,7 @@ def resolve(
         also: the forms that are accepted besides short names, for messages.
         near: further names that the user may have meant, for messages.
         first: a function whose first argument has this name is the object itself, and not a function that returns the object.
+        of: what a class path must lead to, a subclass of this class; anything that returns the object if left out.
 
     Raises:
         ValueError: the name is unknown, or an option is unknown, missing, fixed by the name, or text in place of a number.
@@ -177,11 +193,20 @@ def resolve(
     factory = known.get(part.name) or other(part.name)
     if factory is None and CLASS_PATH.fullmatch(part.name):
         factory = import_attribute(part.name)
+        if of is not None and not (inspect.isclass(factory) and issubclass(factory, of)):
+            raise ValueError(f"{part.name} is {_what(factory)}; expected the class path of a subclass of {of.__name__}")
     if factory is None:
         close = difflib.get_close_matches(part.name, [*known, *near], n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"no {kind} is called {part.name!r}{hint}. Known: {', '.join(known)}; or {also}")
     return _bound(part, factory, given or {}, first)
+
+
+def _what(found: Any) -> str:
+    """What an imported object is, for messages."""
+    if inspect.isclass(found):
+        return f"the class {found.__name__}"
+    return "a function" if inspect.isroutine(found) else f"an object of the class {type(found).__name__}"
 
 
 def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any], first: str | None) -> Callable[[], Any]:
@@ -223,8 +248,13 @@ def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any], fi
     except TypeError as error:
         raise ValueError(f"the arguments of {part} do not fit: {error}; {its}") from None
     for name, value in arguments.arguments.items():
-        if isinstance(value, str) and parameters[name].annotation in (int, float, "int", "float"):
-            raise ValueError(f"{name} of {part.name} is {value!r}; expected a number, as in {part.name}({name}=1)")
+        if name in given and name not in part.options:
+            continue
+        try:
+            arguments.arguments[name] = fitted(value, simple(parameters[name].annotation))
+        except Misfit as error:
+            example = f"{part.name}({name}={'true' if 'true' in str(error) else 1})"
+            raise ValueError(f"{name} of {part.name} is {said(value)}; expected {error}, as in {example}") from None
     return partial(factory, *arguments.args, **arguments.kwargs)
 
 

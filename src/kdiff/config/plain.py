@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from kdiff.config.parts import Part
+from kdiff.config.values import fitted_fields
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -23,12 +24,15 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """A configuration of the class `kind` from plain data. Raises ValueError if `values` has a key that is no field."""
+    """A configuration of the class `kind` from plain data.
+
+    Raises ValueError if `values` has a key that is no field, or a value of another type than its field.
+    """
     fields = {f.name for f in dataclasses.fields(kind)}
     unknown = set(values) - fields
     if unknown:
         raise ValueError(f"unknown fields {', '.join(sorted(unknown))}; expected some of: {', '.join(sorted(fields))}")
-    return kind(**values)
+    return kind(**fitted_fields(values, kind))
 
 
 def check_least(config: Any, **least: float) -> None:

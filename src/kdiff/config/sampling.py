@@ -29,7 +29,8 @@ class Sampling:
 
     Args:
         guidance: The scale of guidance; 1 means no guidance. Guidance is classifier-free unless a weaker model is named.
-        guidance_interval: Two times, low and high, as in 0.1 0.9. Guidance acts only while low < t < high.
+        guidance_interval: Two times, low and high, as in 0.1 0.9. Guidance acts only while low < t < high
+            (from t = 0 on if low is 0).
         guidance_rescale: How far, from 0 to 1, guided samples get the spread of unguided ones. 0 leaves them as they are.
         guidance_channels: The numbers of the channels to guide, as in 0 1 2 for the first three. If left out, all of them.
         solver: The solver of the differential equation: euler, heun, midpoint, rk4, ab2, ab3, ab4, dpmpp_2m, dopri5 or sde.

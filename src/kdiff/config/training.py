@@ -89,7 +89,8 @@ class ModelConfig:
             Finding them takes time at the start: some 20 s on one core for 20,000 samples of 3072 dimensions.
         start_from: The weights to start from: a run folder, as in "runs/velocity" or "runs/velocity(ema=none,
             checkpoint=5000)", or published weights of jit, sit or lightningdit, as in "sit(weights='FILE')". The option
-            labels=new draws a new table of labels, for other classes. If left out, all weights are drawn from the seed.
+            labels=new draws a new table of labels, for other classes; allow=normalisation permits that difference from the run.
+            If left out, all weights are drawn from the seed.
     """
 
     data: PartField = PartField("digits")
@@ -184,6 +185,6 @@ class PlanConfig(TrainConfig):
         return H100_TFLOPS[self.precision] if self.peak_tflops is None else self.peak_tflops
 
 
-# Fields that may differ when a run is resumed: none of them affects the weights of a step. (A cosine schedule depends on the
-# number of steps; a user who raises that number changes the schedule on purpose.)
-CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard", "expects", "sampling")
+# Fields that may differ when a run is resumed. None of them affects the weights of a step, with two exceptions that a warning
+# names: a cosine schedule depends on `steps`, and `accumulate` has no effect only if the number of processes changes with it.
+CHANGEABLE = ("steps", "checkpoint_every", "keep", "sample_every", "tensorboard", "expects", "sampling", "accumulate")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def read_weights(source: Weights, entry: str | None = None) -> dict[str, Tensor]
 
     Args:
         source: a path to a `.safetensors`, `.pth`, `.pt` or `.ckpt` file, a state dict, or a dictionary that holds state dicts.
-        entry: the name of the state dict to take, if there are several.
+        entry: the name of the state dict to take, if there are several; or of a part of one, such as "online_model" for the
+            weights called online_model.….
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -48,6 +51,32 @@ def read_weights(source: Weights, entry: str | None = None) -> dict[str, Tensor]
     while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def unwrapped(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The weights with these names, where a wrapper has put a prefix before them and other tensors beside them.
+
+    So have torch's AveragedModel (module.…, n_averaged), ema-pytorch (ema_model.…, online_model.…) and Lightning, where the
+    prefix is the name of an attribute. The prefix under which most of the names are found is taken; of several, a moving
+    average, which has "ema" in its prefix. Without a prefix all tensors are returned.
+
+    Raises:
+        ValueError: there are several such prefixes.
+    """
+    wanted, found = set(names), Counter[str]()
+    for key in state:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
+        found.update(key[:start] for start in starts if key[start:] in wanted)
+    most = max(found.values(), default=0)
+    best = [prefix for prefix, count in found.items() if count == most]
+    if not best or "" in best:
+        return dict(state)
+    averages = [prefix for prefix in best if "ema" in prefix.lower()]
+    chosen = averages or best
+    if len(chosen) > 1:
+        places = [prefix.removesuffix(".") for prefix in best]
+        raise ValueError(f"the weights stand under {', '.join(places)}; name one of them, as in entry={places[0]!r}")
+    return {key.removeprefix(chosen[0]): value for key, value in state.items() if key.startswith(chosen[0])}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -76,7 +105,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         reason = f"it holds a {class_name[1]}" if class_name else first
         raise ValueError(
             f"{path.name} cannot be read as weights ({reason}). It is damaged, or it holds objects besides tensors, which may "
-            "run code. If you trust the file, load it yourself and pass its state dict"
+            "run code. If you trust the file, load it yourself and pass its state dict, or save that by torch.save and name "
+            "the new file"
         ) from error
 
 
@@ -85,15 +115,31 @@ def _choose(found: Any, entry: str | None) -> dict[str, Tensor]:
         raise TypeError(
             f"the weights are of type {type(found).__name__}; expected a state dict, or a dictionary that holds one"
         )
-    if entry is None and _is_state(found):
-        return dict(found)
-    states = {name: value for name, value in found.items() if _is_state(value)}
+    whole = _tensors(found)
+    states = {"": whole} if whole else dict[str, dict[str, Tensor]]()
+    for name, value in {} if states else found.items():
+        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {}
+        states |= {key: _tensors(item) for key, item in {name: value, **inner}.items() if _tensors(item)}
     if entry is not None:
-        if entry not in states:
-            raise ValueError(f"no state dict is called {entry!r}; found {', '.join(states) or 'at most one without a name'}")
-        return dict(states[entry])
+        if entry in states:
+            return states[entry]
+        parts = [{key: value for key, value in state.items() if key.startswith(f"{entry}.")} for state in states.values()]
+        if len(parts := [part for part in parts if part]) == 1:
+            return {key.removeprefix(f"{entry}."): value for key, value in parts[0].items()}
+        raise ValueError(
+            f"no state dict is called {entry!r}; found {', '.join(filter(None, states)) or 'at most one without a name'}"
+        )
+    nameless = [
+        str(name) for name, value in {"": found, **found}.items() if isinstance(value, Mapping) and "shadow_params" in value
+    ]
     if not states:
         others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
+        if nameless:
+            raise ValueError(
+                "the file holds a moving average as a list without names (shadow_params), as diffusers' EMAModel and torch_ema "
+                "write it; expected a state dict. Type ema.copy_to(network.parameters()), torch.save(network.state_dict(), "
+                "'ema.pt') where the network is made, and name that file"
+            )
         raise TypeError(
             f"there are no tensors under {', '.join(others) or 'any key'}; expected a state dict or a checkpoint with one"
         )
@@ -104,10 +150,19 @@ def _choose(found: Any, entry: str | None) -> dict[str, Tensor]:
     best = averages or plain or list(states)
     if len(best) > 1:
         raise ValueError(f"the checkpoint holds {', '.join(states)}; name one of them, as in entry={best[0]!r}")
-    return dict(states[best[0]])
+    if nameless and not averages:
+        warnings.warn(
+            f"the moving average in the checkpoint (under {nameless[0] or 'shadow_params'}) has no names and is not used; the "
+            f"weights under {best[0]} are",
+            stacklevel=2,
+        )
+    return states[best[0]]
 
 
-def _is_state(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not value:
-        return False
-    return all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
+def _tensors(value: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, in which counters may be plain numbers; empty if it is none."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return {}
+    found = {key: item for key, item in value.items() if isinstance(item, Tensor)}
+    others = [item for key, item in value.items() if key not in found]
+    return found if all(item is None or isinstance(item, bool | int | float | str) for item in others) else {}

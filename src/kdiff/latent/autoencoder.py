@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import inspect
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from kdiff.files.weights import read_weights
 from kdiff.latent.ldm import from_ldm
+from kdiff.latent.scale import describe_scale
 
 CLASS = "AutoencoderKL"
 SUBFOLDERS = ("", "vae", "autoencoder")  # in a pipeline of diffusers; in a folder of kdiff train-autoencoder
@@ -37,6 +40,7 @@ class Autoencoder:
     def __init__(self, module: nn.Module, source: str) -> None:
         self.module: Any = module.float().eval().requires_grad_(False)
         self.source, self.identity = source, _identity(self.module)
+        self.describe()  # it refuses numbers that cannot be used
 
     @property
     def channels(self) -> int:
@@ -49,15 +53,9 @@ class Autoencoder:
         return int(2 ** (len(self.module.config.block_out_channels) - 1))
 
     def describe(self) -> dict[str, Any]:
-        """A dictionary for JSON. The authors of an autoencoder train on (latent − shift) · scaling."""
-        config = self.module.config
-        return {
-            "source": self.source,
-            "class": CLASS,
-            "identity": self.identity,
-            "scaling": float(config.scaling_factor),
-            "shift": float(config.shift_factor or 0.0),
-        }
+        """A dictionary for JSON. Its last entries say how the authors scale the latents (`kdiff.latent.scale`)."""
+        scale = describe_scale(self.module.config, self.source)
+        return {"source": self.source, "class": CLASS, "identity": self.identity, **scale}
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape (c, h, w) of the latents of images (C, H, W).
@@ -225,14 +223,22 @@ def _pretrained(place: str, **options: Any) -> nn.Module:
     level = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # the errors below say what diffusers would log
     try:
-        found = AutoencoderKL.load_config(place, **options).get("_class_name", CLASS)
+        config = AutoencoderKL.load_config(place, **options)
+        found = config.get("_class_name", CLASS)
         if found != CLASS:
             raise ValueError(f"{place} is of class {found}; expected {CLASS}")
+        known = inspect.signature(AutoencoderKL.__init__).parameters
+        unknown = [name for name, value in config.items() if name not in known and name[0] != "_" and value is not None]
+        if unknown:
+            said = ", ".join(f"{name}={config[name]!r}" for name in unknown)
+            warnings.warn(f"the config.json of {place} says {said}, which {CLASS} does not know and does not use", stacklevel=2)
         module: nn.Module
         module, info = AutoencoderKL.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
         )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # a damaged config.json makes diffusers raise errors of many kinds
+        if isinstance(error, ValueError) and str(error).startswith(place):
+            raise
         if _unreachable(error):
             raise ValueError(
                 f"{place} is not on this machine, and the hub cannot be reached: download it where there is a connection (hf "

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdiff.files.weights import Weights, read_weights
+from kdiff.files.weights import Weights, read_weights, unwrapped
 from kdiff.networks.correspondence import ARCHITECTURES, Architecture
 from kdiff.networks.embedding import LabelEmbedding
 
 # Half precision or a moving average may have changed a table slightly; another layout differs by about 1.
 TABLE_TOLERANCE = 0.01
+SHOWN = 3  # tensors of each kind in a message
 
 
 def from_official(architecture: str, weights: Weights, *, entry: str | None = None, **config: Any) -> nn.Module:
@@ -31,7 +32,7 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
         architecture: "jit", "dit", "sit", "lightningdit" or "uvit".
         weights: a state dict; a training checkpoint, from which the moving average is taken (see `entry`); or the path of
             either: `.safetensors`, or `.pth` and `.pt`, which are read without running code from the file. Prefixes of wrappers
-            ("module.", "net.") are removed.
+            ("module.", "net.") are removed, and what AveragedModel, ema-pytorch and Lightning put beside the weights.
         entry: the name of the state dict to take from a checkpoint, such as "model_ema2". Default: the moving average ("ema";
             of JiT's two averages "model_ema1"), else "model" or "state_dict".
         config: the arguments of the official constructor, by their official names (`input_size`, `in_channels`, …). An argument
@@ -42,8 +43,8 @@ def from_official(architecture: str, weights: Weights, *, entry: str | None = No
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the architecture is unknown; arguments are missing or unknown; the file holds no weights; there are several
-            state dicts to choose from; keys are missing, left over or misshapen (all are listed); or a fixed table differs
-            from the one computed here.
+            state dicts to choose from; keys are missing, left over or misshapen (the first are named); or a fixed table
+            differs from the one computed here.
         TypeError: `weights` is no state dict.
     """
     official = _architecture(architecture)
@@ -127,18 +128,22 @@ def _expected(network: nn.Module, official: Architecture) -> dict[str, Tensor]:
 
 
 def _unfit(problems: Mapping[str, list[str]], found: int, expected: str) -> str:
-    """A sentence that says what is wrong with a state dict, and a list of every tensor that does not fit."""
-    counts = ", ".join(f"{len(names)} {what}" for what, names in problems.items() if names)
+    """A sentence that says what is wrong with a state dict, and names the first tensors that do not fit."""
     misshapen, others = len(problems["misshapen"]), len(problems["missing"]) + len(problems["left over"])
     hint = "; the network has another size: its depth, widths, patches, channels and classes must be those of the weights"
-    lines = [f"{what}: {name}" for what, names in problems.items() for name in names]
-    fits = f"the state dict of {found} tensors does not fit this configuration, a {expected}: {counts}"
-    return "\n  ".join([fits + hint * (misshapen > others), *lines])
+    kinds = [
+        f"{len(names)} {what} ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    fits = f"the state dict of {found} tensors does not fit this configuration, a {expected}: {'; '.join(kinds)}"
+    return fits + hint * (misshapen > others)
 
 
 def _load(network: nn.Module, state_dict: Mapping[str, Tensor], official: Architecture) -> None:
-    """Copy the weights; if any key does not fit, raise an error that lists every such key."""
+    """Copy the weights; if any key does not fit, raise an error that says so."""
     expected, tables = _expected(network, official), official.tables(network)
+    state_dict = unwrapped(state_dict, expected)
     shared = {key: value for key, value in state_dict.items() if key in expected}
     problems = {
         "missing": [f"{key} {tuple(value.shape)}" for key, value in expected.items() if key not in state_dict],

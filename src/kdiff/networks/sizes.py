@@ -91,7 +91,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def find_network(spec: Spec, **given: Any) -> Callable[[], nn.Module]:
     """A function that builds the network that `spec` names; `kdiff.config.parts.resolve` explains `given` and the errors."""
     also = "a published size ('JiT-B/16'), or a class path (package.module.Class)"
-    return resolve("network", spec, NETWORKS, given, _sized, also)
+    return resolve("network", spec, NETWORKS, given, _sized, also, of=nn.Module)
 
 
 def _sized(name: str) -> Callable[..., nn.Module] | None:
