@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import json
 import re
@@ -94,3 +95,17 @@ def test_the_table_is_what_the_command_makes_of_the_results(data: str) -> None:
     folder = ROOT / "docs" / "results" / data
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
     assert table(rows) + "\n" == (folder / "table.md").read_text(encoding="utf-8")
+
+
+def test_messages_that_the_troubleshooting_page_quotes_are_messages_of_kdiff() -> None:
+    literals = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                literals.append("".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                literals.append(node.value)
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs/howto/troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [words for row in rows for words in re.findall(r'"([^"]+)"', row)]
+    assert len(quoted) > 40
+    assert [words for words in quoted if not any(words in text for text in literals)] == []

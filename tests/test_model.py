@@ -171,7 +171,7 @@ def test_guidance_is_the_extrapolation_of_two_separate_evaluations_on_all_channe
         ({"steps": 0}, "steps is 0"),
         ({"solver": "rk45"}, "no solver is called 'rk45'.* Known: euler, heun"),
         ({"times": [0.0, 0.5, 0.5, 1.0]}, "strictly monotonic"),
-        ({"times": [0.0, 2.0]}, r"lie in \[0, 1\]"),
+        ({"times": [0.0, 2.0]}, r"times = 0 … 2; expected times in \[0, 1\]"),
         ({"times": [0.0, 0.5], "last_step": "data"}, "needs times that end at t = 1"),
         ({"last_step": "clean"}, "expected 'data' .the data prediction. or 'euler'"),
     ],
@@ -229,3 +229,33 @@ def test_a_path_by_its_name():
     assert isinstance(KDiff(torch.nn.Identity()).path, LinearPath)
     with pytest.raises(ValueError, match=r"no path is called 'linaer' \(did you mean 'linear'\?\)"):
         KDiff(torch.nn.Identity(), path="linaer")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"noise": (8, 1)}, r"the shapes are x \(8, 4\), noise \(8, 1\); expected one shape"),
+        ({"noise": (4,)}, r"noise \(4,\); expected"),
+        ({"noise": (1, 4)}, r"noise \(1, 4\); expected"),
+        ({"t": (4,)}, r"t has shape \(4,\)"),
+        ({"t": (1, 8)}, r"t has shape \(1, 8\)"),
+        ({"t": (8, 4)}, r"t has shape \(8, 4\)"),
+        ({"y": (1,)}, r"y has shape \(1,\); expected a tensor with one entry for each of the 8 samples"),
+        ({"y": (4,)}, r"y has shape \(4,\)"),
+        ({"y": ()}, r"y has shape \(\)"),
+    ],
+)
+@pytest.mark.parametrize("null_rate", [0.0, 0.5])
+def test_the_loss_broadcasts_nothing(given, message, null_rate):
+    model = KDiff(Recorder(), null={"y": 7}, null_rate=null_rate)
+    with pytest.raises(ValueError, match=message):
+        model.loss(torch.randn(8, 4), **{name: torch.rand(shape) for name, shape in given.items()})
+
+
+def test_a_condition_with_a_null_is_a_tensor_because_a_list_could_not_be_dropped():
+    model = KDiff(Recorder(), null={"y": 7}, null_rate=0.5)
+    with pytest.raises(ValueError, match="y is a list; expected a tensor"):
+        model.loss(torch.randn(2, 4), y=[1, 2])
+    model.loss(torch.randn(2, 4), y=None)  # no condition
+    with pytest.raises(ValueError, match="needs to know what 'no condition' is"):
+        model.sample(torch.randn(2, 4), y=None, guidance=2.0)

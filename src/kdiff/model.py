@@ -7,18 +7,36 @@ velocity. Samples and likelihoods, which follow from a velocity, are in `kdiff.s
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
-from kdiff.path import GaussianPath, broadcast_time, find_path
+from kdiff.path import GaussianPath, broadcast_time, check_shapes, checked_time, find_path, per_sample
 from kdiff.sampling import Flow, Timesteps, Uniform
 from kdiff.sampling.guidance import null_like
 from kdiff.targets import PAPER_CLAMP, LearnedK, Target, as_target
+
+
+def _gathered(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a model that `fully_shard` has sharded run this method like its forward, with its weights gathered."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if hasattr(type(self), "unshard") and name not in vars(self):
+            from torch.distributed.fsdp import register_fsdp_forward_method
+
+            register_fsdp_forward_method(self, name)
+            return getattr(self, name)(*args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    return run
 
 
 class KDiff(Flow):
@@ -73,8 +91,11 @@ class KDiff(Flow):
 
         A network in half precision receives z in half precision, but t in float32.
         """
-        t = torch.as_tensor(t, device=z.device).to(torch.promote_types(z.dtype, torch.float32))
-        u = self.network(self._in_its_precision(z), t.reshape(-1).expand(z.shape[0]), **conditions)
+        t = torch.as_tensor(checked_time(t), device=z.device).to(torch.promote_types(z.dtype, torch.float32))
+        if t.numel() not in (1, len(z)) or (t.ndim > 1 and t.shape[0] != t.numel()):
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected a number, ({len(z)},) or ({len(z)}, 1, ...)")
+        self._check_conditions(conditions, len(z))
+        u = self.network(self._in_its_precision(z), t.reshape(-1).expand(len(z)), **conditions)
         if u.shape != z.shape:
             raise ValueError(
                 f"the network returned {tuple(u.shape)} for an input of {tuple(z.shape)}; expected the shape of its input"
@@ -89,10 +110,11 @@ class KDiff(Flow):
         The first is v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss. The second is the mean of
         1 − cos(v̂_c, v_c); it is None if cosine_weight is 0.
         """
-        if t is None:
-            t = self.timesteps.sample(x.shape[0], device=x.device)
+        # Checked and put in its shape once; the functions below find both done.
+        t = broadcast_time(self.timesteps.sample(x.shape[0], device=x.device) if t is None else t, x)
         if noise is None:
             noise = torch.randn_like(x) * self.noise_scale
+        check_shapes("x noise", x, noise)
         if self.null_rate and self.training:
             conditions = self._drop(conditions, x.shape[0], x.device)
         z = self.path.mix(x, noise, t)
@@ -105,6 +127,7 @@ class KDiff(Flow):
         v = self.target.loss_velocity(x, noise, t, self.path)
         return error, (1 - functional.cosine_similarity(v + error, v, dim=1)).mean()
 
+    @_gathered
     def loss(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
         """The loss E‖v̂_c − v_c‖² (or E‖û − u‖²), averaged over batch and dimensions: a scalar with gradients to network and k.
 
@@ -112,7 +135,11 @@ class KDiff(Flow):
             x: data, (batch, ...).
             t: times, (batch,). If left out, they are drawn from `timesteps`.
             noise: the noise n, shaped like x, with the model's `noise_scale`. If left out, it is drawn.
-            conditions: passed on to the network.
+            conditions: passed on to the network. Those that `null` names are tensors (batch, ...).
+
+        Raises:
+            ValueError: a tensor has another shape, or a time lies outside [0, 1]; times on a device are judged later
+                (`kdiff.path.raise_wrong_times`).
         """
         error, cosine = self.terms(x, t, noise, **conditions)
         loss = error.square().mean()
@@ -122,8 +149,10 @@ class KDiff(Flow):
         """The loss. Wrappers such as DistributedDataParallel call this method."""
         return self.loss(*args, **kwargs)
 
+    @_gathered
     def velocity(self, z: Tensor, t: Tensor | float, min_denominator: float = PAPER_CLAMP, **conditions: Any) -> Tensor:
         """The velocity at (z, t), shaped like z, for any solver. Its clamp `min_denominator` is not that of the loss."""
+        t = checked_time(t)
         u = self.predict(z, t, **conditions)
         return self.target.to_velocity(u, z, t, self.path, min_denominator)
 
@@ -134,6 +163,8 @@ class KDiff(Flow):
         are clipped: clip `model.network.parameters()`, not `model.parameters()`.
         """
         parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if any(map(is_lazy, parameters)):
+            raise ValueError("a layer of the network has no shape yet; call model.loss(x, …) once, then make the optimiser")
         groups = [
             ("network", [p for p in parameters if p.ndim > 1], weight_decay),
             ("network, undecayed", [p for p in parameters if p.ndim <= 1], 0.0),
@@ -146,11 +177,20 @@ class KDiff(Flow):
         own = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), z.dtype)
         return z.to(own) if own.itemsize < 4 and not torch.is_autocast_enabled(z.device.type) else z
 
+    def _check_conditions(self, conditions: Mapping[str, Any], batch: int) -> None:
+        """Raise ValueError if a condition with a null is not a tensor with a row for each sample."""
+        for name in self.null:
+            value = conditions.get(name)
+            if value is not None and not (isinstance(value, Tensor) and value.ndim and len(value) == batch):
+                found = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+                raise ValueError(f"{name} {found}; expected a tensor with one entry for each of the {batch} samples")
+
     def _drop(self, conditions: dict[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
         """Replace all conditions of a sample by null together, with probability `null_rate` for each sample."""
+        self._check_conditions(conditions, batch)
         drop = torch.rand(batch, device=device) < self.null_rate
         return conditions | {
-            name: torch.where(broadcast_time(drop, value), null_like(value, self.null[name]), value)
+            name: torch.where(per_sample(drop, value, name), null_like(value, self.null[name]), value)
             for name, value in conditions.items()
             if name in self.null and isinstance(value, Tensor)
         }

@@ -24,6 +24,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PAPER_CLAMP = 0.05  # least denominator in the conversion from an output to a velocity (k-Diff, arXiv 2601.21419)
+ROUNDING = 2.0**-23  # the distance from 1 to the next float32: how far a computed time may miss [0, 1]
+TIMES = "times in [0, 1] (0 is noise, 1 is data)"
+# The least and the greatest time that each device has seen since the last `raise_wrong_times`, by device, name and expectation.
+_SEEN: dict[tuple[torch.device, str, str], tuple[Tensor, Tensor]] = {}
 
 
 def at_least_float32(value: Any) -> Any:
@@ -47,22 +51,128 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def waits(t: Tensor) -> bool:
+    """Whether reading a value of `t` would wait for a device to finish its work."""
+    return not t.is_cpu
+
+
+def checked_time(t: Any, name: str = "t", expected: str = TIMES) -> Any:
+    """The times `t`, a number or a tensor, if they lie in [0, 1]; times that miss it by one float32 rounding become 0 or 1.
+
+    The result is marked, so that functions that pass it on check it only once. To read a tensor on a device would wait for the
+    device. Its least and greatest value are therefore kept there, and `raise_wrong_times` reads them later. Tensors without
+    values (while a function is compiled, traced or mapped over by vmap) are not checked.
+
+    Args:
+        t: the times.
+        name: what the message calls them.
+        expected: what the message says is expected.
+
+    Raises:
+        ValueError: a number, or an entry of a tensor on the CPU, lies outside [0, 1] or is not finite.
+    """
+    if not isinstance(t, Tensor):
+        if not 0 <= t <= 1:
+            _check_range(t, t, name, expected)
+            return min(max(t, 0.0), 1.0)
+        return t
+    if hasattr(t, "lies_in_unit_interval") or torch.compiler.is_compiling() or t.is_meta:
+        return t
+    inside = t.clamp(0, 1)
+    if waits(t):
+        # At the ends the gradient of a clamp is 0, so times with a gradient keep their rounding.
+        return _marked(inside if _note(t.detach(), name, expected) and not t.requires_grad else t.view_as(t))
+    try:
+        if torch.equal(inside, t):
+            return _marked(t.view_as(t))
+    except RuntimeError:  # no values
+        return t
+    low, high = torch.aminmax(t.detach())
+    _check_range(low.item(), high.item(), name, expected)
+    return _marked(inside)
+
+
+def raise_wrong_times() -> None:
+    """Raise ValueError if a device was given times outside [0, 1] since the last call; waits for the device.
+
+    kdiff calls this where it waits anyway: before a line of metrics is logged, and at the end of sampling. In a training loop
+    of your own on a device, call it where you read the loss.
+    """
+    seen = list(_SEEN.items())
+    _SEEN.clear()
+    for (_, name, expected), (low, high) in seen:
+        _check_range(low.item(), high.item(), name, expected)
+
+
+def _note(t: Tensor, name: str, expected: str) -> bool:
+    """Keep the least and the greatest value on the device, without waiting for it; False for tensors without values.
+
+    NaN stays NaN.
+    """
+    if not t.numel() or type(t) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(t):
+        return False
+    key, (low, high) = (t.device, name, expected), torch.aminmax(t)
+    if key in _SEEN:
+        low, high = torch.minimum(_SEEN[key][0], low), torch.maximum(_SEEN[key][1], high)
+    _SEEN[key] = low, high
+    return True
+
+
+def _marked(t: Tensor) -> Tensor:
+    """Mark a tensor that only the caller has as one of times in [0, 1]."""
+    t.lies_in_unit_interval = True  # type: ignore[attr-defined]
+    return t
+
+
+def _check_range(low: float, high: float, name: str, expected: str) -> None:
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return
+    found = f"{low:.9g}" if low == high or math.isnan(low) else f"{low:.9g} … {high:.9g}"
+    raise ValueError(f"{name} = {found}; expected {expected}")
+
+
+def check_shapes(names: str, first: Tensor, *others: Tensor) -> None:
+    """Raise ValueError unless these tensors have one shape: broadcasting would use one number in place of many.
+
+    names: what the message calls them, in their order, as in "x n".
+    """
+    for other in others:
+        if other.shape != first.shape:
+            shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in zip(names.split(), (first, *others)))
+            raise ValueError(f"the shapes are {shapes}; expected one shape, because nothing is broadcast")
+
+
+def per_sample(value: Tensor, like: Tensor, name: str) -> Tensor:
+    """`value` in a shape that broadcasts against `like` (batch, ...) without making it larger.
+
+    value: one number, (batch,), or a shape of the rank of `like` whose sizes are those of `like` or 1.
+    """
+    if value.ndim == 0 or (value.ndim == like.ndim and all(own in (1, other) for own, other in zip(value.shape, like.shape))):
+        return value
+    if value.ndim == 1 and value.shape[0] in (1, like.shape[0]):
+        return value.reshape(-1, *[1] * (like.ndim - 1))
+    raise ValueError(
+        f"{name} has shape {tuple(value.shape)}; expected a number, ({like.shape[0]},) or a shape of rank {like.ndim} "
+        f"that broadcasts against {tuple(like.shape)}"
+    )
+
+
 def broadcast_time(t: Tensor | float, like: Tensor) -> Tensor:
     """`t` in a shape that broadcasts against `like` (batch, ...). t: a number, (batch,), or a shape of the rank of `like`.
 
-    Times have float32 precision or better, even if the samples are in half precision.
+    Times have float32 precision or better, even if the samples are in half precision. Raises the errors of `checked_time`.
     """
+    if getattr(t, "placed_for", None) == like.shape:
+        return t  # type: ignore[return-value]
+    t = checked_time(t)
     if not isinstance(t, Tensor):
         dtype = like.dtype if like.itemsize >= 4 else torch.float32
-        return torch.full((), t, dtype=dtype, device=like.device)
-    if t.ndim == 0 or t.ndim == like.ndim:
-        return t
-    if t.ndim == 1 and t.shape[0] in (1, like.shape[0]):
-        return t.reshape(-1, *[1] * (like.ndim - 1))
-    raise ValueError(
-        f"t has shape {tuple(t.shape)}; expected a number, ({like.shape[0]},) or a shape of rank {like.ndim} "
-        f"that broadcasts against {tuple(like.shape)}"
-    )
+        return _marked(torch.full((), t, dtype=dtype, device=like.device))
+    placed = per_sample(t, like, "t")
+    if not hasattr(t, "lies_in_unit_interval"):
+        return placed
+    placed.placed_for = like.shape  # type: ignore[attr-defined]
+    return _marked(placed)
 
 
 class GaussianPath(ABC):
@@ -95,6 +205,7 @@ class GaussianPath(ABC):
     @full_precision
     def mix(self, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
         """The noisy sample z = α x + σ n. x, n: (batch, ...); t: a number or (batch,)."""
+        check_shapes("x n", x, n)
         t = broadcast_time(t, x)
         return self.alpha(t) * x + self.sigma(t) * n
 
@@ -107,12 +218,14 @@ class GaussianPath(ABC):
     @full_precision
     def data(self, z: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
         """x = (σ v − σ' z) / (α'σ − σ'α); on the linear path z + (1 − t) v."""
+        check_shapes("z v", z, v)
         t = broadcast_time(t, z)
         return (self.sigma(t) * v - self.sigma_dot(t) * z) / self.determinant(t)
 
     @full_precision
     def noise(self, z: Tensor, v: Tensor, t: Tensor | float) -> Tensor:
         """n = (α' z − α v) / (α'σ − σ'α); on the linear path z − t v."""
+        check_shapes("z v", z, v)
         t = broadcast_time(t, z)
         return (self.alpha_dot(t) * z - self.alpha(t) * v) / self.determinant(t)
 
@@ -177,4 +290,4 @@ PATHS: dict[str, Callable[..., GaussianPath]] = {"linear": LinearPath, "variance
 
 def find_path(spec: Spec, **given: Any) -> Callable[[], GaussianPath]:
     """The path that `spec` names, ready to be called. `kdiff.config.parts.resolve` explains `given` and the errors."""
-    return resolve("path", spec, PATHS, given)
+    return resolve("path", spec, PATHS, given, of=GaussianPath)

@@ -73,7 +73,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
                     rows.append({**one, "sampler": sampler, "measure": measure, "value": figure, **floors})
             job.folder.mkdir(parents=True, exist_ok=True)
             # For the picture.
-            lines = [json.dumps({"step": step, "k": one["k"]}) for step in (1, 100)]
+            lines = [json.dumps({"step": step, "loss": 1.0, "k": one["k"]}) for step in (1, 100)]
             (job.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         of_folder = {job.folder: job for job in jobs}
 

@@ -43,7 +43,7 @@ def planted(tmp_path: Path, slow: float = 1.0, shift: float = 0.0) -> Study:
         jobs.append(replace(job, folder=tmp_path / job.cell / job.target / str(job.config.seed)))
         jobs[-1].folder.mkdir(parents=True)
         sides = {"loss_along": each[:, along].sum(1) * noise[key][0], "loss_across": each[:, ~along].sum(1) * noise[key][1]}
-        lines = [{"step": every * (i + 1), **{s: v[i] for s, v in sides.items()}} for i in range(len(each))]
+        lines = [{"step": every * (i + 1), "loss": 1.0, **{s: v[i] for s, v in sides.items()}} for i in range(len(each))]
         (jobs[-1].folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         rows.append({"cell": job.cell, "target": job.target, "seed": job.config.seed, "k": k})
     return Study(jobs, rows, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+from kdiff.files import atomic
 from kdiff.files.atomic import finite, new_file, new_folder, read_json, write_json, write_text
 
 
@@ -47,12 +50,12 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     assert contents(tmp_path) == before
 
 
-def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "\ud800")
-    assert contents(tmp_path) == {"a.txt": b"old"}
+def test_names_of_files_that_are_not_utf8_come_back_from_json_and_yaml(tmp_path):
+    names = [os.fsdecode(b"caf\xe9 \xff"), "ä"]
+    write_json(tmp_path / "a.json", names)
+    assert read_json(tmp_path / "a.json") == names
+    write_text(tmp_path / "a.yaml", yaml.safe_dump(names, allow_unicode=True))
+    assert yaml.safe_load((tmp_path / "a.yaml").read_text(encoding="utf-8")) == names
 
 
 def test_what_json_has_no_number_for_becomes_null(tmp_path):
@@ -145,3 +148,42 @@ def test_leftovers_of_a_killed_process_are_not_mixed_in(tmp_path):
     with new_folder(tmp_path / "folder") as aside:
         (aside / "new.txt").write_text("")
     assert contents(tmp_path) == {"folder/new.txt": b""}
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "new"), new_folder], ids=["file", "folder"])
+def test_the_new_name_is_flushed_to_disk_too(tmp_path, monkeypatch, write):
+    """Without this, a power cut after the rename can lose a checkpoint that was reported."""
+    flushed, path = [], tmp_path / "new"
+    monkeypatch.setattr(atomic.os, "fsync", lambda handle: flushed.append((os.fstat(handle).st_ino, path.exists())))
+    written = write(path)
+    if written is not None:
+        with written as inside:
+            (inside / "below").mkdir()
+            write_text(inside / "below" / "a.txt", "")
+            below = (inside / "below").stat().st_ino
+        assert (below, False) in flushed
+    assert path.exists()
+    assert flushed[-1] == (tmp_path.stat().st_ino, True)
+    assert (path.stat().st_ino, False) in flushed
+
+
+def test_a_file_system_that_cannot_flush_names_is_no_error(tmp_path, monkeypatch):
+    def fsync(handle):
+        if os.fstat(handle).st_ino == tmp_path.stat().st_ino:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"):
+        write_text(tmp_path / "a.txt", "new")
+    with pytest.raises(OSError, match=r"No space left on device: '.*b'"), new_folder(tmp_path / "b") as inside:
+        (inside / "a.txt").write_text("")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,9 +43,9 @@ def test_what_is_not_whole_is_not_there(tmp_path: Path) -> None:
     for size in (0, 5, 100, len(whole) - 1):
         path.write_bytes(whole[:size])
         assert cache.read_images(path) is None
-    assert cache.read_json(tmp_path / "a.json") is None
+    assert cache.kept(tmp_path / "a.json") is None
     (tmp_path / "a.json").write_text('{"a": ')
-    assert cache.read_json(tmp_path / "a.json") is None
+    assert cache.kept(tmp_path / "a.json") is None
 
 
 def test_writing_stopped_half_way_leaves_nothing(tmp_path: Path) -> None:
@@ -69,8 +70,23 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cache.os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write to the cache in .*No space left.*KDIFF_CACHE") as caught:
-        cache.write_json(tmp_path / "kept" / "a.json", {})
+        cache.keep(tmp_path / "kept" / "a.json", {})
     assert caught.value.errno == errno.ENOSPC
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [1, 7], ids=["at the end", "between"])
+def test_a_disk_that_fills_while_images_are_written(count: int, tmp_path: Path) -> None:
+    """The rest of the bytes does not fit either when the file is closed; the message is that of the first failure, once."""
+    images = [np.full((3, 40, 50), i, np.uint8) for i in range(count)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"KDIFF_CACHE") as caught:
+            cache.write_images(tmp_path / "kept" / "a.npy", (3, 40, 50), images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).count("cannot write to the cache in") == 1
     assert list((tmp_path / "kept").iterdir()) == []
 
 
@@ -88,7 +104,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDIFF_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"cannot write to the cache in .*KDIFF_CACHE"):
-        cache.write_json(cache.entry("images", 1).with_suffix(".json"), {})
+        cache.keep(cache.entry("images", 1).with_suffix(".json"), {})
 
 
 def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

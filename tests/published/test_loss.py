@@ -95,3 +95,27 @@ def test_mistakes(batch) -> None:
         KDiffLoss(scale=0)
     with pytest.raises(ValueError, match="no target is called"):
         KDiffLoss("epsilon")
+
+
+def test_weights_belong_to_samples_and_are_not_broadcast_over_pixels(batch) -> None:
+    """(4,) would fit the width of 4 × 4 pixels, and (8,) is a weight for each of the 8 samples."""
+    pred, x, n, sigmas = batch
+    weights = torch.rand(8)
+    torch.testing.assert_close(
+        KDiffLoss()(pred, x, n, sigmas, weights), KDiffLoss()(pred, x, n, sigmas, weights.view(8, 1, 1, 1))
+    )
+    square = [value[:4] for value in batch]
+    ours = KDiffLoss()(*square, weights[:4])
+    torch.testing.assert_close(ours, KDiffLoss()(*square, weights[:4].view(4, 1, 1, 1)))
+    for shape in ((4,), (8, 2), (1, 8), (16, 1, 1, 1), (8, 3, 1, 1)):
+        with pytest.raises(ValueError, match="weighting has shape"):
+            KDiffLoss()(pred, x, n, sigmas, torch.rand(shape))
+    with pytest.raises(ValueError, match=r"sample .*, model_pred \(8, 1, 4, 4\); expected one shape"):
+        KDiffLoss().model_output(pred[:, :1], x, sigmas)
+
+
+def test_timesteps_in_place_of_sigmas_are_refused(batch) -> None:
+    pred, x, n, sigmas = batch
+    for use in (KDiffLoss(), lambda p, x, n, s: KDiffLoss().model_output(p, x, s)):
+        with pytest.raises(ValueError, match=r"sigmas = \d.* … \d+.*; expected σ in \[0, 1\], which is timesteps / 1000"):
+            use(pred, x, n, 1000 * sigmas)

@@ -157,3 +157,26 @@ def test_refusals(architecture: str, clock: str | None, message: str) -> None:
 def test_an_unknown_clock_has_no_noisiest_time() -> None:
     with pytest.raises(ValueError, match="ddpm"):
         noisiest_time("swiss")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "guided"), [("jit", [1, 1, 2, 2]), ("sit", [1, 1, 2, 2]), ("lightningdit", [1, 2, 2, 2])]
+)
+def test_an_interval_of_guidance_starts_as_in_the_models_own_sampler(architecture: str, guided: list[int]) -> None:
+    sizes: list[int] = []
+
+    class Spy(nn.Module):
+        def forward(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            sizes.append(len(z))
+            return z
+
+    model = as_model(architecture, Spy())
+    model.null = {"y": 3}
+    options: dict[str, Any] = {
+        "solver": "euler",
+        "times": [0, 0.1, 0.3, 0.6, 1],
+        "guidance": 2.0,
+        "guidance_interval": (0.1, 1.0),
+    }
+    model.sample(torch.randn(1, 2), y=torch.tensor([0]), **options)
+    assert sizes == guided

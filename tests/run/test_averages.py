@@ -18,7 +18,8 @@ def drift(module: nn.Module) -> None:
 
 
 def floating(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items() if value.is_floating_point()}
+    state = module.state_dict().items()
+    return {name: value.detach().clone() for name, value in state if value.is_floating_point()}
 
 
 def test_the_recursion_with_its_warm_up():
@@ -90,3 +91,157 @@ def test_averages_are_copies_and_load_puts_them_back():
     assert not torch.equal(ema.averages[0.9]["weight"], start["weight"]), "load must copy, not alias"
     with pytest.raises(KeyError):
         ema.load(0.9, {"weight": start["weight"]})
+
+
+class Changing(nn.Module):
+    """Counts what it has seen in a buffer that it assigns anew, as vector quantisers and normalised networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.register_buffer("size", torch.zeros(2))
+        self.register_buffer("later", None)
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+        self.register_buffer("count", torch.tensor(0))
+
+
+def in_place(m: Changing, i: int) -> None:
+    m.size.add_(i)
+
+
+def assigned_buffer(m: Changing, i: int) -> None:
+    m.size = 0.9 * m.size + i
+    m.scratch, m.count = m.scratch + 1, m.count + 1
+
+
+def assigned_parameter(m: Changing, i: int) -> None:
+    m.layer.weight = nn.Parameter(m.layer.weight.detach() + i)
+
+
+def swapped_data(m: Changing, i: int) -> None:
+    m.layer.weight.data = m.layer.weight.data + i
+
+
+def another_submodule(m: Changing, i: int) -> None:
+    m.other = nn.Linear(2, 2)
+
+
+def another_network(m: Changing, i: int) -> None:
+    """Deeper down, in a container."""
+    m.other = nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+    m.other[1].weight.data.fill_(i)
+
+
+def tied(m: Changing, i: int) -> None:
+    m.other.weight = m.layer.weight if i < 5 else nn.Parameter(torch.full((2, 2), float(i)))
+    m.layer.weight.data.add_(i)
+
+
+def loaded(m: Changing, i: int) -> None:
+    m.load_state_dict({name: value + i for name, value in m.state_dict().items()}, assign=True, strict=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [in_place, assigned_buffer, assigned_parameter, swapped_data, another_submodule, another_network, tied, loaded],
+)
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_average_follows_the_state_however_it_changes(change, hooked):
+    module = Changing()
+    if hooked:  # whose entries only `state_dict` itself can tell
+        module.register_state_dict_post_hook(lambda module, state, prefix, meta: state.update(extra=module.size * 2))
+    change(module, 0)
+    ema = EMA(module, [0.5, 0.0])
+    expected = floating(module)
+    assert ("extra" in expected, "scratch" in expected, "count" in expected) == (hooked, False, False)
+    for step in range(10):
+        drift(module)
+        change(module, step)
+        ema.update(step)
+        d = min(0.5, (1 + step) / (10 + step))
+        expected = {name: d * expected[name] + (1 - d) * value for name, value in floating(module).items()}
+        for name, value in floating(module).items():
+            torch.testing.assert_close(ema.averages[0.0][name], value)
+            torch.testing.assert_close(ema.averages[0.5][name], expected[name])
+    assert ema.averages[0.5].keys() == expected.keys()
+
+
+@pytest.mark.parametrize("late", ["buffer", "empty buffer", "parameter", "submodule", "shape", "lazy"])
+def test_an_entry_that_appears_later_starts_from_its_value_then(late):
+    module = Changing()
+    if late == "lazy":
+        module.other = nn.LazyLinear(2)
+    ema = EMA(module, [0.5])
+    ema.update(100)
+    name = {"empty buffer": "later", "submodule": "third.weight", "shape": "size", "lazy": "other.weight"}.get(late, "new")
+    if late == "buffer":
+        module.register_buffer("new", torch.ones(3))
+    elif late == "empty buffer":
+        module.later = torch.ones(3)
+    elif late == "parameter":
+        module.register_parameter("new", nn.Parameter(torch.ones(3)))
+    elif late == "submodule":
+        module.third = nn.Linear(2, 2)
+    elif late == "shape":
+        module.size = torch.ones(5)
+    else:
+        module.other(torch.zeros(1, 2))
+    start = module.state_dict()[name].clone()
+    ema.update(101)
+    assert torch.equal(ema.averages[0.5][name], start)
+    module.state_dict()[name].add_(1)
+    ema.update(102)
+    torch.testing.assert_close(ema.averages[0.5][name], start + 0.5)
+    assert ema.averages[0.5].keys() == floating(module).keys()
+    del module.layer
+    ema.update(103)
+    assert ema.averages[0.5].keys() == floating(module).keys()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exact"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float8_e4m3fn, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.complex64, torch.complex64),
+        (torch.complex128, torch.complex128),
+    ],
+)
+def test_every_type_is_averaged_in_float32_or_better(dtype, exact):
+    module = nn.Module()
+    module.register_buffer("value", torch.ones(3).to(dtype))
+    module.register_buffer("plain", torch.ones(3))
+    ema = EMA(module, [0.999])
+    module.value = (2 * torch.ones(3)).to(dtype)
+    ema.update(10**9)
+    assert ema.averages[0.999]["value"].dtype == exact
+    torch.testing.assert_close(ema.averages[0.999]["value"], torch.full((3,), 1.001, dtype=exact))
+    assert torch.equal(ema.averages[0.999]["plain"], torch.ones(3))
+    if dtype.is_complex:
+        module.value = module.value * 1j
+        ema.update(10**9)
+        torch.testing.assert_close(ema.averages[0.999]["value"].imag.float(), torch.full((3,), 0.002))
+
+
+def test_a_module_that_changes_its_type_keeps_its_averages():
+    module = nn.Linear(2, 2).bfloat16()
+    ema = EMA(module, [0.5])
+    held = ema.averages[0.5]["weight"].clone()
+    module.double()
+    ema.update(100)
+    assert ema.averages[0.5]["weight"].dtype == torch.float64
+    torch.testing.assert_close(ema.averages[0.5]["weight"].float(), held)
+
+
+def test_state_that_is_no_tensor_is_left_out():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 3}
+
+    module = Extra(2, 2)
+    ema = EMA(module, [0.5])
+    ema.update(0)
+    assert ema.averages[0.5].keys() == {"weight", "bias"}

@@ -69,9 +69,38 @@ def test_without_torchdiffeq_the_command_to_install_it_is_named(monkeypatch, gau
         find_solver("dopri5")(gaussian(), draw_noise(1, (4,)).double(), torch.tensor([0.0, 1.0]))
 
 
-def test_a_flow_that_cannot_be_followed_is_told():
+@pytest.mark.parametrize("times", [[0.0, 1.0], [1.0, 0.0]], ids=str)
+def test_a_velocity_that_is_not_finite_is_told_with_its_time(times):
     def velocity(z, t):
-        return torch.full_like(z, torch.nan) if t > 0.5 else z
+        broken = torch.full_like(z, torch.nan) if (t > 0.5) == (times[0] == 0) else z
+        return torch.cat([broken[:1], z[1:]])
 
-    with pytest.raises(RuntimeError, match="make rtol and atol larger, or use a fixed grid"):
-        Dopri5()(velocity, torch.ones(1, 2), torch.tensor([0.0, 1.0]))
+    told = r"gave up at t = 0\.\d+ after \d+ evaluations: the velocity of 1 of 3 samples at t = 0\.\d+ is not a finite number"
+    with pytest.raises(RuntimeError, match=told):
+        Dopri5()(velocity, torch.ones(3, 2), torch.tensor(times))
+
+
+def test_a_stiff_flow_is_stopped_with_the_facts():
+    """−λ(z − cos 40t) with λ = 10⁵: each step must be shorter than about 3/λ, so a thousand steps lead nowhere."""
+    calls = []
+
+    def velocity(z, t):
+        calls.append(float(t))
+        return -1e5 * (z - torch.cos(40 * t))
+
+    told = r"stopped at t = 0\.0\d+, on its way from 0 to 0\.999, after 100 steps \(600 evaluations .*\): the velocity is stiff"
+    with pytest.raises(RuntimeError, match=told + r".* dopri5\(max_steps=1000\)"):
+        find_solver("dopri5(max_steps=100)")(velocity, torch.ones(2, 3), torch.tensor([0.0, 1.0]))
+    assert len(calls) == 600
+    with pytest.raises(ValueError, match="max_steps of at least 1"):
+        Dopri5(max_steps=0)
+
+
+def test_where_no_step_is_short_enough_the_tolerance_is_named():
+    """1/|t − ½|³ has no finite integral over ½, and overflows nowhere on the way there in float64."""
+
+    def velocity(z, t):
+        return torch.ones_like(z) / (t - 0.5).abs() ** 1.5
+
+    with pytest.raises(RuntimeError, match=r"dopri5 (gave up|stopped) at t = 0\.(5|49999)"):
+        Dopri5()(velocity, torch.ones(1, 2).double(), torch.tensor([0.0, 1.0]).double())

@@ -170,3 +170,17 @@ def test_the_last_data_prediction_is_guided_and_rescaled_too():
     expected = guided * (x.std(dim=1) / guided.std(dim=1))[:, None]
     options = {"guidance": 3.0, "guidance_rescale": 1.0, "last_step": "data", "times": [0.5, 1.0]}
     torch.testing.assert_close(model.sample(noise, y=y, **options), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_closed_interval_includes_its_start_and_nothing_before(z):
+    before = torch.nextafter(torch.tensor(0.1), torch.tensor(0.0)).item()
+    for t, low, on in [(0.1, 0.1, True), (before, 0.1, False), (0.0, 0.0, True), (0.6, 0.1, False)]:
+        field = Field()
+        guided(field, z, t=t, interval=(low, 0.6), closed=True)
+        assert (field.calls[0][1] == 6) == on
+
+
+@pytest.mark.parametrize("scale", [torch.nan, torch.inf])
+def test_a_scale_that_is_not_finite_is_refused(z, scale):
+    with pytest.raises(ValueError, match=r"guidance is (nan|inf); expected a finite number"):
+        guided(Field(), z, scale=scale)

@@ -216,7 +216,7 @@ def test_what_the_caller_knows_fills_only_what_is_not_set():
     [
         ("rk45", "no solver is called 'rk45'.* Known: euler, heun"),
         ("heun(order=3)", "heun has no option order; it takes none"),
-        ("dopri5(1, 2, 3, 4)", "too many positional arguments; its options are rtol, atol, last"),
+        ("dopri5(1, 2, 3, 4, 5)", "too many positional arguments; its options are rtol, atol, last"),
         ("dopri5(rtoll=1)", "did you mean rtol.*its options are rtol, atol, last"),
         ("dopri5(rtol=0)", "expected positive tolerances"),
         ("dopri5(last=0)", "last between 0 and 1"),

@@ -89,10 +89,25 @@ def test_names_and_lists_are_found():
         ("[0, 1", "cannot read the times"),
         ("[0, 'a']", "cannot read the times"),
         ("[0, 0.5, 0.2]", "strictly monotonic"),
-        ("[0, 2]", r"lie in \[0, 1\]"),
+        ("[0, 2]", r"times = 0 … 2; expected times in \[0, 1\]"),
         ("shifted[0.3]", "no grid of times is called"),
     ],
 )
 def test_mistakes_are_refused(times, message):
     with pytest.raises(ValueError, match=message):
         find_times(times, 5)
+
+
+def test_one_rounding_beyond_1_is_1_and_more_is_told_with_its_digits():
+    beyond = 1 + 2.0**-23
+    assert check_times([0.0, 0.5, beyond]).tolist() == [0.0, 0.5, 1.0]
+    assert check_times(torch.tensor([beyond, 0.25, -(2.0**-24)])).tolist() == [1.0, 0.25, 0.0]
+    summed = [torch.zeros(())]
+    for _ in range(10):
+        summed.append(summed[-1] + 0.1)
+    assert summed[-1] > 1  # 1.0000001
+    assert check_times(torch.stack(summed))[-1] == 1
+    with pytest.raises(ValueError, match=r"times = 0 … 1\.00000024; expected times in \[0, 1\]"):
+        check_times(torch.tensor([0.0, 1 + 2.0**-22]))
+    with pytest.raises(ValueError, match="times = nan"):
+        check_times([0.0, torch.nan, 1.0])

@@ -13,7 +13,7 @@ import torch
 
 import kdiff
 from kdiff import FixedK, GeneralTarget, LearnedK, LinearPath, Target, VariancePreservingPath
-from kdiff.targets import LearnedKOfTime, as_target
+from kdiff.targets import Axis, LearnedKOfTime, as_target
 
 F64 = torch.float64
 PATHS = [LinearPath(), VariancePreservingPath()]
@@ -307,3 +307,10 @@ def test_coefficients_of_opposite_signs_are_refused_by_name():
         Crossed().check_signs((3, 4, 4))
     for target in (FixedK("noise"), LearnedK(), GeneralTarget(-1, -2), LearnedKOfTime()):
         target.check_signs((3, 4, 4))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (1, 0), (0, torch.inf), (torch.nan, 1)])
+def test_an_axis_has_a_length(low, high):
+    """Pictures divide by it."""
+    with pytest.raises(ValueError, match=r"has no length; expected two numbers low < high"):
+        Axis(low, high, {})

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from kdiff.commands.main import main
 from kdiff.config.autoencoding import EncodeConfig
 from kdiff.config.parts import parse
+from kdiff.config.training import TrainConfig
 from kdiff.data import SOURCES, load
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.latent.autoencoder import decoder
@@ -31,6 +32,7 @@ from kdiff.run import processes
 from kdiff.run.build import load_dataset
 from kdiff.training import encoding as module_under_test
 from kdiff.training.encoding import encode
+from kdiff.training.trainer import train_run
 
 COUNT, SIZE = 70, 16
 
@@ -91,6 +93,20 @@ def test_loaded_they_are_the_latents_of_the_images(config, whole, autoencoder_fo
     assert latents.num_classes == 3
     scaled = load(whole, normalise="scaling").x[:]
     torch.testing.assert_close(scaled, (latents.x[:] - 0.5) * 0.25)
+
+
+def test_a_run_is_not_resumed_on_another_scale(copy, tmp_path) -> None:
+    """The shards, and so the fingerprint, are the same; what the autoencoder's authors scale by is recorded beside them."""
+    data = {"name": str(copy), "normalise": "scaling"}
+    config = TrainConfig(data=data, network="MLP(width=8, depth=1)", steps=1, batch_size=8, ema=[0.5], split_loss=False)
+    train_run(config, tmp_path / "run")
+    manifest = json.loads((copy / "latents.json").read_text())
+    manifest["autoencoder"] |= {"shift": 0.0, "mean": [0.0] * 4, "std": [1.0, 2.0, 3.0, 4.0]}
+    (copy / "latents.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        ValueError, match=r"began, its data have changed: the data are normalised by scaling .*scale 4\)\..*another folder"
+    ):
+        train_run(replace(config, steps=2), tmp_path / "run", resume=True)
 
 
 def test_statistics_are_those_of_the_training_part(whole) -> None:
@@ -311,7 +327,7 @@ def test_what_latents_json_lacks_is_said(config, copy) -> None:
     for missing in ("statistics", "autoencoder"):
         (copy / "latents.json").write_text(json.dumps({name: value for name, value in manifest.items() if name != missing}))
         for use in (lambda: load(copy), lambda: encode(config, copy)):
-            with pytest.raises(ValueError, match=rf"latents.json lacks {missing}; restore it"):
+            with pytest.raises(ValueError, match=rf"latents.json is damaged: {missing} is missing; restore it"):
                 use()
 
 

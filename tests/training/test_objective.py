@@ -13,8 +13,8 @@ from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.training import LoopConfig, TrainConfig
 from kdiff.networks import MLP
 from kdiff.targets import LearnedKOfTime, LearnedPair
-from kdiff.training.loop import learning_rate_factor
 from kdiff.training.objective import ClassificationObjective, DiffusionObjective
+from kdiff.training.optimiser import learning_rate_factor
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from kdiff.config.studies import CompareConfig
@@ -23,7 +24,7 @@ from kdiff.run.run import load_run
 from kdiff.studies.comparison import plan
 from kdiff.studies.runner import execute
 from kdiff.training.cost import dry_run
-from kdiff.training.start import start_from
+from kdiff.training.start import as_text, start_from
 from kdiff.training.trainer import train_run
 
 SIZES = "patch_size=2, hidden_size=16, depth=2, num_heads=2"
@@ -188,6 +189,27 @@ def test_a_target_of_ones_own_class_goes_on_from_a_run_of_its_class(tmp_path, mo
     assert not [warning for warning in recwarn if "scalar" in str(warning.message)]
 
 
+def test_a_checkpoint_of_a_run_is_not_taken_for_a_published_model(runs, tmp_path):
+    """Its target stands in the run folder; here it is a learned k."""
+    file = runs / "learned" / "checkpoints" / "step_00000003" / "model.safetensors"
+    with pytest.raises(
+        ValueError, match=r"is a checkpoint of a kdiff run, .*name the run folder, as in --start_from runs/NAME"
+    ):
+        train_run(config_of("sit", start_from=f"sit('{file}')"), tmp_path / "run")
+
+
+def test_weights_under_the_prefix_of_a_wrapper(published, tmp_path):
+    before, path, dataset = published("sit")
+    state = {f"ema_model.{key}": value for key, value in load_file(path).items()}
+    torch.save({"ema": {"step": torch.tensor(1), "initted": torch.tensor(True), **state}}, tmp_path / "trainer.pt")
+    config = config_of("sit", target="velocity", start_from=f"sit('{tmp_path / 'trainer.pt'}', labels=new)")
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    start_from(model, config, *dataset.part("train"))
+    table = before.network.y_embedder.embedding_table.weight
+    assert torch.equal(model.network.y_embedder.embedding_table.weight[-1], table[-1])
+    assert torch.equal(model.network.x_embedder.proj.weight, before.network.x_embedder.proj.weight)
+
+
 def test_a_value_without_a_name_is_the_first_option_of_what_training_starts_from(runs, published):
     config = config_of("sit", target="learned", start_from=f"{runs / 'velocity'}(2, ema=none)")
     dataset = load_dataset(config)
@@ -216,7 +238,13 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
     ):
         start_from(model, config, *dataset.part("train"))
     own = model.network.y_embedder.embedding_table.weight.detach().clone()
-    start_from(model, replace(config, start_from=f"{runs / 'velocity'}(labels=new)"), *dataset.part("train"))
+    new = replace(config, start_from=f"{runs / 'velocity'}(labels=new)")
+    # Digits run from 0 to 16 and this array, which holds the same numbers after normalisation, from −1 to 1.
+    with pytest.raises(
+        ValueError, match=r"normalised by range \(shift 0, scale 1\); .* range \(shift 8, scale 8\).*allow='normal"
+    ):
+        start_from(model, new, *dataset.part("train"), dataset)
+    start_from(model, new, *dataset.part("train"))
     table = model.network.y_embedder.embedding_table.weight
     before = load_run(runs / "velocity").model.cpu()
     assert torch.equal(table[:2], own[:2])
@@ -239,8 +267,9 @@ def test_labels_of_ones_own(runs, tmp_path, stirred):
         ({"start_from": "sit('none.pt')"}, FileNotFoundError, "no weights at none.pt"),
         ({"start_from": "sit"}, ValueError, "sit needs a value for weights; its options are weights, entry, labels"),
         ({"start_from": "sit(weights='a.pt', size=3)"}, ValueError, "sit has no option size"),
-        ({"start_from": "{velocity}(step=3)"}, ValueError, "no option step; its options are checkpoint, ema, labels"),
+        ({"start_from": "{velocity}(step=3)"}, ValueError, "no option step; its options are checkpoint, ema, labels, allow"),
         ({"start_from": "{velocity}(7)"}, ValueError, "no checkpoint of step 7; it has: 2, 3"),
+        ({"start_from": "{velocity}(allow=data)"}, ValueError, "allow is data in start_from; expected some of classes, norm"),
         ({"start_from": "{velocity}(labels=old)"}, ValueError, "labels is 'old' in start_from; expected same, or new"),
         ({"start_from": "{velocity}", "target": "data"}, ValueError, "trained at k = 0.5, and the target has k = 1"),
         ({"start_from": "{velocity}", "target": "learned(init=0.7)"}, ValueError, "leave init out"),
@@ -267,6 +296,102 @@ def test_labels_of_ones_own_on_another_network_are_refused_like_others(runs, tmp
     config = replace(config, network=str(config.network).replace("hidden_size=16", "hidden_size=32"))
     with pytest.raises(ValueError, match="holds the weights of another network"):
         train_run(config, tmp_path / "run")
+
+
+def images(folder: Path, names: str, **options) -> dict:
+    """Data of eight tiny images in a folder for each class; the first class is bright."""
+    for number, name in enumerate(names.split()):
+        (folder / name).mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(np.random.default_rng(index).integers(0, 100 + 50 * number, (4, 4), np.uint8)).save(
+                folder / name / f"{index}.png"
+            )
+    return {"name": str(folder), **options}
+
+
+SMALL = TrainConfig(network="MLP(width=8, depth=1)", steps=1, batch_size=8, ema=[0.5], split_loss=False)
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory) -> Path:
+    """A run on images of cats and dogs."""
+    folder = tmp_path_factory.mktemp("cats")
+    train_run(replace(SMALL, data=images(folder / "pets", "cat dog")), folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused", "allowed"),
+    [
+        ({"classes": "dog zebra"}, "number 0 is 'dog' and was 'cat', 1 is 'zebra' and was 'dog'. .* add labels=new", "classes"),
+        ({"classes": "cat dog emu"}, "table of labels .* has 3 rows in the weights and 4", None),
+        (
+            {"value_range": [0, 1]},
+            r"range \(shift 0.5, scale 0.5\); those of .* by range \(shift 127.5, scale 127.5\)",
+            "normalisation",
+        ),
+        ({"normalise": "standard"}, r"by standard \(shift [\d.]+, scale [\d.]+\); .* by range", "normalisation"),
+        ({"normalise": "channels"}, r"by channels \(shift [\d.]+, scale [\d.]+\); .* by range", "normalisation"),
+        ({"normalise": "none"}, "the data are normalised by none; those of .* by range", "normalisation"),
+    ],
+)
+def test_data_of_another_meaning_are_refused_unless_allowed(cats, tmp_path, changes, refused, allowed):
+    config = replace(SMALL, data=images(tmp_path / "pets", changes.pop("classes", "cat dog")), start_from=str(cats))
+    if changes:
+        dataset = load_dataset(config)
+        raw = dataset.normalisation.undo(dataset.x[:]).numpy() / (255 if "value_range" in changes else 1)
+        np.savez(tmp_path / "x.npz", x=raw, y=dataset.y)
+        kind = {"normalise": "range"} if "value_range" in changes else {}
+        config = replace(config, data={"name": str(tmp_path / "x.npz"), **kind, **changes})
+    with pytest.raises(ValueError, match=refused) as caught:
+        train_run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    if allowed is None:
+        return
+    typed = f"{cats}(allow='{allowed}')"
+    assert f'type --start_from "{typed}"' in str(caught.value)
+    train_run(replace(config, start_from=typed), tmp_path / "run")
+    began = json.loads((tmp_path / "run" / "start.json").read_text())
+    assert began["allowed"] == [allowed]
+    assert f"the velocity is the same; other than in its training, as allowed: {allowed}" in as_text(began)
+
+
+def test_other_images_of_the_same_classes_go_on_without_a_word(cats, tmp_path):
+    config = replace(SMALL, data=images(tmp_path / "more", "cat dog", channels="L"), start_from=str(cats))
+    began = json.loads((train_run(config, tmp_path / "run").folder / "start.json").read_text())
+    assert as_text(began).endswith("the velocity is the same")
+    assert not began.keys() & {"allowed", "not_compared"}
+
+
+def test_what_could_not_be_compared_is_said(cats, published, tmp_path):
+    dataset = load_dataset(replace(SMALL, data=images(tmp_path / "pets", "cat dog")))
+    np.savez(tmp_path / "x.npz", x=dataset.normalisation.undo(dataset.x[:]).numpy() + 1, y=dataset.y)
+    data = {"name": str(tmp_path / "x.npz"), "value_range": [0, 255], "normalise": "range"}
+    config = replace(SMALL, data=data, start_from=str(cats))
+    began = json.loads((train_run(config, tmp_path / "run").folder / "start.json").read_text())
+    assert as_text(began).endswith("; not compared: the names of the classes, which are not recorded for x")
+    _, path, _ = published("sit")
+    config = config_of("sit", start_from=f"sit('{path}')")
+    digits = load_dataset(config)
+    model = build_model(config, config.target, digits.shape, digits.num_classes)
+    text = as_text(start_from(model, config, *digits.part("train"), digits))
+    assert text.endswith("; not compared: classes and normalisation of the data, which published weights do not record")
+
+
+def test_options_of_a_network_that_no_shape_shows_are_compared_by_its_output(published, tmp_path):
+    _, path, _ = published("sit")
+    first = train_run(config_of("sit", target="velocity", start_from=f"sit('{path}')"), tmp_path / "first").folder
+    heads = NETWORKS["sit"].replace("num_heads=2", "num_heads=4")
+    config = replace(config_of("sit", start_from=str(first)), network=heads)
+    with pytest.raises(ValueError, match=r"num_heads=4.*; expected .*num_heads=2.*the output changes by .*allow='network'"):
+        train_run(config, tmp_path / "run")
+    run = train_run(replace(config, start_from=f"{first}(allow=network)"), tmp_path / "run")
+    assert "the velocity changes by at most" in as_text(json.loads((run.folder / "start.json").read_text()))
+    same = replace(config, network=NETWORKS["sit"].replace("num_heads=2", "num_heads=2, mlp_ratio=4.0"))
+    dataset = load_dataset(same)
+    model = build_model(same, same.target, dataset.shape, dataset.num_classes)
+    assert "allowed" not in start_from(model, same, *dataset.part("train"), dataset)
 
 
 def test_a_dry_run_begins_with_the_weights_too(runs, capsys):

@@ -28,9 +28,10 @@ from kdiff.claims.evidence import last_move, learned_k, logit, moves_one_way, sp
 from kdiff.claims.panels import beside_samples, draw_ends, tidy
 from kdiff.config.autoencoding import AutoencoderConfig
 from kdiff.config.training import TrainConfig
-from kdiff.files.atomic import read_json
+from kdiff.data.latents import read_manifest
 from kdiff.files.cache import cache_folder
 from kdiff.report.drawing import INK, save_figure
+from kdiff.run.contents import read_finished
 from kdiff.studies.comparison import table
 from kdiff.studies.paired import as_good, intervals, log_ratios
 from kdiff.studies.predictions import predictions, second_moments
@@ -191,8 +192,7 @@ def _k_table(study: Study) -> str:
 
 
 def _trained(config: AutoencoderConfig) -> dict[str, Any]:
-    facts: dict[str, Any] = read_json(folder(config, "autoencoder") / "finished.json")
-    return facts
+    return read_finished(folder(config, "autoencoder"))
 
 
 def _preparation(full: bool) -> str:
@@ -205,7 +205,7 @@ def _autoencoder_table(full: bool) -> str:
     for kind, level in made(full):
         config = autoencoder(kind, level, full)
         facts = _trained(config)
-        size = " × ".join(map(str, read_json(folder(config, "latents") / "latents.json")["shape"]))
+        size = " × ".join(map(str, read_manifest(folder(config, "latents"))["shape"]))
         lines.append(
             [kind, level, size, str(config.steps), f"{facts['heldout']['psnr']:.3g} dB", f"{facts['seconds'] / 60:.1f}"]
         )

@@ -20,10 +20,11 @@ from typing import Any
 
 from kdiff.claims.claim import Claim, Finding, Outcome, Study
 from kdiff.evaluation.judge import Judge
-from kdiff.files.atomic import read_json, write_json, write_text
+from kdiff.files.atomic import write_json, write_text
 from kdiff.run.build import load_dataset
+from kdiff.run.contents import read_evaluation, read_finished
 from kdiff.run.environment import describe_environment
-from kdiff.run.folder import locked
+from kdiff.run.lock import locked
 from kdiff.studies.runner import collect, run_jobs
 from kdiff.studies.tables import markdown
 
@@ -102,8 +103,7 @@ def _without_refutation(finding: Finding) -> Finding:
 
 def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
     seconds = sum(
-        read_json(job.folder / "finished.json")["seconds"] + read_json(job.folder / "evaluation.json")["seconds"]
-        for job in study.jobs
+        read_finished(job.folder)["seconds"] + read_evaluation(job.folder / "evaluation.json")["seconds"] for job in study.jobs
     )
     return {
         "claim": claim.name,

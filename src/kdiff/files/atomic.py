@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -13,15 +14,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdiff.files.schema import problem
+
 # The permissions that the user's umask removes from new files. It is read once, because reading it means setting it.
 UMASK = os.umask(0)
 os.umask(UMASK)
+# Errors of writing that are not the user's mistake: no room, a quota, a limit of the size of files.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 LEFTOVER = re.compile(r"\..*\.partial-(\d+)")
 
 
 def partial_name(path: Path) -> Path:
     """The temporary name of `path`: hidden, and with the number of this process, so that others know to whom it belongs."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def check_utf8(name: str | Path) -> None:
+    """Raise ValueError for a name with bytes that are not UTF-8: safetensors and YAML cannot keep such names."""
+    shown = os.fsencode(name)
+    try:
+        shown.decode("utf-8")
+    except UnicodeDecodeError:
+        text = shown.decode("utf-8", "backslashreplace")
+        raise ValueError(f"the name {text} is not valid UTF-8; rename the file or folder") from None
 
 
 def is_leftover(path: Path) -> bool:
@@ -56,14 +71,31 @@ def _is_another_process(number: int) -> bool:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file to. On success it is flushed to disk and renamed to `path`; on failure it is removed."""
+    """A temporary path to write a file to. On success it is flushed to disk and renamed to `path`; on failure it is removed.
+
+    The error of a full disk gets the name of the file.
+    """
     temporary = partial_name(path)
     try:
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
+        with _named(path):
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+            _flush_names(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide the error that ended the writing
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give an OSError of a full disk the name of what was written; Python names no file when it writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def _flush(path: Path) -> None:
@@ -73,15 +105,32 @@ def _flush(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _flush_names(folder: Path) -> None:
+    """Flush the names in a folder to disk, without which a power cut may lose a file that was renamed into it."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
+    r"""Write a file completely or not at all, in UTF-8.
+
+    Bytes of file names that are not UTF-8 are escaped, as in \udcff, which JSON and YAML read back.
+    """
     with new_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Write JSON completely or not at all. NaN and infinities, which JSON does not have, become null."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -93,14 +142,26 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises ValueError, with the file's name, if it is missing or damaged."""
+def read_json(path: Path, schema: Any = object, back: str = "restore it from a copy") -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: the file.
+        schema: what it must hold (`kdiff.files.schema`).
+        back: what the user can do if it does not, for the message.
+
+    Raises:
+        ValueError: the file is missing, or is damaged: it is no JSON, or does not hold what the schema says.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise ValueError(f"{path} is missing; {back}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON or no UTF-8
+        raise ValueError(f"{path} is damaged: {error}; {back}") from None
+    if found := problem(value, schema):
+        raise ValueError(f"{path} is damaged: {found}; {back}")
+    return value
 
 
 def file_digest(path: Path) -> str:
@@ -119,12 +180,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with _named(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file) if file.is_file() else _flush_names(file)
+            _flush_names(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _flush_names(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdiff.files.atomic import new_file
+from kdiff.files.atomic import new_file, read_json, write_json
 
 VERSION = 1  # of all files; it is raised when the same inputs give other contents
 PATIENCE = 3.0  # seconds of waiting for another process before a message says so
@@ -75,29 +74,30 @@ def read_images(path: Path) -> np.ndarray | None:
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON. Errors are those of `replacing`."""
-    with replacing(path) as write:
-        write(json.dumps(value, ensure_ascii=True).encode())
+def keep(path: Path, value: Any) -> None:
+    """Write a value as JSON. Errors are those of `replacing`."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value, indent=None)
 
 
-def read_json(path: Path) -> Any:
-    """The value that `write_json` wrote; None if the file is missing or incomplete."""
+def kept(path: Path) -> Any:
+    """The value that `keep` wrote; None if the file is missing or incomplete."""
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path)
     except (OSError, ValueError):
         return None
 
 
 def json_of(path: Path, work: Callable[[], Any]) -> Any:
-    """The value that `write_json` wrote to `path`. If it is missing or incomplete, `work` computes it, and it is written."""
-    value = read_json(path)
+    """The value that `keep` wrote to `path`. If it is missing or incomplete, `work` computes it, and it is written."""
+    value = kept(path)
     if value is None:
         with alone(path):
-            value = read_json(path)  # another process may have written it meanwhile
+            value = kept(path)  # another process may have written it meanwhile
             if value is None:
                 value = work()
-                write_json(path, value)
+                keep(path, value)
     return value
 
 
@@ -138,7 +138,8 @@ def replacing(path: Path) -> Iterator[Callable[..., None]]:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _explained(path), new_file(path) as temporary, temporary.open("wb") as file:
+        with _explained(path), new_file(path) as temporary:
+            file = temporary.open("wb")
 
             def write(content: bytes | memoryview, at: int | None = None) -> None:
                 with _explained(path):
@@ -152,6 +153,9 @@ def replacing(path: Path) -> Iterator[Callable[..., None]]:
                     file.flush()  # the last bytes are written only here, and the disk may be full
             except Exception as error:
                 raise _Abandoned(error) from error
+            finally:
+                with contextlib.suppress(OSError):  # after a failure, the rest may not fit either
+                    file.close()
     except _Abandoned as abandoned:
         raise abandoned.args[0] from None
 

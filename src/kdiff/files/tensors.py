@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
+
+from kdiff.files.atomic import check_utf8
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, as copies on the CPU. Tied weights are written twice. Raises OSError if it fails."""
+    check_utf8(path)
     try:
         save_file({name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}, path)
     except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) if code else OSError(f"{path}: {error}") from error
+
+
+def check_storable(tensors: Mapping[str, object]) -> None:
+    """Raise ValueError, with its name, for a value that a safetensors file cannot hold."""
+    kinds: dict[Any, str] = {v.dtype if isinstance(v, Tensor) else type(v): name for name, v in tensors.items()}
+    for kind, name in kinds.items():
+        try:
+            save({"": torch.empty(0, dtype=kind)})
+        except (KeyError, ValueError, TypeError, AttributeError, SafetensorError):
+            what = str(kind).removeprefix("torch.") if isinstance(kind, torch.dtype) else kind.__name__
+            raise ValueError(
+                f"{name} of the model is of type {what}, which safetensors files cannot hold; expected tensors of another "
+                "type, such as float32 or complex64"
+            ) from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file. Raises ValueError, with the file's name, if it is missing, truncated or damaged."""
+    check_utf8(path)
     try:
         return load_file(path)
     except FileNotFoundError:

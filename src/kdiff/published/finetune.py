@@ -26,6 +26,7 @@ from kdiff.model import KDiff
 from kdiff.networks import MLP
 from kdiff.networks.backbone import ModulatedTransformer
 from kdiff.networks.uvit import UViT
+from kdiff.path import raise_wrong_times
 from kdiff.published.models import ByItsClock
 from kdiff.targets.constant import learned_from
 
@@ -93,4 +94,5 @@ def velocity_change(
         old, new = (model.velocity(z, t, min_denominator=0.0, **conditions) for model in (before, after))
         change = (new - old).square().mean()
         found[t] = float((change / old.square().mean()).sqrt()) if change else 0.0
+    raise_wrong_times()
     return found

@@ -7,6 +7,9 @@
     dit              +n                a = 0, b = −1           variance-preserving    step 0 … 999 of DDPM, 999 noise
     uvit             +n                a = 0, b = −1           variance-preserving    999 s, or a step 1 … 1000, large for noise
 
+Of their samplers, those of jit and lightningdit can guide in an interval of t: jit's leaves out both ends (but includes t = 0),
+lightningdit's includes its start. A model of either samples by its own rule.
+
 For a network on a variance-preserving path z = √ᾱ x + √(1 − ᾱ) n, only the log-SNR λ = log(ᾱ/(1 − ᾱ)) of z matters. So the
 network can use kdiff's variance-preserving path, for any law of ᾱ in its training: at time t it gets its own time with the
 same λ. Levels noisier or cleaner than all that it was trained on are replaced by the noisiest or the cleanest of these.
@@ -27,7 +30,7 @@ from kdiff.model import KDiff
 from kdiff.networks.backbone import ModulatedTransformer
 from kdiff.networks.official import is_official
 from kdiff.networks.uvit import UViT
-from kdiff.path import GaussianPath, LinearPath, VariancePreservingPath, full_precision
+from kdiff.path import GaussianPath, LinearPath, VariancePreservingPath, checked_time, full_precision
 from kdiff.targets import FixedK, GeneralTarget, Target
 
 Clock = Callable[[Tensor], Tensor]  # log-SNR → the network's own time
@@ -84,7 +87,7 @@ class ByItsClock(nn.Module):
 
     @full_precision
     def _time(self, t: Tensor) -> Tensor:
-        t = t.double()
+        t = checked_time(t).double()
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         return self.clock(2 * (alpha.log() - sigma.log()))
 
@@ -128,7 +131,9 @@ def as_model(architecture: str, network: nn.Module, *, clock: str | Clock | None
     if not predicts_noise:
         if clock is not None:
             raise ValueError(f"leave clock out for {architecture}: its time runs from 0 to 1; only dit and uvit need a clock")
-        return KDiff(network, meaning[architecture], LinearPath(), null=null, noise_scale=noise_scale)
+        model = KDiff(network, meaning[architecture], LinearPath(), null=null, noise_scale=noise_scale)
+        model.guides_at_start = architecture == "lightningdit"
+        return model
     if clock is None and architecture == "dit":
         clock = "ddpm"
     if clock is None or (isinstance(clock, str) and clock not in CLOCKS):

@@ -49,7 +49,7 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     grid = figure.add_gridspec(1 + charts, 1, height_ratios=[lines, *[1.15] * charts])
     top = grid[0].subgridspec(lines, columns)
 
-    panel(figure, top[0, 0], matched_heldout(dataset)[: view.shown], view, "held-out data", INK)
+    panel(figure, top[0, 0], matched_heldout(dataset).x[: view.shown], view, "held-out data", INK)
     for i, target in enumerate(targets, start=1):
         run = load_run(next(job for job in jobs if job.target == target).folder)
         x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")

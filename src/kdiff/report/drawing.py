@@ -36,8 +36,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def image_grid(x: Tensor, columns: int, low: float, high: float) -> np.ndarray:
-    """Images (N, C, H, W) as one array (rows, columns, 3) of values in [0, 1], a pixel apart; `low` becomes 0, `high` 1."""
-    x = ((x.float() - low) / (high - low)).clamp(0, 1)
+    """Images (N, C, H, W) as one array (rows, columns, 3) of values in [0, 1], a pixel apart.
+
+    `low` becomes 0, `high` 1, and NaN ½.
+    """
+    x = ((x.float() - low) / (high - low)).clamp(0, 1).nan_to_num(0.5)
     x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
     rows = math.ceil(len(x) / columns)
     _, channels, height, width = x.shape

@@ -11,11 +11,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from kdiff.evaluation.image_shards import SETTINGS
 from kdiff.files.atomic import read_json
 from kdiff.report.markup import Markup, code, element, join, note, number, picture, section, table
-from kdiff.report.record import Record, read_optional
+from kdiff.report.record import Record
+from kdiff.run.contents import BACK, NUMBER, read_evaluation
 from kdiff.studies.comparison import MEASURES
-from kdiff.studies.sweep_result import shown
+from kdiff.studies.sweep_result import OPTION, SETTING, shown
 
 SAMPLERS = {"paper": "the paper's last step", "clean": "clean last step"}
 FEATURES = {
@@ -28,19 +30,37 @@ FEATURES = {
     "precision": "precision",
     "recall": "recall",
 }
+JUDGE_AGAIN = f"{BACK}, or remove its folder and type the same command again"
+RESULT = {
+    "samples": {"num": int, "step?": int, "weights?": str, "seed?": int, "sampler?": {...: object}},
+    "features": {"name": str, "weights": object},
+    "figures?": {...: {"value": NUMBER, "interval": ([float, float], None), "spread": NUMBER, "method": (str, None)}},
+    "reference?": {"num": (int, None)},
+    "left_out?": {...: str},
+    "warnings?": [str],
+    "environment": {"date": str},
+}
+SWEEP = {
+    **dict.fromkeys(("best", "cheapest_as_good"), OPTION),
+    **dict.fromkeys(("num_samples", "step", "seed"), int),
+    "measure": str,
+    "settings": [{**SETTING, "close": bool}],
+}
 BEST = 8  # how many settings of a sweep are shown
 
 
 def floors_of(record: Record) -> dict[str, Any]:
-    """The content of RUN/evaluation.json; empty if there is no such file."""
-    return read_optional(record.folder / "evaluation.json")
+    """The content of RUN/evaluation.json; empty if there is no such file, or if it holds no figures."""
+    path = record.folder / "evaluation.json"
+    found = read_evaluation(path) if path.exists() else {}
+    return found if found.get("samplers") else {}
 
 
 def features_of(record: Record) -> list[dict[str, Any]]:
     """The results in RUN/evaluations, in order of step and date."""
-    found = [read_json(path) for path in sorted((record.folder / "evaluations").glob("*/*.json"))]
+    paths = [path for path in sorted((record.folder / "evaluations").glob("*/*.json")) if path.name != SETTINGS]
     return sorted(
-        (result for result in found if "figures" in result and "samples" in result),
+        (found for path in paths if "figures" in (found := read_json(path, RESULT, JUDGE_AGAIN))),
         key=lambda result: (result["samples"].get("step", 0), result["environment"]["date"]),
     )
 
@@ -103,8 +123,9 @@ def _features(result: dict[str, Any]) -> Markup:
     said += [f"step {samples['step']:,}, weights {samples['weights']}, seed {samples['seed']}"] if "seed" in samples else []
     said += [", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in sampler.items())] if sampler else []
     said += [f"reference {against}, {reference['num'] or 'an unknown number of'} images"] if against else []
-    caption = join("; ".join(said), ". ", *(f"{name} was left out: {why}. " for name, why in result["left_out"].items()))
-    warnings = [note(element("strong", "Warning: "), warning) for warning in result["warnings"]]
+    left_out = result.get("left_out", {}).items()
+    caption = join("; ".join(said), ". ", *(f"{name} was left out: {why}. " for name, why in left_out))
+    warnings = [note(element("strong", "Warning: "), warning) for warning in result.get("warnings", [])]
     header = ["measure", "value", "95 % interval", "spread over subsets", "method of the interval"]
     return join(table(header, rows, caption, f"Evaluation by {features['name']}"), *warnings)
 
@@ -115,7 +136,9 @@ def sweep_section(record: Record) -> Markup:
 
 
 def _sweep(path: Path) -> Markup:
-    found = read_json(path)
+    found = read_json(path, SWEEP, JUDGE_AGAIN)
+    if any(found["best"].keys() - setting["options"].keys() for setting in found["settings"]):
+        raise ValueError(f"{path} is damaged: a setting lacks an option that the best one has; {JUDGE_AGAIN}")
     settings = [setting for setting in found["settings"] if setting["value"] is not None]
     settings.sort(key=lambda setting: setting["value"])
     varied = [name for name in found["best"] if len({str(setting["options"][name]) for setting in found["settings"]}) > 1]

@@ -13,6 +13,8 @@ from typing import Any
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import read_json
 from kdiff.report.run_pictures import draw_denoising, draw_samples
+from kdiff.run.checkpoint import recorded
+from kdiff.run.contents import BACK_OR_RENAME, ENVIRONMENT, STAMP, read_data, read_finished, read_start
 from kdiff.run.folder import read_run_config
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import Run, load_run, target_at_start
@@ -44,7 +46,7 @@ class Picture:
     def how(self) -> str:
         """The end of a caption: the weights and the sampler, as far as the stamp has them."""
         options, weights = self.stamp.get("options", {}), self.stamp.get("weights")
-        sampler = f", solver {options['solver']} with {options['steps']} steps" if "solver" in options else ""
+        sampler = f", solver {options['solver']} with {options['steps']} steps" if {"solver", "steps"} <= options.keys() else ""
         return (f", weights {weights}" if weights else "") + sampler
 
 
@@ -98,7 +100,7 @@ class Record:
         found = []
         for path in sorted((self.folder / "samples").glob("step_*.png")):
             if match := PICTURE.fullmatch(path.stem):
-                stamp = read_optional(path.with_suffix(".json"))
+                stamp = read_optional(path.with_suffix(".json"), STAMP)
                 found.append(Picture(path, int(match[1]), int(match[2]), float(match[3] or 1), bool(match[4]), stamp))
         return found
 
@@ -108,9 +110,9 @@ class Record:
         return [(row["step"], row.get(name)) for row in rows]
 
 
-def read_optional(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is no such file."""
-    return read_json(path) if path.exists() else {}
+def read_optional(path: Path, schema: dict[Any, Any]) -> dict[str, Any]:
+    """The content of a JSON file, checked by a schema; empty if there is no such file."""
+    return read_json(path, schema, BACK_OR_RENAME) if path.exists() else {}
 
 
 def read_record(folder: Path) -> Record:
@@ -126,9 +128,10 @@ def read_record(folder: Path) -> Record:
         _complete(run)
     except (ValueError, OSError) as error:
         problem = str(error)
-    data, rows, first = read_json(folder / "data.json"), read_metrics(folder / "metrics.jsonl"), target_at_start(folder)
-    environment, start, finished = (read_optional(folder / f"{name}.json") for name in ("environment", "start", "finished"))
-    return Record(folder, config, data, environment, rows, first, start, finished.get("seconds"), run, problem)
+    data, rows, first = read_data(folder, recorded(folder)), read_metrics(folder / "metrics.jsonl"), target_at_start(folder)
+    environment, start = read_optional(folder / "environment.json", ENVIRONMENT), read_start(folder)
+    seconds = read_finished(folder)["seconds"] if (folder / "finished.json").exists() else None
+    return Record(folder, config, data, environment, rows, first, start, seconds, run, problem)
 
 
 def _complete(run: Run) -> None:

@@ -20,14 +20,28 @@ from kdiff.files.atomic import write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.report.curve import LOSSES, shown_losses
 from kdiff.report.drawing import INK, ImageView, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
+from kdiff.run.agreement import differences
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import warn
 from kdiff.run.generate import generate
 from kdiff.run.run import Run
+from kdiff.sampling.finite import FiniteWatch
 
 SAID = ("data", "network")  # settings that have their own lines in the text of `kdiff info`
 ENDINGS = (".png", ".safetensors", ".json")
+NOT_FINITE = "_not_finite"  # ends the names of files of samples that are not all finite
+
+
+class NotFinite(RuntimeError):
+    """Some of the samples that were written are NaN or infinite."""
+
+    def __init__(self, found: str, files: list[Path]) -> None:
+        super().__init__(
+            f"{found}. They were written to {files[1]}. Try another sampler (more steps, guidance closer to 1) or another "
+            "checkpoint"
+        )
+        self.files = files
 
 
 def _image_shape(run: Run) -> tuple[int, ...] | None:
@@ -50,7 +64,8 @@ def _view(run: Run, x: Tensor) -> View:
     try:
         dataset = run.dataset()
     except (ValueError, OSError):
-        return Points(x)
+        finite = x[x.isfinite().flatten(1).all(1)]
+        return Points(finite if len(finite) else torch.zeros_like(x[:1]))
     return view_of(dataset.part("train")[0], dataset.manifold)
 
 
@@ -64,13 +79,13 @@ def draw_run(run: Run) -> list[Path]:
     line: dict[str, Any] = {"linewidth": 1.2, "marker": "." if len(rows) < 3 else ""}
     for name in shown_losses(rows):
         label, colour = LOSSES[name] if name != "loss" else (f"{run.config.loss_space}-loss", INK)
-        loss.plot(steps, [row[name] for row in rows], label=label, color=colour, **line)
+        loss.plot(steps, [row.get(name) for row in rows], label=label, color=colour, **line)
     loss.set(xlabel="step", yscale="log")
     plain(loss, "loss", size=8, label=8, loc="best")
     target = run.model.target.describe()
     main = next(iter(target.scalars), "")
     if main:
-        own.plot(steps, [row[main] for row in rows], color="#55a868", **line)
+        own.plot(steps, [row.get(main) for row in rows], color="#55a868", **line)
     own.set(xlabel="step")
     scale_to(own, target.axis)
     plain(own, main, size=8, label=8)
@@ -79,9 +94,16 @@ def draw_run(run: Run) -> list[Path]:
 
 
 def draw_samples(run: Run) -> Path:
-    """Draw samples/step_….png and its files with the options of the run's configuration, as `kdiff sample` does."""
+    """Draw samples/step_….png and its files with the options of the run's configuration, as `kdiff sample` does.
+
+    Samples that are not finite do not end a training or a report: a warning says so, and the names of the files too.
+    """
     stem = run.folder / "samples" / f"step_{run.step:08d}_seed_0"
-    return sample_to_files(run, shown_samples(run), 0, stem, **sampler_options(run.config.sampling))[0]
+    try:
+        return sample_to_files(run, shown_samples(run), 0, stem, **sampler_options(run.config.sampling))[0]
+    except NotFinite as error:
+        warn(run.folder, str(error))
+        return error.files[0]
 
 
 def shown_samples(run: Run) -> int:
@@ -161,19 +183,26 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
 
     Raises:
         ValueError: the two runs differ in the shape of samples, the noise scale or the normalisation.
+        NotFinite: some samples are not finite. The files are written, with names that end in "_not_finite".
     """
     if weaker:
-        for what, theirs, ours in (
-            ("sample shape", weaker.shape, run.shape),
-            ("noise_scale", weaker.model.noise_scale, run.model.noise_scale),
-            ("normalisation", weaker.data["normalisation"], run.data["normalisation"]),
-        ):
-            if theirs != ours:
-                raise ValueError(f"{weaker.folder} has the {what} {theirs} and {run.folder} has {ours}; expected the same")
+        found = differences(weaker.data, run.data, weaker.folder)
+        theirs, ours = weaker.model.noise_scale, run.model.noise_scale
+        if theirs != ours:
+            found["noise_scale"] = f"the noise of {weaker.folder} has the scale {theirs}, that of {run.folder} {ours}"
+        if found:
+            raise ValueError(f"{weaker.folder} cannot guide {run.folder}: {'; '.join(found.values())}; expected the same")
     stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options)}"
     stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
-    x, y = run.sample(num, seed, guidance_model=weaker.model if weaker else None, progress="sampling", **options)
+    watch = FiniteWatch()
+    how: dict[str, Any] = {"guidance_model": weaker.model if weaker else None, "callback": watch, "progress": "sampling"}
+    x, y = run.sample(num, seed, **how, **options)
+    if not (watch.wrong or x.isfinite().all()):
+        watch.close(x)  # finite as the model sees them, but not in the data's own units
+        watch.total = len(x)
+    if watch.wrong:
+        stem = stem.with_name(stem.name + NOT_FINITE)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     pictures, view = seen(run, run.normalisation.apply(x))
     tensors = {"x": x} if y is None else {"x": x, "y": y}
@@ -186,6 +215,8 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
     write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
     save_samples(files[0], pictures, view, _title(run))
+    if watch.wrong:
+        raise NotFinite(str(watch), files)
     return files
 
 
@@ -222,12 +253,14 @@ def describe_run(run: Run) -> str:
     data, rows, network = run.data, run.metrics(), run.model.network
     checkpoints = ", ".join(str(int(path.name.removeprefix("step_"))) for path in list_checkpoints(run.folder / "checkpoints"))
     last, split = rows[-1] if rows else {}, ""
+    names = data.get("class_names")
     if "loss_across" in shown_losses(rows):
         split = f" ({last['loss_along']:.4g} along the principal directions of the data, {last['loss_across']:.4g} across them)"
     lines = {
         "run": run.folder,
         "data": f"{data['name']}: {data['counts']['train']} training samples of shape {tuple(data['shape'])}, "
         f"{data['num_classes'] or 'no'} classes, normalisation {data['normalisation']['kind']!r}",
+        **({"classes": ", ".join(f"{i}: {name}" for i, name in enumerate(names))} if names else {}),
         "variance": f"total {data['total_variance']:.4g} in {math.prod(data['shape'])} dimensions, after normalisation",
         "network": f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters",
         "target": f"{run.model.target} in the weights {run.weights}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 import kdiff.data
 from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
@@ -79,23 +80,39 @@ def build_model(
         try:
             network = build("network", config.network, num_classes=num_classes, **_size(shape))
         except ValueError as error:
-            if len(shape) == 3 or not re.search(r"needs a value for [^;]*(image_size|channels)", str(error)):
+            wants = r"(needs a value for|missing \d+ required)[^;]*(image_size|channels)"
+            if len(shape) == 3 or not re.search(wants, str(error)):
                 raise
+            grey = "save grey images as (N, 1, H, W), by images[:, None], or " if len(shape) == 2 else ""
             raise ValueError(
-                f"{config.network.name} is a network for images (C, H, W), but the samples have the shape {shape}; take a "
-                "network for samples of any shape, as in --network MLP"
+                f"{config.network.name} is a network for images (C, H, W), but the samples have the shape {shape}; {grey}"
+                "take a network for samples of any shape, as in --network MLP"
             ) from None
+        _materialise(network, shape, num_classes)
     return KDiff(
         network,
         build("target", target, shape=shape, moments=moments),
         build("path", config.path),
         build("timesteps", config.timesteps),
-        null={"y": num_classes} if num_classes else None,
+        # A model that never sees "no class" has no value for it, so that classifier-free guidance is refused.
+        null={"y": num_classes} if num_classes and config.null_rate else None,
         null_rate=config.null_rate if num_classes else 0.0,
         loss_space=config.loss_space,
         noise_scale=config.noise_scale,
         cosine_weight=config.cosine_weight,
     )
+
+
+@torch.no_grad()
+def _materialise(network: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    """Give lazily shaped layers their shapes by one call, so that weights can be counted, trained, saved and read back."""
+    if not any(map(is_lazy, network.parameters())):
+        return
+    conditions = {"y": torch.zeros(2, dtype=torch.int64)} if num_classes else {}
+    network.eval()(torch.randn(2, *shape), torch.full((2,), 0.5), **conditions)
+    network.train()
+    if unused := [name for name, parameter in network.named_parameters() if is_lazy(parameter)]:
+        raise ValueError(f"{unused[0]} has no shape, because the network does not use that layer; remove it from the network")
 
 
 def _size(shape: tuple[int, ...]) -> dict[str, Any]:

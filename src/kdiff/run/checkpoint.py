@@ -3,13 +3,15 @@
 checkpoints/step_00004000/model.safetensors     the weights, k included
                           ema_0.999.safetensors the averages, one file per decay
                           optimizer.safetensors AdamW's state and the sums of the current logging interval
-                          state.json            step, and size and checksum of each file
+                          state.json            step, size and checksum of each file, what `kdiff.run.contents` records of
+                                                the run folder, and a checksum of all this
 
 If a checkpoint is found damaged when a run is resumed, it is renamed to damaged_step_00004000 and never read again.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from kdiff.files.atomic import file_digest, new_folder, partial_name, read_json, write_json
+from kdiff.files.schema import problem
 from kdiff.files.tensors import save_tensors
 from kdiff.run.averages import EMA
+from kdiff.run.contents import RECORD, digest_of, record
 
 FORMAT = 1
+NAME = re.compile(r"step_\d{8,}")
+STATE = {"format": int, "step": int, "files": {...: {"bytes": int, "blake2b": str}}, "run?": RECORD, "blake2b?": str}
 
 
 class DamagedCheckpoint(ValueError):
@@ -56,7 +62,8 @@ def save_checkpoint(
             }
             save_tensors(new / "optimizer.safetensors", {**state, **{f"sum.{name}": value for name, value in sums.items()}})
             files = {file.name: {"bytes": file.stat().st_size, "blake2b": file_digest(file)} for file in sorted(new.iterdir())}
-            write_json(new / "state.json", {"format": FORMAT, "step": step, "files": files})
+            written = {"format": FORMAT, "step": step, "files": files, "run": record(folder.parent)}
+            write_json(new / "state.json", {**written, "blake2b": digest_of(written)})
     except OSError as error:
         earlier = list_checkpoints(folder)
         kept = f"The newest saved checkpoint is {earlier[-1]}" if earlier else "No checkpoint is saved yet"
@@ -69,7 +76,7 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+    return sorted(path for path in folder.glob("step_*") if NAME.fullmatch(path.name) and path.is_dir())
 
 
 def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
@@ -79,27 +86,60 @@ def check_checkpoint(checkpoint: Path, digests: bool = True) -> dict[str, Any]:
         DamagedCheckpoint: a file is missing, truncated or changed. The message says which.
         ValueError: the checkpoint has another format.
     """
-    try:
-        state: dict[str, Any] = read_json(checkpoint / "state.json")
-    except ValueError as error:
-        raise DamagedCheckpoint(str(error)) from None
-    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
-        raise DamagedCheckpoint(f"{checkpoint / 'state.json'} is damaged: it lists no files")
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{checkpoint} has format {state.get('format')}; this version of kdiff reads format {FORMAT}")
-    if checkpoint.name != f"step_{str(state.get('step')).zfill(8)}":
-        raise DamagedCheckpoint(f"{checkpoint / 'state.json'} is damaged: it says that the step is {state.get('step')}")
+    state = read_state(checkpoint)
     for name, facts in state["files"].items():
         file = checkpoint / name
         if not file.is_file():
             raise DamagedCheckpoint(f"{file} is missing")
-        if file.stat().st_size != facts.get("bytes"):
+        if file.stat().st_size != facts["bytes"]:
             raise DamagedCheckpoint(
-                f"{file} is truncated or damaged: it has {file.stat().st_size} bytes; expected {facts.get('bytes')}"
+                f"{file} is truncated or damaged: it has {file.stat().st_size} bytes; expected {facts['bytes']}"
             )
-        if digests and file_digest(file) != facts.get("blake2b"):
+        if digests and file_digest(file) != facts["blake2b"]:
             raise DamagedCheckpoint(f"{file} is damaged: its checksum has changed since it was written")
     return state
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint's state.json. Its files are not looked at. Raises the errors of `check_checkpoint`."""
+    path = checkpoint / "state.json"
+    try:
+        state: dict[str, Any] = read_json(path, {"format?": object}, back="")
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error).removesuffix("; ")) from None
+    version = state.get("format")
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        text = f"{checkpoint} has format {version}; this version of kdiff reads format {FORMAT}"
+        raise ValueError(text) if newer else DamagedCheckpoint(text)
+    signed = digest_of({key: state[key] for key in state if key != "blake2b"})
+    if state.get("blake2b", None if "run" in state else signed) != signed:  # older versions wrote neither
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum has changed since it was written")
+    if found := problem(state, STATE):
+        raise DamagedCheckpoint(f"{path} is damaged: {found}")
+    if checkpoint.name != f"step_{str(state['step']).zfill(8)}":
+        raise DamagedCheckpoint(f"{path} is damaged: it says that the step is {state['step']}")
+    if "model.safetensors" not in state["files"]:
+        raise DamagedCheckpoint(f"{path} is damaged: it does not list model.safetensors")
+    return state
+
+
+def record_again(checkpoint: Path, **files: Any) -> None:
+    """Change what a checkpoint records of files of its run folder, after these were mended."""
+    state = {key: value for key, value in read_state(checkpoint).items() if key != "blake2b"}
+    state["run"] = {**state.get("run", {}), **files}
+    write_json(checkpoint / "state.json", {**state, "blake2b": digest_of(state)})
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """What the newest checkpoint of a run folder records of the folder's files; empty if that cannot be read."""
+    for checkpoint in list_checkpoints(run / "checkpoints")[-1:]:
+        try:
+            found: dict[str, Any] = read_state(checkpoint).get("run", {})
+        except ValueError:
+            break
+        return found
+    return {}
 
 
 def set_damaged_aside(folder: Path) -> str:

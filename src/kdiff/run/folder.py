@@ -1,10 +1,11 @@
 """A run folder while it is written: it is started or resumed by one process at a time, and no half-written file is left.
 
-    environment.json    versions, machine, precision, threads and the date of the start; the same for each time it was resumed
-    .lock               held by the process that trains
+    environment.json    versions, machine, precision, threads, processes if there are several, and the date of the start; the
+                        same for each time it was resumed
+    .lock               held by the process that trains (`kdiff.run.lock`)
     warnings.log        the warnings that were also printed on stderr, with the time
 
-The kernel releases the lock when the process ends, however it ends. The lock file stays. Further files: `kdiff.run.run`.
+Further files: `kdiff.run.run`.
 """
 
 from __future__ import annotations
@@ -12,41 +13,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import difflib
+import os
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import CHANGEABLE, LoopConfig, TrainConfig
 from kdiff.data import Dataset
-from kdiff.files.atomic import read_json, remove_leftovers, write_json, write_text
-from kdiff.run.checkpoint import list_checkpoints, set_damaged_aside
+from kdiff.files.atomic import check_utf8, read_json, write_json, write_text
+from kdiff.run.agreement import differences, facts_of
+from kdiff.run.checkpoint import list_checkpoints, recorded, set_damaged_aside
+from kdiff.run.contents import BACK_OR_RENAME, ENVIRONMENT, data_to_resume, read_finished
 from kdiff.run.environment import describe_environment
+from kdiff.run.metrics import mend_metrics
+from kdiff.run.processes import join_processes
+from kdiff.run.trust import check_trusted, remember
+from kdiff.run.yaml_file import load_yaml
 
-
-@contextlib.contextmanager
-def locked(folder: Path, doing: str = "training") -> Iterator[None]:
-    """Hold a run folder (made if needed) for this process alone, and clear leftovers. Raises ValueError if it is in use."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another process is {doing} in {folder}; wait for it, stop it (by Ctrl-C or SIGTERM, after which it saves and "
-            "exits), or choose another folder by --out"
-        ) from None
-    try:
-        remove_leftovers(folder)
-        yield
-    finally:
-        lock.release()
+# Files that show that a folder is something else than a run folder.
+KINDS = {"state.json": "a checkpoint", "latents.json": "a folder of latents", "model_index.json": "a pipeline of diffusers"}
 
 
 def warn(folder: Path, message: str) -> None:
@@ -66,27 +58,74 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
     """
     resolved = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
     check_begun(folder, resume)
-    if (folder / "config.yaml").exists():
-        _check_resumable(config, dataset, folder)
+    processes = join_processes().num_processes
     description = dataset.describe()
     labels = dataset.part(getattr(config, "train_on", "train"))[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
+    begun = _has_trained(folder)
+    if not begun:
+        for name in ("target.json", "start.json"):  # of an earlier try, which failed in its first steps
+            (folder / name).unlink(missing_ok=True)
+    else:
+        known = recorded(folder)
+        there, damage = data_to_resume(folder, known, description)
+        _check_resumable(config, dataset, folder, processes, there)
+        if damage:
+            warn(folder, f"{damage.partition('; ')[0]}; it is written again, because the data are the same")
+        # On another machine, statistics may differ in their last digit. The checkpoints have recorded those of the first one.
+        description |= {key: value for key, value in there.items() if key in known.get("data.json", {})}
     # A finished run makes nothing more, so its environment stays as it is. Its settings may still change.
     if not (folder / "finished.json").exists():
         environment, now = folder / "environment.json", describe_environment()
-        began = read_json(environment) if resume and environment.exists() else None
+        now |= {"processes": processes} if processes > 1 else {}
+        began = read_json(environment, ENVIRONMENT, BACK_OR_RENAME) if begun and environment.exists() else None
         write_json(environment, {**began, "resumed": [*began.get("resumed", []), now]} if began else now)
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
+    remember(folder)
+
+
+def check_place(folder: Path) -> None:
+    """Raise ValueError if a run cannot be in this folder: it is in a run folder, holds something else, or has a bad name."""
+    check_utf8(folder)
+    for parent in Path(os.path.abspath(folder)).parents:
+        if all((parent / name).exists() for name in ("config.yaml", "data.json", "environment.json")):
+            raise ValueError(
+                f"{folder} is inside a run folder; to continue that run, type --resume --out {parent}; for a new run, choose a "
+                "folder elsewhere by --out"
+            )
+    for name, kind in KINDS.items():
+        if (folder / name).exists():
+            raise ValueError(f"{folder} is {kind}; choose another folder by --out")
 
 
 def check_begun(folder: Path, resume: bool) -> None:
-    """Raise ValueError if the folder holds a run that is not to be resumed."""
-    if (folder / "config.yaml").exists() and not resume:
+    """Raise ValueError if the folder holds a run that is not to be resumed, or that is not trusted."""
+    if not (folder / "config.yaml").exists():
+        return
+    if not resume and _has_trained(folder):
         raise ValueError(f"{folder} already holds a run; continue it by --resume, or choose another folder by --out")
+    _read_values(folder)
 
 
-def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path) -> None:
+def _has_trained(folder: Path) -> bool:
+    """Whether the run in a folder has made anything. One that failed before that may begin again, with other settings."""
+    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    made = (metrics.exists() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    return (folder / "config.yaml").exists() and made
+
+
+def nothing_to_resume(folder: Path) -> str:
+    """What to say if a run that should be resumed does not exist, with the run whose name is similar; empty if it exists."""
+    if (folder / "config.yaml").exists():
+        return ""
+    others = {str(path.parent.name): path.parent for path in sorted(folder.absolute().parent.glob("*/config.yaml"))}
+    close = difflib.get_close_matches(folder.absolute().name, others, n=1)
+    hint = f"; did you mean --out {folder.parent / close[0]}?" if close else ""
+    return f"{folder} holds no run to resume, so a new run begins there{hint}"
+
+
+def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path, processes: int, there: dict[str, Any]) -> None:
     """Refuse other settings, other data, or fewer steps than the run has taken. Mark a run that continues as not finished."""
     wanted = yaml.safe_load(yaml.safe_dump(as_dict(config), sort_keys=False))  # lists in place of tuples, as in a file
     existing = as_dict(read_run_config(folder, type(config)))
@@ -96,11 +135,16 @@ def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path) -> None
             f"{folder} holds a run with other settings: {', '.join(differing)}; when a run is resumed, only "
             f"{', '.join(CHANGEABLE)} may differ"
         )
-    fingerprint = read_json(folder / "data.json")["fingerprint"]
+    fingerprint = there["fingerprint"]
     if fingerprint != dataset.fingerprint:
         raise ValueError(
             f"the data {wanted['data']!r} have changed since the run in {folder} began: their fingerprint is "
             f"{dataset.fingerprint}; it was {fingerprint}. Start a new run in another folder"
+        )
+    changed = differences(there, facts_of(dataset), folder)
+    if other := [changed[name] for name in ("normalisation", "autoencoder") if name in changed]:
+        raise ValueError(
+            f"since the run in {folder} began, its data have changed: {'; '.join(other)}. Start a new run in another folder"
         )
     reached = [step_of(path) for path in list_checkpoints(folder / "checkpoints")[-1:]]
     if reached and reached[0] > wanted["steps"]:
@@ -108,9 +152,41 @@ def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path) -> None
     finished = folder / "finished.json"
     if existing["steps"] != wanted["steps"]:
         finished.unlink(missing_ok=True)
-    elif finished.exists() and (problem := set_damaged_aside(folder / "checkpoints")):
+    elif finished.exists():
+        _mend_finished(folder)
+    if reached and not finished.exists():
+        _compare_micro_batches(folder, reached[0], existing["accumulate"], config.accumulate, processes)
+
+
+def _mend_finished(folder: Path) -> None:
+    """Set aside what is damaged in the folder of a finished run, which then continues, unless only its metrics were damaged."""
+    problem = set_damaged_aside(folder / "checkpoints")
+    try:
+        read_finished(folder)
+    except ValueError as error:
+        problem = "; ".join(filter(None, (problem, f"{str(error).partition('; ')[0]}; it is written again")))
+    if problem:
         warn(folder, problem)
-        finished.unlink()
+        (folder / "finished.json").unlink(missing_ok=True)
+    if lines := mend_metrics(folder / "metrics.jsonl"):
+        warn(folder, lines)
+
+
+def _compare_micro_batches(folder: Path, reached: int, accumulated: int, accumulate: int, processes: int) -> None:
+    """Warn if a run continues with another number of micro-batches in a step, each of which has its own times and noise."""
+    environment = folder / "environment.json"
+    began = read_json(environment, ENVIRONMENT, BACK_OR_RENAME) if environment.exists() else {}
+    latest = [began, *began.get("resumed", [])][-1]
+    before, now = latest.get("processes", 1) * accumulated, processes * accumulate
+    if before != now:
+        exact = (
+            f"--accumulate {before // processes}" if before % processes == 0 else f"a number of processes that divides {before}"
+        )
+        warn(
+            folder,
+            f"up to step {reached} the batch of a step was cut into {before} micro-batches (processes × accumulate); it is now "
+            f"cut into {now}, so the run continues with other times and noise. To continue it exactly, resume with {exact}",
+        )
 
 
 def step_of(checkpoint: Path) -> int:
@@ -122,20 +198,49 @@ def read_run_config(folder: Path, kind: type) -> Any:
     """The configuration of the run in a folder.
 
     Raises:
-        ValueError: this is no run folder, or its config.yaml is damaged or belongs to another kind of run.
+        ValueError: this is no run folder, or its config.yaml is damaged or belongs to another kind of run; or it names code
+            outside kdiff, and the folder is not trusted.
     """
-    try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a run folder: it has no config.yaml. Make a run with kdiff train") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: expected a mapping of fields")
+    values = _read_values(folder)
     try:
         return from_dict(kind, values)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
+
+
+def _read_values(folder: Path) -> dict[str, Any]:
+    """The content of config.yaml, once it is known that the folder is trusted."""
+    try:
+        content = (folder / "config.yaml").read_bytes()
+        values = load_yaml(content.decode("utf-8"), "YAML")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(no_run(folder)) from None
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.yaml'} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{folder / 'config.yaml'} is damaged: expected a mapping of fields")
+    check_trusted(folder, content, values)
+    return values
+
+
+def no_run(path: Path) -> str:
+    """What a path is that is no run folder, and what to type instead."""
+    around = (each for each in (*path.parents, *path.absolute().parents) if (each / "checkpoints").is_dir())
+    around = (each for each in around if (each / "config.yaml").is_file())
+    below = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
+    if run := next(around, None):
+        step = re.match(r"step_0*(\d+)$", path.name)
+        chosen = f", and its checkpoint by --checkpoint {step[1]}" if step else ""
+        why = f"it lies within the run folder {run}. Name that folder{chosen}"
+    elif not path.exists():
+        why = "there is nothing at this place. Make a run with kdiff train"
+    elif below:
+        why = f"it holds the run folders {', '.join(map(str, below[:3]))}{' …' if len(below) > 3 else ''}. Name one of them"
+    elif path.is_dir():
+        why = "it has no config.yaml. Make a run with kdiff train"
+    else:
+        why = "it is a file. Name the folder that kdiff train has made (runs/…)"
+    return f"{path} is not a run folder: {why}"
 
 
 def sampling_of(folder: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from kdiff.data.progress import shown
 from kdiff.model import KDiff
 from kdiff.sampling import draw_noise
+from kdiff.sampling.finite import FiniteWatch
 from kdiff.sampling.times import uniform_times
 
 Batch = tuple[range, Tensor, dict[str, Any]]  # indices, noise and conditions
@@ -42,13 +44,18 @@ def generate(
     """The samples number start … start + num − 1 of a model (normalised), and their labels, on the CPU.
 
     `options` are those of `KDiff.sample`. `progress` is the name of the progress bar; None shows no bar. Sample i is the same
-    for every start and num. If the batches are the same too, it is the same to the last bit.
+    for every start and num. If the batches are the same too, it is the same to the last bit. A warning says how many samples
+    are not finite, and since which step, unless the `callback` is a `FiniteWatch`.
     """
+    given = options.pop("callback", None)
+    options["callback"] = watch = given if isinstance(given, FiniteWatch) else FiniteWatch(given)
     samples, labels = [], []
     batches = _batches(model, range(start, start + num), shape, class_counts, seed, batch_size)
     for indices, noise, conditions in _shown(batches, num, progress):
         samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
         labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
+    if watch.wrong and watch is not given:
+        warnings.warn(str(watch), stacklevel=3)  # beyond torch.no_grad
     return torch.cat(samples), torch.cat(labels) if class_counts else None
 
 
@@ -65,14 +72,21 @@ def generate_ends(
     progress: str | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    """The samples of `generate` for each of these last steps. The steps before the last (at least one) are shared."""
+    """The samples of `generate` for each of these last steps. The steps before the last (at least one) are shared.
+
+    A warning says how many samples are not finite.
+    """
     grid = uniform_times(steps)
     samples: list[list[Tensor]] = [[] for _ in last_steps]
+    start, finish = FiniteWatch(after=1), FiniteWatch(before=steps - 1)
     for indices, noise, conditions in _shown(_batches(model, range(num), shape, class_counts, seed, batch_size), num, progress):
         options = {**options, "indices": indices, "seed": seed}
-        z = model.sample(noise, times=grid[:-1], last_step="euler", **conditions, **options)
+        z = model.sample(noise, times=grid[:-1], last_step="euler", callback=start, **conditions, **options)
         for ends, last_step in zip(samples, last_steps):
-            ends.append(model.sample(z, times=grid[-2:], last_step=last_step, **conditions, **options).cpu())
+            end = model.sample(z, times=grid[-2:], last_step=last_step, callback=finish, **conditions, **options)
+            ends.append(end.cpu())
+    if start.wrong or finish.wrong:
+        warnings.warn(str(start if start.wrong else finish), stacklevel=3)
     return [torch.cat(ends) for ends in samples]
 
 

@@ -5,7 +5,9 @@ The same numbers can be written as TensorBoard events. The events are a copy: th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +18,9 @@ import torch
 from torch import Tensor
 
 from kdiff.files.atomic import finite, write_text
-from kdiff.run.checkpoint import NotSaved
+from kdiff.files.schema import problem
+from kdiff.run.checkpoint import NotSaved, list_checkpoints, read_state, record_again, recorded
+from kdiff.run.contents import ROW, digest
 
 
 class Averages:
@@ -51,7 +55,7 @@ class MetricsFile:
         self.path = path
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step] if resumed_step else []
         self.last: dict[str, Any] = kept[-1] if kept else {}
-        write_text(path, "".join(map(self._line, kept)))
+        write_text(path, "".join(map(self.line, kept)))
         self._events: Any = None
         if tensorboard:
             check_tensorboard()
@@ -64,14 +68,15 @@ class MetricsFile:
             self._events.flush()
 
     @staticmethod
-    def _line(row: dict[str, Any]) -> str:
+    def line(row: dict[str, Any]) -> str:
+        """The line of the file for a row."""
         return json.dumps(finite(row)) + "\n"
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a line and wait until it is on the disk, so that every checkpoint has its lines. Raises NotSaved on failure."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._line(row))
+                file.write(self.line(row))
                 file.flush()
                 os.fsync(file.fileno())
             if self._events:
@@ -98,11 +103,72 @@ def check_tensorboard() -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file. A last line that a crash cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """The rows of a metrics file. A last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: another line is damaged, or the file has changed since the newest checkpoint was written.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    back = "restore it from a copy, or resume the run (--resume), which sets the file aside and keeps its whole lines"
+    rows, wrong = _rows(content)
+    if wrong:
+        raise ValueError(f"{path} is damaged in {wrong[0]}; {back}")
+    known = recorded(path.parent).get(path.name, {"bytes": 0})
+    if len(content) < known["bytes"]:
+        found = f"has {len(content)} bytes" if path.exists() else "is missing"
+        raise ValueError(f"{path} {found}; expected at least the {known['bytes']} that the newest checkpoint recorded; {back}")
+    if known["bytes"] and digest(content[: known["bytes"]]) != known["blake2b"]:
+        raise ValueError(f"{path} is damaged: its lines have changed since the newest checkpoint was written; {back}")
     return rows
+
+
+def _rows(content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows in the bytes of a metrics file, and what is wrong with each line that is none."""
+    rows: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate([*lines, last] if last else lines, 1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+            found = problem(row, ROW, "the line")
+        except (ValueError, RecursionError) as error:
+            if number > len(lines):  # a crash cut it short
+                break
+            row, found = {}, f"it is no JSON ({getattr(error, 'msg', error)})"
+        if not found and rows and row["step"] <= rows[-1]["step"]:
+            found = f"its step is {row['step']}, after step {rows[-1]['step']}"
+        if not found and rows and (lost := rows[0].keys() - row.keys()):
+            found = f"{', '.join(sorted(lost))} is missing"
+        if found:
+            wrong.append(f"line {number}: {found}")
+        else:
+            rows.append(row)
+    return rows, wrong
+
+
+def mend_metrics(path: Path) -> str:
+    """If a metrics file is damaged, rename it, and write a new one with the lines that are whole.
+
+    Returns a message that says what was wrong and what was done; it is empty if nothing was wrong.
+    """
+    try:
+        read_metrics(path)
+    except ValueError as error:
+        problem_found = str(error).partition("; restore it")[0]
+    else:
+        return ""
+    rows, wrong = _rows(path.read_bytes() if path.exists() else b"")
+    names = (path.with_name(f"damaged_{f'{i}_' if i else ''}{path.name}") for i in itertools.count())
+    aside = next(name for name in names if not name.exists())
+    if path.exists():
+        path.rename(aside)
+    text = [(row["step"], MetricsFile.line(row)) for row in rows]
+    write_text(path, "".join(line for _, line in text))
+    for checkpoint in list_checkpoints(path.parent / "checkpoints"):
+        with contextlib.suppress(ValueError):
+            step = read_state(checkpoint)["step"]
+            content = "".join(line for at, line in text if at <= step).encode()
+            record_again(checkpoint, **{path.name: {"bytes": len(content), "blake2b": digest(content)}})
+    also = f", and {len(wrong) - 1} more lines" if len(wrong) > 1 else ""
+    kept = f"; renamed to {aside.name}" if aside.exists() else ""
+    return f"{problem_found}{also}{kept}; the {len(rows)} whole lines are kept in a new {path.name}"

@@ -33,9 +33,11 @@ from kdiff.latent.autoencoder import decoder
 from kdiff.model import KDiff
 from kdiff.run.build import build, build_model, load_dataset
 from kdiff.run.checkpoint import DamagedCheckpoint, check_checkpoint, ema_file, list_checkpoints
+from kdiff.run.contents import BACK, TARGET, check_recorded_config, read_data, read_start
 from kdiff.run.folder import read_run_config, step_of
 from kdiff.run.generate import generate
 from kdiff.run.metrics import read_metrics
+from kdiff.run.trust import trusting
 from kdiff.targets import Description, Target
 
 
@@ -115,11 +117,18 @@ class Run:
         return self.normalisation.undo(x), y
 
     def check_guidance(self, scale: float, weaker: KDiff | None = None) -> None:
-        """Raise ValueError for guidance without a weaker model if the run has no labels, and so no "no class" prediction."""
-        if scale != 1 and weaker is None and not self.class_counts:
+        """Raise ValueError for guidance without a weaker model if the run has not learned both a class and "no class"."""
+        if scale == 1 or weaker is not None:
+            return
+        rate = self.config.null_rate
+        never = 'never saw "no class"' if not rate else 'never saw a class, only "no class"' if rate == 1 else ""
+        if never and self.class_counts:
+            never = f"with null_rate {rate:g} and {never}"
+        elif not self.class_counts:
+            never = "without labels"
+        if never:
             raise ValueError(
-                f"{self.folder} was trained without labels, so only a weaker model (--guidance-run) can guide it; leave "
-                "--guidance out"
+                f"{self.folder} was trained {never}, so only a weaker model (--guidance-run) can guide it; leave --guidance out"
             )
 
     def dataset(self) -> Dataset:
@@ -135,14 +144,19 @@ class Run:
 
 def target_at_start(folder: Path) -> Description:
     """The target's description of itself before the first step. For runs older than target.json it is found by its name."""
-    if (folder / "target.json").exists():
-        return Description.from_plain(read_json(folder / "target.json"))
+    path = folder / "target.json"
+    if path.exists():
+        plain = read_json(path, TARGET, BACK)
+        try:
+            return Description.from_plain(plain)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}; {BACK}") from None
     drawn: Target = build("target", read_run_config(folder, TrainConfig).target)
-    start = read_json(folder / "start.json") if (folder / "start.json").exists() else {}
+    start = read_start(folder)
     return replace(drawn.describe(), scalars={name: start.get(name, value) for name, value in drawn.state().items()})
 
 
-def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str | None = None) -> Run:
+def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str | None = None, trust: bool = False) -> Run:
     """Read a run folder.
 
     Args:
@@ -150,13 +164,16 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         checkpoint: the step of the checkpoint to read. If left out, the newest. A damaged checkpoint is never replaced by an
             older one, so that no figure is taken for that of other weights.
         ema: the decay of the averaged weights to read, k included, or "none" for the raw weights. If left out, the first decay.
+        trust: import what the folder names outside kdiff, which runs that code (`kdiff.run.trust`). A folder that this user
+            wrote on this machine does not need it.
 
     Raises:
-        ValueError: this is no run folder; it has no such checkpoint or decay; files are damaged; or weights do not fit.
+        ValueError: this is no run folder; it has no such checkpoint or decay; files are damaged; weights do not fit; or the
+            folder names code outside kdiff and is not trusted.
     """
     folder = Path(folder)
-    config = read_run_config(folder, TrainConfig)
-    data = read_json(folder / "data.json")
+    with trusting(trust):
+        config = read_run_config(folder, TrainConfig)
     checkpoints = {step_of(path): path for path in list_checkpoints(folder / "checkpoints")}
     if not checkpoints:
         raise ValueError(
@@ -166,9 +183,10 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
     if step not in checkpoints:
         raise ValueError(f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, checkpoints))}")
     try:
-        check_checkpoint(checkpoints[step])
+        known = check_checkpoint(checkpoints[step]).get("run", {})
     except DamagedCheckpoint as error:
         raise ValueError(f"{error}; {_remedy(checkpoints, step)}") from None
+    data = read_data(folder, known)
     decay = config.ema[0] if ema is None else ema
     if decay == "none":
         name, weights = "model.safetensors", "raw"
@@ -178,6 +196,7 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         name, weights = ema_file(decay), f"ema {decay:g}"
     model = build_model(config, config.target, tuple(data["shape"]), data["num_classes"])
     load_weights(model, load_tensors(checkpoints[step] / name), checkpoints[step] / name)
+    check_recorded_config(folder, known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Run(folder, config, data, model.to(device).eval(), step, weights)
 

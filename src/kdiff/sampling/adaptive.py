@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdiff.path import checked_time
 from kdiff.sampling.runge_kutta import euler_step
 from kdiff.sampling.walk import Callback, Velocity, leave_data
+
+EVALUATIONS = 6  # of an attempted step
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,17 @@ class Dopri5:
         rtol: tolerance relative to |z|. Float32 resolves nothing below about 1e-6.
         atol: absolute tolerance.
         last: length of the step next to t = 1.
+        max_steps: the most steps that are tried, the rejected ones included. A stiff field needs more and more of them.
     """
 
     rtol: float = 1e-5
     atol: float = 1e-5
     last: float = 1e-3
+    max_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0 and 0 < self.last < 1):
-            raise ValueError(f"{self}: expected positive tolerances, and last between 0 and 1")
+        if not (self.rtol > 0 and self.atol > 0 and 0 < self.last < 1 and self.max_steps >= 1):
+            raise ValueError(f"{self}: expected positive tolerances, last between 0 and 1, and max_steps of at least 1")
 
     def with_short_end(self, times: Tensor) -> Tensor:
         """The grid with a point at 1 − last, unless it already has a point between 1 − last and 1, or does not reach 1."""
@@ -51,9 +56,10 @@ class Dopri5:
     def __call__(self, velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
         """See `Solver`. The callback is also called at the point 1 − last.
 
-        Raises ValueError if torchdiffeq is not installed, and RuntimeError if no step is short enough for the tolerance.
+        Raises ValueError if torchdiffeq is not installed, and RuntimeError if no step is short enough for the tolerance, if
+        `max_steps` are not enough, or if the velocity is not finite.
         """
-        times = self.with_short_end(times)
+        times = self.with_short_end(checked_time(times, "times"))
         passed, rest = [z], times
         if times[0] >= 1:
             passed, rest = [z, leave_data(velocity, z, times[0], times[1])], times[1:]
@@ -74,17 +80,38 @@ class Dopri5:
             from torchdiffeq import odeint
         except ImportError:
             raise ValueError("dopri5 needs torchdiffeq, which is not installed; pip install 'kdiff[ode]' installs it") from None
-        low, high = times.min(), times.max()
+        low, high, most = times.min(), times.max(), EVALUATIONS * self.max_steps
+        count, reached, at, last = 0, times[0], times[0], z
 
         def field(t: Tensor, z: Tensor) -> Tensor:
+            nonlocal count, at, last
+            if count >= most:
+                raise RuntimeError(
+                    f"dopri5 stopped at t = {float(reached):.6g}, on its way from {times[0]:g} to {times[-1]:g}, after "
+                    f"{self.max_steps} steps ({count} evaluations of the velocity): the velocity is stiff, or rtol = "
+                    f"{self.rtol:g} and atol = {self.atol:g} are too small. Make them larger, use a fixed grid such as heun, "
+                    f"or allow more steps, as in dopri5(max_steps={10 * self.max_steps})"
+                )
             # Only torchdiffeq's probe for the length of the first step can lie outside.
-            return velocity(z, t.to(times).clamp(low, high))
+            count, at = count + 1, t.to(times).clamp(low, high)
+            last = velocity(z, at)
+            return last
 
+        def begin_step(t: Tensor, z: Tensor, dt: Tensor) -> None:
+            nonlocal reached
+            reached = t
+
+        field.callback_step = begin_step  # type: ignore[attr-defined]
         options = {"norm": _worst, "step_t": times[-1:].double()}
         try:
             states = odeint(field, z, times.double(), rtol=self.rtol, atol=self.atol, method="dopri5", options=options)
-        except AssertionError as error:
-            raise RuntimeError(f"dopri5 gave up: {error}; make rtol and atol larger, or use a fixed grid") from None
+        except AssertionError:
+            finite = last.isfinite().reshape(len(last), -1).all(dim=1)
+            why = "no step is short enough for the tolerance; make rtol and atol larger, or use a fixed grid such as heun"
+            if not finite.all():
+                wrong = f"{int((~finite).sum())} of {len(finite)} samples"
+                why = f"the velocity of {wrong} at t = {float(at):.6g} is not a finite number"
+            raise RuntimeError(f"dopri5 gave up at t = {float(reached):.6g} after {count} evaluations: {why}") from None
         return list(states[1:])
 
 

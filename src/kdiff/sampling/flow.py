@@ -6,6 +6,7 @@ The flow is dz/dt = v(z, t), from noise at t = 0 to data at t = 1.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from kdiff.config.sampling import find_sampler
-from kdiff.path import PAPER_CLAMP, GaussianPath
+from kdiff.path import PAPER_CLAMP, GaussianPath, raise_wrong_times
 from kdiff.sampling.adaptive import Dopri5
+from kdiff.sampling.finite import FiniteWatch
 from kdiff.sampling.guidance import guided_velocity
 from kdiff.sampling.likelihood import Divergence, Law, draw_probes, exact_divergence, hutchinson_divergence, log_likelihood
 from kdiff.sampling.solvers import find_solver
@@ -31,11 +33,13 @@ class Flow(nn.Module, ABC):
         path: the path from noise to data.
         null: for each condition that can be left out, the value that stands for "no condition".
         noise_scale: s of the noise n ~ N(0, s² I) at which the flow starts.
+        guides_at_start: whether an interval of guidance includes its start, as in the sampler of LightningDiT.
     """
 
     path: GaussianPath
     null: dict[str, Any]
     noise_scale: float
+    guides_at_start: bool = False
 
     @abstractmethod
     def velocity(self, z: Tensor, t: Tensor | float, min_denominator: float = PAPER_CLAMP, **conditions: Any) -> Tensor:
@@ -73,7 +77,7 @@ class Flow(nn.Module, ABC):
             steps: the number of steps of the grid, unless `times` lists it.
             times: increasing times from 0 to 1, as a list or a named grid, "shifted(0.3)" or "karras"; uniform if left out.
             guidance: the scale w of guidance; 1 is none. Guidance is classifier-free, unless there is a `guidance_model`.
-            guidance_interval: guide while low < t < high (low = 0 includes t = 0).
+            guidance_interval: guide while low < t < high (low = 0 includes t = 0); models that `guides_at_start` include low.
             guidance_rescale: φ from 0 (not at all) to 1: how far the guided data prediction gets the spread of the unguided
                 one.
             guidance_channels: indices of the channels that guidance acts on; all if left out.
@@ -87,6 +91,12 @@ class Flow(nn.Module, ABC):
             indices: the numbers of the samples, for a solver that draws noise ("sde"); 0, 1, … if left out.
             seed: the seed of the noise that such a solver draws.
             conditions: passed to the network.
+
+        Samples that are not finite are returned with a warning that says how many there are, and since which step.
+
+        Raises:
+            ValueError: an option does not fit, guidance has nothing to lead away from, or a time lies outside [0, 1].
+            RuntimeError: dopri5 gives up.
         """
         named = find_sampler(sampler)
         if last_step not in ("euler", "data", None):
@@ -105,17 +115,25 @@ class Flow(nn.Module, ABC):
 
         def velocity(clamp: float) -> Any:
             weak = None if guidance_model is None else guidance_model._clamped(clamp)
-            options: Any = (guidance_interval, guidance_rescale, guidance_channels, weak, self.path)
+            options: Any = (guidance_interval, guidance_rescale, guidance_channels, weak, self.path, self.guides_at_start)
             return guided_velocity(self._clamped(clamp), conditions, self.null, guidance, *options)
 
+        watch = callback if isinstance(callback, FiniteWatch) else FiniteWatch(callback)
+        # dopri5 would keep the states of all steps for a callback, and says itself where a velocity is not finite.
+        seen = watch.then if isinstance(integrate, Dopri5) else watch
         with _evaluating(self, guidance_model):
             if not ends_with_data or (last_step or named["last_step"]) == "euler":
-                return integrate(velocity(min_denominator), noise, grid, callback)
-            z = integrate(velocity(min_denominator), noise, grid[:-1], callback) if len(grid) > 2 else noise
-            x = self.path.data(z, velocity(0.0)(z, grid[-2]), grid[-2])
-            if callback:
-                callback(len(grid) - 1, grid[-1], x)
-            return x
+                x = integrate(velocity(min_denominator), noise, grid, seen)
+            else:
+                z = integrate(velocity(min_denominator), noise, grid[:-1], seen) if len(grid) > 2 else noise
+                x = self.path.data(z, velocity(0.0)(z, grid[-2]), grid[-2])
+                if seen:
+                    seen(len(grid) - 1, grid[-1], x)
+        raise_wrong_times()
+        watch.close(x)
+        if watch.wrong and watch is not callback:
+            warnings.warn(str(watch), stacklevel=3)  # beyond torch.no_grad
+        return x
 
     def invert(
         self, x: Tensor, *, steps: int = 50, times: str | Tensor | Sequence[float] | None = None, **options: Any
@@ -173,7 +191,11 @@ class Flow(nn.Module, ABC):
             divergence = hutchinson_divergence(draw_probes(numbers, x.shape[1:], probes, law, seed).to(x))
         velocity = guided_velocity(self._clamped(min_denominator), conditions, self.null, scale=1.0)
         with _evaluating(self):
-            return log_likelihood(velocity, x, backwards, find_solver(solver, path=self.path), divergence, self.noise_scale)
+            found = log_likelihood(velocity, x, backwards, find_solver(solver, path=self.path), divergence, self.noise_scale)
+        raise_wrong_times()
+        if wrong := int((~found.isfinite()).sum()):
+            warnings.warn(f"{wrong} of {len(found)} log-likelihoods are not finite numbers", stacklevel=3)
+        return found
 
     def _clamped(self, clamp: float) -> Any:
         """`velocity` with this clamp, as a function of z, t and conditions."""

@@ -3,9 +3,10 @@
     classifier-free (arXiv 2207.12598)   v_ref comes from the same model without its conditions; both run as one batch
     autoguidance (arXiv 2406.02507)      v_ref comes from a weaker model with the same conditions
 
-Guidance may act on some channels only; the others keep v. It may act in an open interval of t only (arXiv 2404.07724); outside
-of it, and at w = 1, only v is evaluated. And it may be rescaled (arXiv 2305.08891, eq. 15–16). As in that paper, the data
-prediction is rescaled: with x̂ = (σ v − σ' z)/(α'σ − σ'α), each sample's guided x̂_g becomes
+Guidance may act on some channels only; the others keep v. It may act in an interval of t only (arXiv 2404.07724); outside of
+it, and at w = 1, only v is evaluated. The interval is open at both ends, as in JiT's sampler; with `closed` it includes its
+start, as in LightningDiT's. And guidance may be rescaled (arXiv 2305.08891, eq. 15–16). As in that paper, the data prediction
+is rescaled: with x̂ = (σ v − σ' z)/(α'σ − σ'α), each sample's guided x̂_g becomes
 
     φ x̂_g std(x̂)/std(x̂_g) + (1 − φ) x̂_g
 
@@ -14,6 +15,7 @@ and is turned back into a velocity. At φ = 1 a large w then no longer increases
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +41,7 @@ def guided_velocity(
     channels: Sequence[int] | None = None,
     weak: Callable[..., Tensor] | None = None,
     path: GaussianPath | None = None,
+    closed: bool = False,
 ) -> Velocity:
     """A velocity of (z, t) alone, with the conditions filled in, and guided by `scale` in an interval of t.
 
@@ -47,17 +50,20 @@ def guided_velocity(
         conditions: tensors (batch, ...); other values are passed on unchanged.
         null: for each condition that guidance acts on, the value that stands for "none" (`{"y": 10}`).
         scale: w; 1 is no guidance, 0 the reference alone.
-        interval: guide while low < t < high (low = 0 includes t = 0).
+        interval: guide while low < t < high (low = 0 includes t = 0), or with `closed` while low <= t < high.
         rescale: φ in [0, 1]; 0 leaves the guided velocity as it is.
         channels: indices into dimension 1 of z that guidance acts on; all if left out. Some published samplers guide three.
         weak: the reference velocity of a weaker model, called like `velocity`; classifier-free guidance if left out.
         path: the path of the velocity, needed for `rescale`; linear if left out.
+        closed: whether the interval includes its start.
 
     Raises:
-        ValueError: there is neither a null condition nor a weaker model, the interval is not ordered within [0, 1], φ is
-            outside [0, 1], or z does not have the channels.
+        ValueError: the scale is not finite, there is neither a null condition nor a weaker model, the interval is not ordered
+            within [0, 1], φ is outside [0, 1], or z does not have the channels.
     """
     low, high = interval
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance is {scale}; expected a finite number (1 is no guidance)")
     if not 0 <= low < high <= 1:
         raise ValueError(f"guidance_interval is {interval}; expected two numbers 0 <= low < high <= 1 (t = 0 is noise)")
     if not 0 <= rescale <= 1:
@@ -71,7 +77,7 @@ def guided_velocity(
     pair = _with_reference(velocity, weak, conditions, null, scale)
 
     def velocity_with_guidance(z: Tensor, t: Tensor) -> Tensor:
-        if not (t < high and (low == 0 or t > low)):
+        if not (t < high and (low == 0 or t > low or (closed and t == low))):
             return conditional(z, t)
         v, reference = pair(z, t)
         guided = reference + scale * (v - reference)
@@ -92,11 +98,11 @@ def _with_reference(
     """v and v_ref as a function of (z, t); without a weaker model they come from one batch of twice the size."""
     if weak:
         return lambda z, t: (velocity(z, t, **conditions), weak(z, t, **conditions))
-    guided = [name for name in conditions if null and name in null]
+    guided = [name for name, value in conditions.items() if null and name in null and isinstance(value, Tensor)]
     if not guided:
         raise ValueError(
-            f"guidance {scale:g} needs to know what 'no condition' is: build KDiff with null={{'y': …}} and pass the "
-            f"condition, or pass a weaker model; null is {dict(null or {})}, the conditions are {list(conditions)}"
+            f"guidance {scale:g} needs to know what 'no condition' is: train with null={{'y': …}} and a null_rate above 0 and "
+            f"pass the condition, or pass a weaker model; null is {dict(null or {})}, the conditions are {list(conditions)}"
         )
 
     def both(name: str, value: Any) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdiff.config.parts import Part, resolve
+from kdiff.path import checked_time
 
 
 def uniform_times(steps: int) -> Tensor:
@@ -55,14 +56,17 @@ TIMES: dict[str, Callable[..., Tensor]] = {"uniform": uniform_times, "shifted": 
 
 
 def check_times(times: Tensor | Sequence[float]) -> Tensor:
-    """`times` as a tensor; ValueError unless they are strictly monotonic within [0, 1]. Decreasing times run towards noise."""
-    times = torch.as_tensor(times, dtype=None if isinstance(times, Tensor) else torch.float32)
-    differences = times.diff() if times.ndim == 1 else times
-    if times.ndim != 1 or len(times) < 2 or not ((differences > 0).all() or (differences < 0).all()):
-        raise ValueError(f"times must be a strictly monotonic list of at least two numbers; found {times.tolist()}")
-    if times.min() < 0 or times.max() > 1:
-        raise ValueError(f"times must lie in [0, 1] (0 noise, 1 data); found {times.min():g} to {times.max():g}")
-    return times
+    """`times` as a tensor; ValueError unless they are strictly monotonic within [0, 1]. Decreasing times run towards noise.
+
+    Times that miss [0, 1] by one float32 rounding become 0 or 1.
+    """
+    given = torch.as_tensor(times, dtype=None if isinstance(times, Tensor) else torch.float32)
+    # A grid is short and read anyway, so it is checked at once, also on a device.
+    grid: Tensor = checked_time(given.cpu(), "times").to(given.device)
+    differences = grid.diff() if grid.ndim == 1 else grid
+    if grid.ndim != 1 or len(grid) < 2 or not ((differences > 0).all() or (differences < 0).all()):
+        raise ValueError(f"times must be a strictly monotonic list of at least two numbers; found {grid.tolist()}")
+    return grid
 
 
 def find_times(times: str | Part | Tensor | Sequence[float] | None, steps: int) -> Tensor:

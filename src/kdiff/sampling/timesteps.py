@@ -64,4 +64,4 @@ TIMESTEPS: dict[str, Callable[..., Timesteps]] = {"uniform": Uniform, "logit_nor
 
 def find_timesteps(spec: Spec, **given: Any) -> Callable[[], Timesteps]:
     """A function that builds the law named by `spec`; `kdiff.config.parts.resolve` describes `given` and the errors."""
-    return resolve("law of timesteps", spec, TIMESTEPS, given)
+    return resolve("law of timesteps", spec, TIMESTEPS, given, of=Timesteps)

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kdiff.path import checked_time
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, Tensor, Tensor], None]
 Step = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
@@ -38,6 +40,7 @@ class Solver(Protocol):
 
 def follow(step: Step, velocity: Velocity, z: Tensor, times: Tensor, callback: Callback | None = None) -> Tensor:
     """Take `step(velocity, z, t, t_next)` from each time of the grid to the next; a step from t = 1 is `leave_data` instead."""
+    times = checked_time(times, "times")
     if callback:
         callback(0, times[0], z)
     for i, (t, t_next) in enumerate(zip(times[:-1], times[1:])):

@@ -45,6 +45,11 @@ class FixedK(Target):
         return f"k={self.k:g}"
 
 
+def whole(value: Tensor) -> Tensor:
+    """The whole tensor. Of one that `fully_shard` has sharded, every process must ask for it at the same time."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 class Learned(Target):
     """The base of all targets with learned parameters w. They use rate · w; see `LearnedK` for the reason."""
 
@@ -67,7 +72,7 @@ class Learned(Target):
         """The gradients of w, copied: processes may share the memory of gradients, and the next step overwrites it."""
         if self.w.grad is None:
             return {}
-        gradient = self.w.grad.clone()
+        gradient = whole(self.w.grad).clone()
         return {name: gradient[i] for name, i in self._logged().items()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Learned:
@@ -103,13 +108,13 @@ class LearnedK(Learned):
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """k and 1 − k, of shape (1,), with gradients to w. 1 − k is computed as sigmoid(−rate · w), exact near k = 1."""
-        logit = self.rate * self.w
+        logit = self.rate * whole(self.w)
         return torch.sigmoid(logit), torch.sigmoid(-logit)
 
     @property
     def k(self) -> float:
-        """The present k, as a number."""
-        return torch.sigmoid(self.rate * self.w.detach()).item()
+        """The present k, as a number. If the model was sharded, every process must ask for it at the same time."""
+        return torch.sigmoid(self.rate * whole(self.w.detach())).item()
 
     def state(self) -> dict[str, float]:
         """k."""
@@ -120,7 +125,8 @@ class LearnedK(Learned):
 
     def extra_repr(self) -> str:
         """The options that `print` shows."""
-        return f"k={self.k:.4g}, rate={self.rate:g}"
+        # One process alone may print a model, so nothing is gathered here.
+        return f"rate={self.rate:g}, sharded" if hasattr(self.w, "full_tensor") else f"k={self.k:.4g}, rate={self.rate:g}"
 
 
 def learned_from(target: Target, init: float | None = None, rate: float = 10.0) -> tuple[LearnedK, float]:

@@ -27,7 +27,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
 def find_target(spec: Spec, **given: Any) -> Callable[[], Target]:
     """A function that builds the target named by `spec`; `kdiff.config.parts.resolve` describes `given` and the errors."""
     also = "a number (a fixed k), or a class path (package.module.Class)"
-    return resolve("target", spec, TARGETS, given, _number, also)
+    return resolve("target", spec, TARGETS, given, _number, also, of=Target)
 
 
 def _number(name: str) -> Callable[..., Target] | None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdiff.path import PAPER_CLAMP, GaussianPath, LinearPath, at_least_float32, broadcast_time, full_precision
+from kdiff.path import PAPER_CLAMP, GaussianPath, LinearPath, at_least_float32, broadcast_time, check_shapes, full_precision
 
 Coefficient = Tensor | float
 LINEAR = LinearPath()
@@ -58,6 +58,10 @@ class Axis:
     low: float
     high: float
     names: Mapping[float, str]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"an axis from {self.low:g} to {self.high:g} has no length; expected two numbers low < high")
 
 
 LINE = Axis(0.0, 1.0, {0.0: "noise", 0.5: "velocity", 1.0: "data"})  # the axis of k
@@ -147,8 +151,9 @@ class Target(nn.Module, ABC):
         """The inverse of `turn`, which keeps lengths."""
         return x
 
-    def _turned(self, t: Tensor | float, *samples: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _turned(self, names: str, t: Tensor | float, *samples: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """t, a, b and the samples in the target's basis, where t has the rank of the turned samples."""
+        check_shapes(names, *samples)
         t = broadcast_time(t, samples[0])
         turned = [self.turn(x) for x in samples]
         if turned[0].ndim != samples[0].ndim and t.ndim:
@@ -159,7 +164,7 @@ class Target(nn.Module, ABC):
     @torch.no_grad()
     def check_signs(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if a and b have opposite signs at t = 0, ¼, … or 1, for samples of this shape."""
-        _, a, b, _ = self._turned(torch.linspace(0, 1, 5), torch.zeros(5, *shape))
+        _, a, b, _ = self._turned("x", torch.linspace(0, 1, 5), torch.zeros(5, *shape))
         if (a * b < 0).any():
             raise ValueError(f"the coefficients a and b of {type(self).__name__} have opposite signs; expected the same sign")
 
@@ -182,7 +187,7 @@ class Target(nn.Module, ABC):
     @full_precision
     def encode(self, x: Tensor, n: Tensor, t: Tensor | float) -> Tensor:
         """u = a x − b n. A perfect network predicts its mean, given z and t. x, n: (batch, ...); t: a number or (batch,)."""
-        _, a, b, (x, n) = self._turned(t, x, n)
+        _, a, b, (x, n) = self._turned("x n", t, x, n)
         return self.turn_back(a * x - b * n)
 
     @full_precision
@@ -194,7 +199,7 @@ class Target(nn.Module, ABC):
         `min_denominator` clamps |den|: 0.05 as in the paper's sampler, 0 for the exact conversion. For a = k and b = 1 − k the
         clamp acts only if k > 0.95 (near t = 1) or k < 0.05 (near t = 0). The velocity is then too small there.
         """
-        t, a, b, (z, u) = self._turned(t, z, u)
+        t, a, b, (z, u) = self._turned("z u", t, z, u)
         p, q = _conversion(t, path, a, b, min_denominator)
         return self.turn_back(p * z + q * u)
 
@@ -206,6 +211,7 @@ class Target(nn.Module, ABC):
 
         x̂ and n̂ always recombine to z, also with a clamp. x̂ is finite at both ends of t, and z at a singular end (k = 1, t = 1).
         """
+        t = broadcast_time(t, z)
         return path.data(z, self.to_velocity(u, z, t, path, min_denominator), t)
 
     @full_precision
@@ -213,12 +219,13 @@ class Target(nn.Module, ABC):
         self, u: Tensor, z: Tensor, t: Tensor | float, path: GaussianPath = LINEAR, min_denominator: float = 0.0
     ) -> Tensor:
         """The noise n̂ = (a z − α u)/den that belongs to u at (z, t), from the velocity; exact unless a clamp is given."""
+        t = broadcast_time(t, z)
         return path.noise(z, self.to_velocity(u, z, t, path, min_denominator), t)
 
     @full_precision
     def velocity_error(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
         """v̂_c − v_c, shaped like x: the prediction's velocity minus the target's. Gradients reach û and, through v̂_c, k."""
-        t, a, b, (x, n, u_hat) = self._turned(t, x, n, u_hat)
+        t, a, b, (x, n, u_hat) = self._turned("x n u_hat", t, x, n, u_hat)
         p, q = _conversion(t, path, a, b, self.min_denominator)
         if not self.clamp_target:
             z, v = path.interpolate(x, n, t)
@@ -233,6 +240,7 @@ class Target(nn.Module, ABC):
     @torch.no_grad()
     def loss_velocity(self, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
         """v_c, the target's velocity in the loss; clamped like the prediction's velocity unless `clamp_target` is False."""
+        t = broadcast_time(t, x)
         z, v = path.interpolate(x, n, t)
         return self.to_velocity(self.encode(x, n, t), z, t, path, self.min_denominator) if self.clamp_target else v
 
@@ -242,6 +250,7 @@ class Target(nn.Module, ABC):
 
         It is for theory and experiments. The scale of u depends on k, so this loss moves k even if the network is exact.
         """
+        check_shapes("x u_hat", x, u_hat)
         return at_least_float32(u_hat) - self.encode(x, n, t)
 
     def loss(self, u_hat: Tensor, x: Tensor, n: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
@@ -263,6 +272,7 @@ def to_velocity(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_den
 
     u, z: of one shape, which is v's shape too. k: a number, or a tensor that broadcasts against z; gradients reach it.
     """
+    check_shapes("z u", z, u)
     t = broadcast_time(t, z)
     p, q = _conversion(t, LINEAR, as_coefficient(k, z, t), as_coefficient(1 - k, z, t), min_denominator)
     return p * z + q * u
@@ -271,10 +281,12 @@ def to_velocity(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_den
 @full_precision
 def to_data(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_denominator: float = 0.0) -> Tensor:
     """x̂ = z + (1 − t) v̂ on the linear path, with v̂ from `to_velocity`; exact unless a clamp is given."""
+    t = broadcast_time(t, z)
     return LINEAR.data(z, to_velocity(u, z, t, k, min_denominator), t)
 
 
 @full_precision
 def to_noise(u: Tensor, z: Tensor, t: Tensor | float, k: Coefficient, min_denominator: float = 0.0) -> Tensor:
     """n̂ = z − t v̂ on the linear path, with v̂ from `to_velocity`; exact unless a clamp is given."""
+    t = broadcast_time(t, z)
     return LINEAR.noise(z, to_velocity(u, z, t, k, min_denominator), t)

@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kdiff.targets.constant import Learned, initial_logit
+from kdiff.path import checked_time
+from kdiff.targets.constant import Learned, initial_logit, whole
 from kdiff.targets.target import PAPER_CLAMP, Coefficient, Curve, Target
 
 NEAREST_TIME = 1e-3  # the distance from t = 0 and t = 1 at which logit t is cut off
@@ -49,6 +50,7 @@ class GeneralTarget(Target):
 
     def coefficients(self, t: Tensor) -> tuple[Coefficient, Coefficient]:
         """a(t), b(t)."""
+        t = checked_time(t)
         return tuple(value(t) if callable(value) else value for value in (self.a, self.b))  # type: ignore[return-value]
 
 
@@ -71,18 +73,18 @@ class LearnedPair(Learned):
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """k₀ and k₁, of shape (1,)."""
-        a, b = torch.sigmoid(self.rate * self.w).split(1)
+        a, b = torch.sigmoid(self.rate * whole(self.w)).split(1)
         return a, b
 
     @property
     def k(self) -> float:
         """The direction k₀/(k₀ + k₁)."""
-        a, b = torch.sigmoid(self.rate * self.w.detach()).tolist()
+        a, b = torch.sigmoid(self.rate * whole(self.w.detach())).tolist()
         return a / (a + b)
 
     def state(self) -> dict[str, float]:
         """k, k₀ and k₁."""
-        a, b = torch.sigmoid(self.rate * self.w.detach()).tolist()
+        a, b = torch.sigmoid(self.rate * whole(self.w.detach())).tolist()
         return {"k": self.k, "k0": a, "k1": b}
 
 
@@ -121,7 +123,7 @@ class LearnedKOfTime(Learned):
 
     def logit(self, t: Tensor) -> Tensor:
         """logit k(t), shaped like t, with gradients to w."""
-        w = self.rate * self.w
+        t, w = checked_time(t), self.rate * whole(self.w)
         if self.form == "wiener":
             return w[0] - w[1] * torch.logit(t, eps=NEAREST_TIME)
         if self.form == "table":

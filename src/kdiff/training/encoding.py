@@ -31,7 +31,8 @@ from kdiff.files.atomic import file_digest, is_leftover, new_file, write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.latent import Autoencoder, load_autoencoder
 from kdiff.run.build import load_dataset
-from kdiff.run.folder import locked, warn
+from kdiff.run.folder import warn
+from kdiff.run.lock import check_held, locked
 from kdiff.run.processes import join_processes
 from kdiff.training.small_autoencoder import check_images
 
@@ -108,6 +109,7 @@ def _encode_missing(
 
 
 def _list(folder: Path, manifest: dict[str, Any], shards: Mapping[str, dict[str, Any]]) -> None:
+    check_held(folder)
     manifest["shards"] = [shards[name] for name in sorted(shards)]
     write_json(folder / MANIFEST, manifest)
 

@@ -21,23 +21,31 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
 from kdiff.config.training import LoopConfig
 from kdiff.data import Samples
 from kdiff.data.progress import DELAY
-from kdiff.files.tensors import load_tensors, load_weights
+from kdiff.files.tensors import check_storable, load_tensors, load_weights
+from kdiff.path import raise_wrong_times
 from kdiff.run.averages import EMA
 from kdiff.run.checkpoint import ema_file, keep_newest, list_checkpoints, load_optimizer, save_checkpoint, set_damaged_aside
 from kdiff.run.folder import warn
-from kdiff.run.metrics import Averages, MetricsFile
-from kdiff.run.processes import join_processes
+from kdiff.run.lock import check_held
+from kdiff.run.metrics import Averages, MetricsFile, mend_metrics
+from kdiff.run.processes import make_accelerator, without_launcher_settings
 from kdiff.run.signals import Stopped, StopSignals
 from kdiff.sampling.noise import mix_seed
 from kdiff.training.objective import Objective
+from kdiff.training.optimiser import (
+    check_places,
+    check_trainable,
+    compare_rates,
+    learning_rate_factor,
+    make_optimizer,
+    places,
+)
 from kdiff.training.order import DataOrder
 
 # Steps between two exchanges in which several processes ask each other whether to stop. An exchange waits for the devices.
@@ -56,35 +64,6 @@ class Fitted:
     metrics: dict[str, float]  # the last line of metrics
     seconds: float  # since the loop began or was last resumed
     headline: dict[str, float]  # the main numbers of the last line
-
-
-def learning_rate_factor(config: LoopConfig, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then 1, or a half cosine that falls to 0 at the end."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup)))
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """An accelerator of this precision, even if the process used another one before (accelerate keeps one per process)."""
-    join_processes()
-    if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != precision:
-        AcceleratorState._reset_state()
-    # Gradients lie in the buckets that processes exchange; separate copies would double their memory.
-    buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[buckets])
-
-
-def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD in one fused kernel; each group stores its own learning rate as `base_lr`."""
-    groups = objective.parameter_groups(config.learning_rate, config.weight_decay)
-    for group in groups:
-        group["base_lr"] = group["lr"]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, fused=True)
-    return torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
 
 
 def fit(
@@ -113,20 +92,31 @@ def fit(
             must not change the module or the averages; it may draw random numbers.
 
     Raises:
-        ValueError: the processes cannot share a batch equally, or checkpoints exist but none is whole.
+        ValueError: the processes cannot share a batch equally; the module is sharded over processes, has layers without a shape
+            or values that cannot be stored, or makes parameters and buffers in its first step; or checkpoints exist but none is
+            whole.
         TrainingDiverged: the loss, the gradient or a weight is not finite. This is checked before every line of metrics and
             every checkpoint, so no checkpoint holds such weights.
         NotSaved: a checkpoint or a line of metrics could not be written.
+        FolderReplaced: the folder was removed or replaced while the loop wrote in it.
         Stopped: SIGTERM or Ctrl-C arrived, and the current step is done and saved; only with a folder and in the main thread.
     """
+    check_trainable(objective.module)
+    if folder:
+        check_storable(objective.module.state_dict())
     accelerator = make_accelerator(config.precision)
     main = accelerator.is_main_process
+    if folder and main:
+        check_held(folder)
     steps = _Steps(objective, x, y, config, accelerator)
     start = _resume(folder, steps) if resume and folder else 0
     steps.prepare()
     board = folder / "tensorboard" if folder and config.tensorboard else None
     log = MetricsFile(folder / "metrics.jsonl", start, board) if folder and main else None
+    written = [name for name in ("config.yaml", "metrics.jsonl") if folder and (folder / name).exists()]
     row: dict[str, float] = log.last if log else {}
+    if folder and row:
+        compare_rates(row, config, folder)
     shown_names = ["loss", *objective.headline()]
     began = time.perf_counter()
     # A log file needs fewer lines than a screen. A loop without a folder may end within a second, so its bar is delayed.
@@ -140,6 +130,8 @@ def fit(
             after_step(start, steps.ema)
         for step in range(start, config.steps):
             steps.run(step)
+            if step == start:
+                check_places(steps.module, steps.places, "in its first step")
             done = step + 1
             last, stopping = done == config.steps, _asked(signals, accelerator, done) if folder else 0
             logging = last or done % config.log_every == 0
@@ -147,6 +139,8 @@ def fit(
             if logging or saving:
                 row = steps.summary(step)
                 _check_finite(row, steps.module, config, folder)
+            if folder and main and (logging or saving):
+                check_held(folder, *written)
             if logging:
                 steps.averages.sums = {}
                 if log:
@@ -162,6 +156,8 @@ def fit(
                 raise Stopped(stopping, f"{folder} is saved at step {done} of {config.steps}")
             if after_step and main:
                 after_step(done, steps.ema)
+    if folder and main:
+        check_held(folder, *written)
     steps.module.eval()
     return Fitted(steps.ema, row, time.perf_counter() - began, {name: row[name] for name in shown_names if name in row})
 
@@ -183,7 +179,9 @@ class _Steps:
         self.config, self.accelerator = config, accelerator
         self.optimizer: Any = make_optimizer(objective, config)
         self.ema, self.averages = EMA(self.module, config.ema), Averages()
+        self.places = places(self.module)
 
+    @without_launcher_settings()
     def prepare(self) -> None:
         """Wrap the model and the optimiser for the accelerator, after their states are loaded."""
         self.model, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
@@ -224,6 +222,7 @@ class _Steps:
 
     def summary(self, step: int) -> dict[str, float]:
         """A line of metrics: means over the steps since the last line, and the objective's state after step number `step`."""
+        raise_wrong_times()
         self.averages.sums = self.accelerator.reduce(self.averages.sums, "mean")
         rate = self.config.learning_rate * learning_rate_factor(self.config, step)
         return {"step": step + 1, **self.averages.means(), **self.objective.state(), "learning_rate": rate}
@@ -249,6 +248,8 @@ def _resume(folder: Path, steps: _Steps) -> int:
     """Load the newest whole checkpoint; returns its step, or 0 without one. Damaged ones are set aside with a warning."""
     if steps.accelerator.is_main_process:
         if problem := set_damaged_aside(folder / "checkpoints"):
+            warn(folder, problem)
+        if problem := mend_metrics(folder / "metrics.jsonl"):
             warn(folder, problem)
         keep_newest(folder / "checkpoints", steps.config.keep)
     steps.accelerator.wait_for_everyone()

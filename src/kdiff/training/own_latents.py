@@ -13,8 +13,8 @@ from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
 from kdiff.config.parts import Spec, data_name, parse
 from kdiff.data import Dataset
 from kdiff.data.latents import is_latent_folder, load_latents, read_manifest
-from kdiff.files.atomic import read_json
 from kdiff.run.build import load_dataset
+from kdiff.run.contents import read_data
 from kdiff.training.encoding import encode, unlike
 from kdiff.training.small_autoencoder import check_images, train_autoencoder
 
@@ -57,7 +57,7 @@ def own_latents(images: Spec, normalise: str = "channels", folder: str | None = 
             )
     begun = (autoencoder / "config.yaml").exists()
     if not complete and begun:
-        _check_images(autoencoder, read_json(autoencoder / "data.json"), images, dataset)
+        _check_images(autoencoder, read_data(autoencoder), images, dataset)
     if not complete and (begun or not is_latent_folder(latents)):
         make_latents(config, autoencoder, latents, name)
     return load_latents(latents, normalise=normalise)  # its error says how to finish what another autoencoder began

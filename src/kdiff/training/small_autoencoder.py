@@ -11,6 +11,7 @@ of reconstruction is the peak signal-to-noise ratio, PSNR = 10 log₁₀(2² / m
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from kdiff.config.autoencoding import AutoencoderConfig
 from kdiff.data import Dataset, Samples
-from kdiff.files.atomic import new_folder, read_json, write_json
+from kdiff.files.atomic import new_folder, write_json
 from kdiff.latent import Autoencoder, load_autoencoder, small_autoencoder
 from kdiff.run.build import load_dataset
-from kdiff.run.folder import locked, prepare_folder
+from kdiff.run.contents import read_finished
+from kdiff.run.folder import check_place, nothing_to_resume, prepare_folder
+from kdiff.run.lock import locked
 from kdiff.run.metrics import check_tensorboard
 from kdiff.run.processes import join_processes
 from kdiff.sampling.noise import mix_seed
@@ -60,6 +63,10 @@ def train_autoencoder(
             installed; or `train_run` would refuse the folder.
         Stopped: SIGTERM or Ctrl-C arrived while training, and the current step is saved. See `fit` for other failures.
     """
+    check_place(folder)
+    processes = join_processes()
+    if processes.is_main_process and resume and progress and (nothing := nothing_to_resume(folder)):
+        print(nothing, file=sys.stderr)
     if config.tensorboard:
         check_tensorboard()
     dataset = load_dataset(config)
@@ -73,7 +80,6 @@ def train_autoencoder(
             f"channels has {len(config.channels)} levels, which divide the sides of images by {factor}; found images of "
             f"{dataset.shape[1]}×{dataset.shape[2]}. Use fewer levels, or resize the images (--data.size)"
         )
-    processes = join_processes()
     with locked(folder) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
             prepare_folder(config, dataset, folder, resume)
@@ -87,7 +93,7 @@ def train_autoencoder(
                 heldout = _finish(module, dataset, folder)
                 write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics, "heldout": heldout})
             processes.wait_for_everyone()
-    return TrainedAutoencoder(load_autoencoder(folder), folder, dataset, read_json(folder / "finished.json"))
+    return TrainedAutoencoder(load_autoencoder(folder), folder, dataset, read_finished(folder))
 
 
 def check_images(dataset: Dataset) -> None:

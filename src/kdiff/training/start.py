@@ -15,24 +15,28 @@ from torch import Tensor, nn
 
 from kdiff.config.parts import Part, Spec, parse, resolve
 from kdiff.config.training import ModelConfig, TrainConfig
-from kdiff.data import Samples
+from kdiff.data import Dataset, Samples
 from kdiff.files.tensors import load_weights
-from kdiff.files.weights import read_weights
+from kdiff.files.weights import read_weights, unwrapped
 from kdiff.model import KDiff
 from kdiff.networks import load_official
 from kdiff.path import LinearPath
 from kdiff.published import as_model, velocity_change
 from kdiff.published.finetune import scale_output
-from kdiff.run.run import load_run
+from kdiff.run.agreement import DIFFERENCES, differences, facts_of, nameless, output_change
+from kdiff.run.run import Run, load_run
 from kdiff.targets.constant import FixedK, LearnedK, is_constant, learned_from, rescaled
 
 # The architectures with time from 0 to 1 on the linear path; DiT and U-ViT have their own times and paths.
 PUBLISHED = ("jit", "sit", "lightningdit")
 TABLES = ("y_embedder.embedding_table.weight", "label.weight")  # tables of labels of the transformers, and of the MLP
+ALLOWED = (*DIFFERENCES, "network")  # differences from a run that the option `allow` of start_from may name
 SHOWN = 2  # samples on which the change is measured; a large network takes seconds for each
 
 
-def start_from(model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None) -> dict[str, Any]:
+def start_from(
+    model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None, dataset: Dataset | None = None
+) -> dict[str, Any]:
     """Load the weights that `config.start_from` names into a model; returns the content of start.json.
 
     Args:
@@ -40,15 +44,18 @@ def start_from(model: KDiff, config: TrainConfig, x: Samples, y: Tensor | None) 
         config: the configuration.
         x: samples; the change of the velocity is measured on the first two.
         y: their labels, or None.
+        dataset: the data to train on. Their classes and normalisation are compared with those that a run recorded.
 
     Raises:
         FileNotFoundError: the weights do not exist.
-        ValueError: the weights belong to another network, path or noise scale, or to a target that cannot be converted to the
-            model's; or the source has no such option.
+        ValueError: the weights belong to another network, path or noise scale, to data of other classes or another
+            normalisation, or to a target that cannot be converted to the model's; or the source has no such option.
     """
-    source, labels = find_source(config.start_from or "")
-    find = _published if source.name in PUBLISHED else _of_run
-    before, facts = find(source, model, config, labels == "new")
+    source, labels, allowed = find_source(config.start_from or "")
+    if source.name in PUBLISHED:
+        before, facts = _published(source, model, config, labels == "new")
+    else:
+        before, facts = _of_run(source, model, config, labels == "new", allowed, x, y, dataset)
     init = next(iter(config.target.values), config.target.options.get("init"))  # learned(0.9) or learned(init=0.9)
     factor = _take_target(model, before, init)
     if factor != 1:
@@ -63,12 +70,17 @@ def _published_options(weights: str, entry: str | None = None, labels: str = "sa
     return {"weights": weights, "entry": entry, "labels": labels}
 
 
-def _run_options(checkpoint: int | None = None, ema: float | str | None = None, labels: str = "same") -> dict[str, Any]:
-    return {"checkpoint": checkpoint, "ema": ema, "labels": labels}
+def _run_options(
+    checkpoint: int | None = None, ema: float | str | None = None, labels: str = "same", allow: str | list[str] | None = None
+) -> dict[str, Any]:
+    return {"checkpoint": checkpoint, "ema": ema, "labels": labels, "allow": allow}
 
 
-def find_source(spec: Spec) -> tuple[Part, str]:
-    """The source of the weights without its option `labels`, and that option; raises if the weights or options do not exist."""
+def find_source(spec: Spec) -> tuple[Part, str, list[str]]:
+    """The source of the weights, and apart from it its options `labels` and `allow`.
+
+    Raises FileNotFoundError or ValueError if the weights or options do not exist.
+    """
     part = parse(spec)
     name, published = part.name, part.name in PUBLISHED
     if not published and not Path(name).is_dir():
@@ -81,9 +93,13 @@ def find_source(spec: Spec) -> tuple[Part, str]:
     labels = options.pop("labels", "same")
     if labels not in ("same", "new"):
         raise ValueError(f"labels is {labels!r} in start_from; expected same, or new for other classes")
+    allow = options.pop("allow", [])
+    allowed = [word.strip() for each in ([allow] if isinstance(allow, str) else allow) for word in str(each).split(",")]
+    if unknown := [word for word in allowed if word not in ALLOWED]:
+        raise ValueError(f"allow is {', '.join(unknown)} in start_from; expected some of {', '.join(ALLOWED)}")
     if published and not Path(str(options["weights"])).exists():
         raise FileNotFoundError(f"start_from is {part}; found no weights at {options['weights']}")
-    return Part(name, options), labels
+    return Part(name, options), labels, allowed
 
 
 def as_text(start: dict[str, Any]) -> str:
@@ -93,7 +109,9 @@ def as_text(start: dict[str, Any]) -> str:
     moved = change if most else "the velocity is the same"
     state = start.get("target_state", {name: start[name] for name in ("k",) if name in start})  # older files have only k
     at = "".join(f" at {name} = {value:.4g}" for name, value in list(state.items())[:1])
-    return f"starting from {start['source']}{at}; {moved}"
+    allowed, missing = start.get("allowed"), start.get("not_compared")
+    differs = f"; other than in its training, as allowed: {', '.join(allowed)}" if allowed else ""
+    return f"starting from {start['source']}{at}; {moved}{differs}{f'; not compared: {missing}' if missing else ''}"
 
 
 def _published(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
@@ -101,13 +119,30 @@ def _published(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) 
     name, path, entry = part.name, part.options["weights"], part.options.get("entry")
     if not isinstance(model.path, LinearPath):
         raise ValueError(f"path is {config.path!r}; expected linear, because {name} was trained on the linear path")
-    load_official(name, model.network, _labelled(read_weights(path, entry), model.network, new_labels))
+    found = read_weights(path, entry)
+    if any(key.startswith("target.") for key in found) and any(key.startswith("network.") for key in found):
+        raise ValueError(
+            f"{path} is a checkpoint of a kdiff run, whose network need not predict what {name} predicts; name the run "
+            "folder, as in --start_from runs/NAME"
+        )
+    state = unwrapped(found, model.network.state_dict())
+    load_official(name, model.network, _labelled(state, model.network, new_labels))
     before = as_model(name, copy.deepcopy(model.network), noise_scale=config.noise_scale)
-    return before, {"source": str(part), "architecture": name}
+    missing = "classes and normalisation of the data, which published weights do not record"
+    return before, {"source": str(part), "architecture": name, "not_compared": missing}
 
 
-def _of_run(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
-    """The model of another run with a copy of this model's network, and its entries in start.json."""
+def _of_run(
+    part: Part,
+    model: KDiff,
+    config: ModelConfig,
+    new_labels: bool,
+    allowed: list[str],
+    x: Samples,
+    y: Tensor | None,
+    dataset: Dataset | None,
+) -> tuple[KDiff, dict[str, Any]]:
+    """The model of another run, and its entries in start.json. If it has other classes, its network is a copy of this one."""
     folder = Path(part.name)
     run = load_run(folder, **part.options)
     for name in ("path", "noise_scale"):
@@ -116,8 +151,61 @@ def _of_run(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> 
             raise ValueError(f"{name} is {ours}; expected {theirs}, with which {folder} was trained")
     state = _labelled(run.model.cpu().network.state_dict(), model.network, new_labels)
     load_weights(model.network, state, folder)
-    run.model.network = copy.deepcopy(model.network)  # with its table of labels
-    return run.model, {"source": str(part), "step": run.step, "weights": run.weights}
+    found = _differences(run, model, config, new_labels, x, y, dataset)
+    _refuse(found, part, run, new_labels, allowed)
+    if not _comparable(run, x, y, new_labels):
+        run.model.network = copy.deepcopy(model.network)  # with its table of labels
+    facts: dict[str, Any] = {"source": str(part), "step": run.step, "weights": run.weights}
+    if found:
+        facts["allowed"] = list(found)
+    missing = "classes and normalisation of the data, because no data set was read or given"
+    if dataset is not None:
+        names = "" if new_labels else nameless(run.data, facts_of(dataset), folder)
+        missing = f"the names of the classes, which are not recorded for {names}" if names else ""
+    return run.model, {**facts, **({"not_compared": missing} if missing else {})}
+
+
+def _comparable(run: Run, x: Samples, y: Tensor | None, new_labels: bool) -> bool:
+    """Whether the run's own network takes these samples and labels."""
+    known = y is None or int(y[:SHOWN].max()) < run.data["num_classes"]
+    return known and not new_labels and tuple(x.shape[1:]) == run.shape
+
+
+def _differences(
+    run: Run, model: KDiff, config: ModelConfig, new_labels: bool, x: Samples, y: Tensor | None, dataset: Dataset | None
+) -> dict[str, str]:
+    """What gives the weights another meaning here than in their run, by name and in words."""
+    found = {} if dataset is None else differences(run.data, facts_of(dataset), run.folder)
+    if new_labels:
+        found.pop("classes", None)
+    if run.config.network != config.network and tuple(x.shape[1:]) == run.shape:
+        labels = y[:SHOWN] if y is not None and _comparable(run, x, y, new_labels) else None
+        if change := output_change(run.model, model, x[:SHOWN], labels):
+            found["network"] = (
+                f"network is {config.network}; expected {run.config.network}, with which {run.folder} was trained: the weights "
+                f"fit both, but the output changes by {change:.2g} of its size"
+            )
+    return found
+
+
+def _refuse(found: dict[str, str], part: Part, run: Run, new_labels: bool, allowed: list[str]) -> None:
+    """Raise ValueError, with what to type, if there are differences that are not allowed."""
+    refused = {name: text for name, text in found.items() if name not in allowed}
+    if not refused:
+        return
+    names = ", ".join(name for name in ALLOWED if name in found or name in allowed)
+    labels = {"labels": "new"} if new_labels else {}
+    spec = Part(part.name, {**part.options, **labels, "allow": names})
+    remedies = ["To draw new rows for other classes, add labels=new."] if "classes" in refused else []
+    if "normalisation" in refused and run.latents is not None:
+        own = run.config.data.options.get("normalise", "channels")
+        again = run.latents["folder"] if own == "channels" else own
+        remedies.append(f"To normalise these latents as those were, type --data.normalise {again}.")
+    if "normalisation" in refused and run.normalisation.kind == "range":
+        low, high = (float(run.normalisation.shift + sign * run.normalisation.scale) for sign in (-1, 1))
+        remedies.append(f"The range of values of those data was {low:g} to {high:g} (--data.value_range).")
+    remedies.append(f'To start from these weights all the same, type --start_from "{spec}"')
+    raise ValueError(f"{'; '.join(refused.values())}. {' '.join(remedies)}")
 
 
 def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[str, Tensor]:

@@ -15,18 +15,22 @@ import torch
 from kdiff.config.sampling import Sampling, sampler_options
 from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset, principal_directions
-from kdiff.files.atomic import read_json, write_json
+from kdiff.files.atomic import write_json
+from kdiff.files.tensors import check_storable
 from kdiff.latent.autoencoder import decoder
 from kdiff.model import KDiff
 from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.checkpoint import list_checkpoints
-from kdiff.run.folder import check_begun, locked, prepare_folder
+from kdiff.run.contents import read_data
+from kdiff.run.folder import check_begun, check_place, nothing_to_resume, prepare_folder
+from kdiff.run.lock import check_held, locked
 from kdiff.run.metrics import check_tensorboard
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
 from kdiff.training.loop import fit
 from kdiff.training.objective import DiffusionObjective
+from kdiff.training.optimiser import check_places, places
 from kdiff.training.start import as_text as describe_start
 from kdiff.training.start import find_source, start_from
 
@@ -53,11 +57,15 @@ def train_run(
 
     Raises:
         ValueError: the data or the configuration are wrong (nothing is written then); the folder holds a run and `resume` is
-            False; `resume` is True and the folder's run has other settings or other data; another process trains there.
+            False; `resume` is True and the folder's run has other settings or other data; another process trains there; the
+            folder is inside a run folder, or holds something else.
         Stopped: SIGTERM or Ctrl-C arrived while training, and the current step is saved. See `fit` for other failures.
     """
     processes = join_processes()
     main = processes.is_main_process
+    check_place(folder)
+    if main and resume and progress and (nothing := nothing_to_resume(folder)):
+        print(nothing, file=sys.stderr)
     if main and (folder / "config.yaml").exists():
         with locked(folder):
             check_begun(folder, resume)  # an occupied folder is refused before the data are read, which may take long
@@ -73,7 +81,7 @@ def train_run(
         decoder(autoencoder["source"], autoencoder["identity"])
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, dataset.moments)
     _try_out(model, dataset, config.sampling)
-    start = None if source is None else start_from(model, config, *dataset.part("train"))
+    start = None if source is None else start_from(model, config, *dataset.part("train"), dataset)
     if start and progress and main:
         print(describe_start(start), file=sys.stderr)
     with locked(folder) if main else nullcontext():
@@ -113,11 +121,19 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
 
 def _try_out(model: KDiff, dataset: Dataset, sampling: Sampling) -> None:
     model.target.check_signs(dataset.shape)
+    check_storable(model.state_dict())
+    before = places(model)
     x, y = dataset.part("train")
     conditions: dict[str, Any] = {} if y is None else {"y": y[:2]}
     with torch.no_grad():
         model.eval().predict(x[:2], torch.rand(2), **conditions)
+        check_places(model, before, "when it was called")
         if sampling != Sampling():
+            if sampling.guidance != 1 and y is not None and not 0 < model.null_rate < 1:
+                raise ValueError(
+                    f"sampling.guidance is {sampling.guidance:g}, but with null_rate {model.null_rate:g} the model never sees "
+                    'both a class and "no class", so it cannot be guided; expected a null_rate such as 0.1, or guidance 1'
+                )
             # Sampling options that do not fit are refused now, before training, and not at the first picture.
             model.sample(torch.randn(x[:2].shape), **{**sampler_options(sampling), "steps": 2}, **conditions)
 
@@ -129,5 +145,6 @@ def _show(
     if step % config.sample_every == 0 and step < config.steps:
         averaged = build_model(config, config.target, dataset.shape, dataset.num_classes)
         averaged.to(next(model.parameters()).device).load_state_dict({**model.state_dict(), **ema.averages[config.ema[0]]})
-        data = read_json(folder / "data.json")
+        check_held(folder)
+        data = read_data(folder)
         on_sample(Run(folder, config, data, averaged.eval(), step, f"ema {config.ema[0]:g}"))

@@ -1,0 +1,129 @@
+"""Do the data of two models mean the same? Compares what data.json records: classes, normalisation, autoencoder and shape.
+
+Weights that fit can still mean something else: class 3 is another class, a pixel is another number, a latent comes from another
+autoencoder. Each of these is a difference with a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdiff.data import Dataset, Normalisation
+from kdiff.model import KDiff
+
+DIFFERENCES = ("classes", "normalisation", "autoencoder", "shape")
+TOLERANCE = 1e-5  # of shift and scale, in units of the scale; statistics of the same data differ by less
+ROUNDING = 2e-7  # of a float32 number, such as the shift, relative to it
+SAME = 1e-4  # a relative change of an output that the order of its sums can make
+SHOWN = 3  # classes, and numbers of a normalisation, in a message
+
+Facts = Mapping[str, Any]  # the content of data.json
+
+
+def facts_of(dataset: Dataset) -> dict[str, Any]:
+    """What data.json would record of a data set, without its statistics, which take time."""
+    return {
+        "name": dataset.name,
+        "shape": list(dataset.shape),
+        "num_classes": dataset.num_classes,
+        "normalisation": dataset.normalisation.describe(),
+        "fingerprint": dataset.fingerprint,
+        **dataset.about,
+    }
+
+
+def differences(old: Facts, new: Facts, folder: object) -> dict[str, str]:
+    """What differs between the data of the run in `folder` and new data, by name and in words."""
+    found = {}
+    if old["shape"] != new["shape"]:
+        found["shape"] = f"the samples have the shape {tuple(new['shape'])}; those of {folder} have {tuple(old['shape'])}"
+    if classes := _classes(old, new, folder):
+        found["classes"] = classes
+    if _identity(old) != _identity(new):
+        found["autoencoder"] = f"the samples are {_kind(new)}; those of {folder} are {_kind(old)}"
+    theirs, ours = (Normalisation.from_description(facts["normalisation"]) for facts in (old, new))
+    if not _same(theirs, ours, tuple(old["shape"])):
+        found["normalisation"] = f"the data are normalised by {_in_words(ours)}; those of {folder} by {_in_words(theirs)}"
+    return found
+
+
+def nameless(old: Facts, new: Facts, folder: object) -> str:
+    """The places that do not record the names of their classes, although these should be compared; empty if there are none."""
+    if not new["num_classes"] or old["fingerprint"] == new["fingerprint"]:
+        return ""
+    return " and ".join(str(name) for name, facts in ((folder, old), (new["name"], new)) if not facts.get("class_names"))
+
+
+@torch.no_grad()
+def output_change(before: KDiff, after: KDiff, x: Tensor, y: Tensor | None) -> float:
+    """The relative change of the network's output between two models that should agree; 0 if it is rounding.
+
+    x: samples, (batch, ...). y: their labels; None stands for "no class", whose number may differ between the models.
+    """
+    worst = 0.0
+    noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    for t in (0.2, 0.8):
+        z = before.path.mix(x, noise, t)
+        old, new = (model.eval().predict(z, t, **_conditions(model, y, len(x))) for model in (before, after))
+        change = float((new - old).square().mean().sqrt())
+        worst = max(worst, change / max(float(old.square().mean().sqrt()), 1e-30))
+    return worst if worst > SAME else 0.0
+
+
+def _conditions(model: KDiff, y: Tensor | None, number: int) -> dict[str, Any]:
+    if y is not None:
+        return {"y": y}
+    return {name: torch.full((number,), value) for name, value in model.null.items()}
+
+
+def _classes(old: Facts, new: Facts, folder: object) -> str:
+    """How the classes differ; empty if they are the same, or if that cannot be known."""
+    if old["num_classes"] != new["num_classes"]:
+        return f"the data have {new['num_classes']} classes; those of {folder} have {old['num_classes']}"
+    theirs, ours = old.get("class_names"), new.get("class_names")
+    if not (theirs and ours):
+        return ""
+    other = [number for number, (there, here) in enumerate(zip(theirs, ours)) if there != here]
+    examples = ", ".join(f"{number} is {ours[number]!r} and was {theirs[number]!r}" for number in other[:SHOWN])
+    more = f" ({len(other)} in all)" if len(other) > SHOWN else ""
+    return f"the data have other classes than those of {folder}: number {examples}{more}" if other else ""
+
+
+def _identity(facts: Facts) -> str | None:
+    """The identity of the autoencoder of latents; None for other samples."""
+    return facts["latents"]["autoencoder"]["identity"] if facts.get("latents") else None
+
+
+def _kind(facts: Facts) -> str:
+    if not facts.get("latents"):
+        return "no latents"
+    autoencoder = facts["latents"]["autoencoder"]
+    return f"latents of the autoencoder {autoencoder['source']} (identity {autoencoder['identity']})"
+
+
+def _same(theirs: Normalisation, ours: Normalisation, shape: tuple[int, ...]) -> bool:
+    """Whether two normalisations map raw samples of this shape to the same values, up to rounding."""
+    try:
+        old, old_scale, new, new_scale = (
+            value.double().expand(shape) for value in (theirs.shift, theirs.scale, ours.shift, ours.scale)
+        )
+    except RuntimeError:  # a shift of another shape
+        return False
+    shifted, scaled = (new - old).abs() / old_scale, (new_scale / old_scale - 1).abs()
+    return bool((shifted <= TOLERANCE + ROUNDING * old.abs() / old_scale).all() and (scaled <= TOLERANCE).all())
+
+
+def _in_words(normalisation: Normalisation) -> str:
+    if normalisation.kind == "none":
+        return "none"
+    shift, scale = (_numbers(value) for value in (normalisation.shift, normalisation.scale))
+    return f"{normalisation.kind} (shift {shift}, scale {scale})"
+
+
+def _numbers(value: Tensor) -> str:
+    shown = " ".join(f"{number:.6g}" for number in value.flatten()[:SHOWN].tolist())
+    return f"{shown} … in {value.numel()} numbers" if value.numel() > SHOWN else shown
