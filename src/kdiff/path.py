@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -26,6 +27,8 @@ R = TypeVar("R")
 PAPER_CLAMP = 0.05  # least denominator in the conversion from an output to a velocity (k-Diff, arXiv 2601.21419)
 ROUNDING = 2.0**-23  # the distance from 1 to the next float32: how far a computed time may miss [0, 1]
 TIMES = "times in [0, 1] (0 is noise, 1 is data)"
+# The tensors of times that were checked, by id, as weak references: functions that pass such a tensor on check it only once.
+_CHECKED: dict[int, weakref.ref[Tensor]] = {}
 # The least and the greatest time that each device has seen since the last `raise_wrong_times`, by device, name and expectation.
 _SEEN: dict[tuple[torch.device, str, str], tuple[Tensor, Tensor]] = {}
 
@@ -59,8 +62,8 @@ def waits(t: Tensor) -> bool:
 def checked_time(t: Any, name: str = "t", expected: str = TIMES) -> Any:
     """The times `t`, a number or a tensor, if they lie in [0, 1]; times that miss it by one float32 rounding become 0 or 1.
 
-    The result is marked, so that functions that pass it on check it only once. To read a tensor on a device would wait for the
-    device. Its least and greatest value are therefore kept there, and `raise_wrong_times` reads them later. Tensors without
+    The result is remembered, so that functions that pass it on check it only once. To read a tensor on a device would wait for
+    the device. Its least and greatest value are therefore kept there, and `raise_wrong_times` reads them later. Tensors without
     values (while a function is compiled, traced or mapped over by vmap) are not checked.
 
     Args:
@@ -76,20 +79,20 @@ def checked_time(t: Any, name: str = "t", expected: str = TIMES) -> Any:
             _check_range(t, t, name, expected)
             return min(max(t, 0.0), 1.0)
         return t
-    if hasattr(t, "lies_in_unit_interval") or torch.compiler.is_compiling() or t.is_meta:
+    if torch.compiler.is_compiling() or t.is_meta or _was_checked(t):
         return t
     inside = t.clamp(0, 1)
     if waits(t):
         # At the ends the gradient of a clamp is 0, so times with a gradient keep their rounding.
-        return _marked(inside if _note(t.detach(), name, expected) and not t.requires_grad else t.view_as(t))
+        return _remember(inside if _note(t.detach(), name, expected) and not t.requires_grad else t.view_as(t))
     try:
         if torch.equal(inside, t):
-            return _marked(t.view_as(t))
+            return _remember(t.view_as(t))  # the caller cannot change this one in place
     except RuntimeError:  # no values
         return t
     low, high = torch.aminmax(t.detach())
     _check_range(low.item(), high.item(), name, expected)
-    return _marked(inside)
+    return _remember(inside)
 
 
 def raise_wrong_times() -> None:
@@ -118,10 +121,17 @@ def _note(t: Tensor, name: str, expected: str) -> bool:
     return True
 
 
-def _marked(t: Tensor) -> Tensor:
-    """Mark a tensor that only the caller has as one of times in [0, 1]."""
-    t.lies_in_unit_interval = True  # type: ignore[attr-defined]
+def _remember(t: Tensor) -> Tensor:
+    """Remember a new tensor of times in [0, 1] as long as it exists."""
+    if not torch.compiler.is_compiling():
+        key = id(t)
+        _CHECKED[key] = weakref.ref(t, lambda _: _CHECKED.pop(key, None))
     return t
+
+
+def _was_checked(t: Tensor) -> bool:
+    known = None if torch.compiler.is_compiling() else _CHECKED.get(id(t))
+    return known is not None and known() is t
 
 
 def _check_range(low: float, high: float, name: str, expected: str) -> None:
@@ -162,17 +172,12 @@ def broadcast_time(t: Tensor | float, like: Tensor) -> Tensor:
 
     Times have float32 precision or better, even if the samples are in half precision. Raises the errors of `checked_time`.
     """
-    if getattr(t, "placed_for", None) == like.shape:
-        return t  # type: ignore[return-value]
     t = checked_time(t)
     if not isinstance(t, Tensor):
         dtype = like.dtype if like.itemsize >= 4 else torch.float32
-        return _marked(torch.full((), t, dtype=dtype, device=like.device))
+        return _remember(torch.full((), t, dtype=dtype, device=like.device))
     placed = per_sample(t, like, "t")
-    if not hasattr(t, "lies_in_unit_interval"):
-        return placed
-    placed.placed_for = like.shape  # type: ignore[attr-defined]
-    return _marked(placed)
+    return _remember(placed) if placed is not t and _was_checked(t) else placed
 
 
 class GaussianPath(ABC):

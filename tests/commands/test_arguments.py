@@ -246,13 +246,13 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> N
         ("qqq: 5", "qqq"),
         ("network.width: 5", r"'network.width'; write network: \{name: …, width: …\}"),
         ("target: {nam: learned}", r"target: .*has no name; expected \{name: …"),
-        ("target: no", r"target is false \(so YAML reads no, off, false\); expected a name, a number"),
+        ("target: no", r"target is false \(YAML reads no and off as false\); expected a name, a number"),
         ("target: learned(rate:1)", "target: cannot read"),
         ("network: [MLP]", r"network is \['MLP'\]; expected a name"),
         ("steps: many", "steps is 'many'; expected a whole number"),
         ("steps: 1.5", "steps is 1.5; expected a whole number"),
         ("steps: [100]", r"steps is \[100\]; expected a whole number"),
-        ("steps: yes", r"steps is true \(so YAML reads yes, on, true\); expected a whole number"),
+        ("steps: yes", r"steps is true \(YAML reads yes and on as true\); expected a whole number"),
         ("steps: 010", "line 1: YAML reads 010 as 8; write 8"),
         ("clip: no", "clip is false .*expected a number"),
         ("ema: [a]", r"ema is \['a'\]; expected a list, each a number"),
@@ -265,18 +265,18 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> N
         ("sampling: {steps: }", "sampling.steps is empty; expected a whole number"),
         ("sampling: {solver: }", "sampling.solver is empty; expected a name"),
         ("sampling: {guidance_interval: 0.5}", "sampling.guidance_interval is 0.5; expected 2 values in square brackets"),
-        ("sampling: {solver: heun}\nsampling.steps: 5", "sampling.steps stands beside sampling; expected"),
+        ("sampling: {solver: heun}\nsampling.steps: 5", "sampling.steps is given together with sampling; expected"),
         ("expects: {shape: [a]}", "expects.shape is .*; expected a list, each a whole number"),
         ("trust: true", "trust is true .*expected False"),
         ("steps: [", "line 1"),
         ("steps: 5\n\ta: 3", "line 2: found character"),
         ("- steps", r"holds \['steps'\]; expected keys and values"),
         ("", "holds nothing; expected keys and values"),
-        ("on: 3", r"a key is true \(so YAML reads yes, on, true\)"),
+        ("on: 3", r"a key is true \(YAML reads yes and on as true\)"),
         ("data: !!binary aGk=", "line 1: could not determine a constructor"),
-        ("steps: 5\nseed: 1\nsteps: 7", "line 3: steps stands twice, here and in line 1"),
-        ("network: {name: MLP, width: 5, width: 6}", "line 1: width stands twice, here and in line 1"),
-        ("sampling:\n  solver: heun\n  solver: ab3", "line 3: solver stands twice, here and in line 2"),
+        ("steps: 5\nseed: 1\nsteps: 7", "line 3: steps is given twice, here and in line 1"),
+        ("network: {name: MLP, width: 5, width: 6}", "line 1: width is given twice, here and in line 1"),
+        ("sampling:\n  solver: heun\n  solver: ab3", "line 3: solver is given twice, here and in line 2"),
         ("network: &a {name: MLP, width: *a}", "line 1: found unconstructable recursive node"),
         ("steps: 0", "steps is 0"),
         *(
@@ -315,7 +315,7 @@ def test_mistakes_in_a_file(text, message, yaml_file) -> None:
 )
 def test_values_that_only_look_different(text, values, yaml_file) -> None:
     if values is None:
-        with pytest.raises(ValueError, match="no option is called 'a'"):  # a merged key is no key that stands twice
+        with pytest.raises(ValueError, match="no option is called 'a'"):  # a merged key is no key that is given twice
             train(yaml_file(text))
         return
     config = train(yaml_file(text))

@@ -137,7 +137,7 @@ def test_an_older_run_that_asks_for_it_is_not_drawn(runs):
 def test_samples_that_are_not_finite_end_with_code_1_and_are_kept_under_another_name(runs, error, tmp_path):
     found = error(1, "sample", runs / "usual", "--num", "9", *BROKEN, "--steps", "10", "--out", tmp_path / "drawn.png")
     kept = tmp_path / "drawn_not_finite.safetensors"
-    assert "9 of 9 samples are not finite numbers (NaN or infinite); the first from step 2 of 10 (t = 0.2) on" in found
+    assert "9 of 9 samples are not finite numbers (NaN or infinite); the first at step 2 of 10 (t = 0.2)" in found
     assert f"They were written to {kept}" in found
     assert sorted(tmp_path.iterdir()) == [kept.with_suffix(ending) for ending in (".json", ".png", ".safetensors")]
     tensors = load_tensors(kept)

@@ -59,10 +59,11 @@ def test_a_disk_that_is_full_at_the_start(room, number, full, capsys) -> None:
 
 
 def test_the_command_that_the_message_names_continues(full, monkeypatch, capsys) -> None:
+    real = os.fsync
     full(4)
     assert main([*ARGV, "--out", "run"]) == 1
-    monkeypatch.undo()
-    assert main([*ARGV, "--out", str(Path("run").absolute()), "--resume"]) == 0
+    monkeypatch.setattr(atomic.os, "fsync", real)
+    assert main([*ARGV, "--out", "run", "--resume"]) == 0
 
 
 def test_a_full_disk_ends_other_commands_with_a_sentence(full, capsys) -> None:

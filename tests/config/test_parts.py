@@ -26,6 +26,11 @@ class Any(Module):
         super().__init__()
         self.given = options
 
+class Several(Module):
+    def __init__(self, dim: int, *widths: int, **options: float):
+        super().__init__()
+        self.given = {"dim": dim, "widths": widths, **options}
+
 class Nothing:
     pass
 
@@ -164,6 +169,7 @@ def test_a_part_reads_back_from_plain_data():
         ("path", "linear(a=1)", "it takes none"),
         ("target", "learned(init=2)", "init is 2"),
         ("target", "learned(init=high)", "init of learned is 'high'; expected a number"),
+        ("target", "learned(rate=inf)", "rate of learned is 'inf'; expected a number"),
         ("target", "learned(high)", "init of learned is 'high'; expected a number"),
         ("target", "learned(init=[0.5])", r"init of learned is \[0.5\]; expected a number, as in learned\(init=1\)"),
         ("target", "fixed", "fixed needs a value for k"),
@@ -240,6 +246,8 @@ def test_a_class_path_gets_what_its_signature_has(module):
     assert build("network", {"name": f"{module}.nets.Net", "shape": [9]}, shape=(3,)).given == {"shape": [9], "depth": 1}
     # What a signature takes by ** alone, it may hand on to something that does not know it.
     assert build("network", f"{module}.nets.Any(width=5)", shape=(3,), num_classes=2).given == {"width": 5}
+    several = build("network", f"{module}.nets.Several(2, 3, 4, drop=0.1)", shape=(3,), num_classes=2)
+    assert several.given == {"dim": 2, "widths": (3, 4), "drop": 0.1}
 
 
 def test_class_paths_that_do_not_work_say_why(module):

@@ -238,3 +238,16 @@ def test_files_of_samples_hold_float64(tmp_path: Path) -> None:
 def test_a_description_with_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"dtype of a normalisation is 'float16'; expected float64"):
         Normalisation.from_description({"kind": "standard", "shift": 0.0, "scale": 1.0, "dtype": "float16"})
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(290.0, 10.0), (20.0, 1.0), (0.0, 1.0), (-100.0, 1.0)])
+def test_usual_data_are_read_as_float32_always_were(mean: float, spread: float) -> None:
+    """Their parts and their fingerprint are those of older runs."""
+    raw = np.random.default_rng(0).normal(mean, spread, (COUNT, 3))
+    double, single = (
+        make_dataset("a", raw, normalise="features"),
+        make_dataset("a", raw.astype(np.float32), normalise="features"),
+    )
+    assert not double.normalisation.double
+    assert torch.equal(double.x, single.x)
+    assert double.fingerprint == single.fingerprint

@@ -89,7 +89,7 @@ class TestEntries:
         (text,) = warned(raw, normalise=kind)
         assert text == (
             f"a: {what} 2 varies in the last digits of float32 only (0.100000001 to 0.100000009) and is scaled to variance 1; "
-            "if these are rounding errors, round or drop it"
+            "if these are rounding errors, round or drop this entry"
         )
         assert warned(raw, normalise="standard") == []
         raw[:, 2] = 2**22 + np.arange(500).reshape(-1, *[1] * (raw.ndim - 2)) % 7  # whole numbers are exact

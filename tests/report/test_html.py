@@ -22,7 +22,7 @@ from kdiff.report.page import duration, spaced, write_page
 from kdiff.report.record import names, read_record
 from kdiff.report.run_pictures import SampleGrids, draw_run, settings
 from kdiff.run.checkpoint import list_checkpoints, record_again
-from kdiff.run.contents import record
+from kdiff.run.contents import record_settings
 from kdiff.run.metrics import read_metrics
 from kdiff.training.trainer import train_run
 
@@ -213,7 +213,7 @@ def test_nothing_of_the_users_becomes_markup(runs, tmp_path) -> None:
     run = Path(shutil.copytree(runs / "learned", tmp_path / HOSTILE.replace("/", "")))
     data = read_json(run / "data.json")
     write_json(run / "data.json", {**data, "name": HOSTILE, "class_names": [HOSTILE], "fingerprint": HOSTILE})
-    record_again(list_checkpoints(run / "checkpoints")[-1], **record(run))
+    record_again(list_checkpoints(run / "checkpoints")[-1], **record_settings(run))
     write_json(run / "environment.json", {**read_json(run / "environment.json"), "command": HOSTILE})
     result = read_json(run / "evaluation.json")
     write_json(run / "evaluation.json", {**result, "weights": HOSTILE})

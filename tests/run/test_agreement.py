@@ -30,7 +30,7 @@ CHANNELS = {"kind": "channels", "shift": [[[0.0]]] * 3, "scale": [[[127.5]]] * 3
         ({"num_classes": 3}, "classes", "the data have 3 classes; those of RUN have 2"),
         ({"num_classes": 0, "class_names": None}, "classes", "the data have 0 classes"),
         ({"shape": [3, 4, 4]}, "shape", r"shape \(3, 4, 4\); those of RUN have \(3, 2, 2\)"),
-        ({"latents": LATENTS}, "autoencoder", r"latents of the autoencoder a \(identity 1\); those of RUN are no latents"),
+        ({"latents": LATENTS}, "autoencoder", r"latents of the autoencoder a \(identity 1\); those of RUN are not latents"),
         (
             {"normalisation": CHANNELS},
             "normalisation",

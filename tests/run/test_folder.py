@@ -12,14 +12,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from kdiff.commands.main import main
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import remove_leftovers
-from kdiff.run import folder as folder_module
 from kdiff.run.build import load_dataset
 from kdiff.run.folder import prepare_folder, warn
 from kdiff.run.lock import locked
@@ -232,13 +230,12 @@ def test_an_unchanged_schedule_is_not_remarked(tmp_path, changes):
         ((1, 1), (1, 2), "--accumulate 1"),
     ],
 )
-def test_other_micro_batches_are_remarked_and_the_same_ones_are_not(tmp_path, monkeypatch, before, now, exact):
+def test_other_micro_batches_are_remarked_and_the_same_ones_are_not(tmp_path, before, now, exact):
     """Processes and `accumulate` may change, as long as their product stays."""
     dataset, run = load_dataset(CONFIG), tmp_path / "run"
 
     def prepare(processes: int, accumulate: int, resume: bool) -> None:
-        monkeypatch.setattr(folder_module, "join_processes", lambda: SimpleNamespace(num_processes=processes))
-        prepare_folder(replace(CONFIG, accumulate=accumulate), dataset, run, resume)
+        prepare_folder(replace(CONFIG, accumulate=accumulate), dataset, run, resume, processes)
 
     run.mkdir()
     prepare(*before, resume=False)

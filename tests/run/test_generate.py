@@ -69,12 +69,12 @@ def test_samples_that_are_not_finite_are_counted_with_the_step_at_which_they_beg
     with pytest.warns(UserWarning, match="not finite") as told:
         x, _ = generate(model, 20, (3,), batch_size=batch_size, solver="euler", steps=10)
     assert [str(each.message) for each in told] == [
-        f"{wrong} of 20 samples are not finite numbers (NaN or infinite); the first from step 6 of 10 (t = 0.6) on"
+        f"{wrong} of 20 samples are not finite numbers (NaN or infinite); the first at step 6 of 10 (t = 0.6)"
     ]
     assert (~x.isfinite().all(1)).sum() == wrong
-    with pytest.warns(UserWarning, match=rf"^{wrong} of 20 .* from step 6 of 10 \(t = 0\.6\) on$"):
+    with pytest.warns(UserWarning, match=rf"^{wrong} of 20 .* at step 6 of 10 \(t = 0\.6\)$"):
         generate_ends(model, ["euler", "data"], 20, (3,), batch_size=batch_size, solver="euler", steps=10)
-    with pytest.warns(UserWarning, match=rf"^{2 * wrong} of 40 .* from step 10 of 10 \(t = 1\) on$"):
+    with pytest.warns(UserWarning, match=rf"^{2 * wrong} of 40 .* at step 10 of 10 \(t = 1\)$"):
         generate_ends(KDiff(Breaks(0.9), "velocity"), ["euler", "data"], 20, (3,), solver="euler", steps=10)
 
 
@@ -82,13 +82,11 @@ def test_samples_that_are_not_finite_are_counted_with_the_step_at_which_they_beg
 def test_a_library_call_warns_and_passes_its_callback_on(solver, last_step):
     seen: list[int] = []
     options = {"solver": solver, "steps": 8, "last_step": last_step, "callback": lambda step, t, z: seen.append(step)}
-    with pytest.warns(
-        UserWarning, match=r"2 of 3 samples are not finite numbers .*; the first from step \d of 8 \(t = 0\.\d+\)"
-    ):
+    with pytest.warns(UserWarning, match=r"2 of 3 samples are not finite numbers .*; the first at step \d of 8 \(t = 0\.\d+\)"):
         KDiff(Breaks(0.3), "velocity").sample(torch.tensor([[1.0, 0.0], [-9.0, 1.0], [2.0, 1.0]]), **options)
     assert seen == list(range(9))
     start = torch.tensor([[torch.inf, 0.0], [-1.0, 1.0]])
-    with pytest.warns(UserWarning, match=r"1 of 2 samples .*; the first from step 0 of 8 \(t = 0\) on"):
+    with pytest.warns(UserWarning, match=r"1 of 2 samples .*; the first at step 0 of 8 \(t = 0\)"):
         KDiff(Breaks(2.0), "velocity").sample(start, solver="euler", steps=8)
 
 

@@ -260,10 +260,10 @@ def test_a_class_path_of_a_function_is_refused_before_it_is_called(kind, own) ->
 SCRIPT = "import sys; sys.path.pop(0); from kdiff.commands.main import main; sys.exit(main())"  # like the script of pip
 
 
-@pytest.mark.parametrize("command", [["-m", "kdiff"], ["-c", SCRIPT]], ids=["module", "script"])
+@pytest.mark.parametrize("command", [["-m", "kdiff", "info", "PLAIN"], ["-c", SCRIPT, "--help"]], ids=["module", "script"])
 def test_a_file_in_the_working_folder_replaces_no_module(command, plain, tmp_path) -> None:
     for name in ("random", "numpy", "yaml", "difflib", "traceback", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working folder')\n")
-    argv = [sys.executable, *command, "info", str(plain)]
+    argv = [sys.executable, *(word.replace("PLAIN", str(plain)) for word in command)]
     found = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

@@ -13,10 +13,11 @@ from torch import nn
 from kdiff import KDiff
 from kdiff.commands.main import main
 from kdiff.config.training import LoopConfig, TrainConfig
+from kdiff.data import load
 from kdiff.export.diffusers_folder import export
 from kdiff.files.tensors import load_tensors
 from kdiff.run.build import build_model
-from kdiff.run.run import load_run
+from kdiff.run.run import Run, load_run
 from kdiff.training.loop import fit
 from kdiff.training.objective import ClassificationObjective, DiffusionObjective
 from kdiff.training.optimiser import check_trainable, make_optimizer
@@ -154,7 +155,9 @@ def test_lazy_and_complex_weights_train_resume_and_are_read_back(tmp_path, conte
 
 @pytest.mark.parametrize(("network", "message"), [("Lazy", "has lazily shaped layers"), ("Complex", r"first is complex")])
 def test_what_diffusers_could_not_load_is_not_exported(tmp_path, network, message):
-    run = train_run(named(network, steps=1), tmp_path / "run")
+    config, dataset = named(network), load("spiral(num_samples=100)")
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    run = Run(tmp_path / "run", config, {**dataset.describe(), "class_counts": None}, model, 0, "raw")
     with pytest.raises(ValueError, match=message):
         export(run, tmp_path / "exported")
     assert not (tmp_path / "exported").exists()

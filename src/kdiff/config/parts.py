@@ -248,7 +248,8 @@ def _bound(part: Part, factory: Callable[..., Any], given: Mapping[str, Any], fi
     except TypeError as error:
         raise ValueError(f"the arguments of {part} do not fit: {error}; {its}") from None
     for name, value in arguments.arguments.items():
-        if name in given and name not in part.options:
+        several = parameters[name].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        if several or (name in given and name not in part.options):
             continue
         try:
             arguments.arguments[name] = fitted(value, simple(parameters[name].annotation))

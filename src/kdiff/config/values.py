@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import numbers
 import operator
 import types
@@ -90,7 +91,8 @@ def simple(annotation: Any) -> Any:
 def said(value: Any) -> str:
     """A value, for messages."""
     if isinstance(value, bool):
-        return f"{str(value).lower()} (so YAML reads {', '.join(WORDS[value])})"
+        *others, word = WORDS[value]
+        return f"{word} (YAML reads {' and '.join(others)} as {word})"
     return "empty" if value is None else repr(value)
 
 
@@ -126,7 +128,8 @@ def _choice(value: Any, choices: tuple[Any, ...]) -> Any:
 def _number(value: Any, expected: str = "a number") -> Any:
     for kind in (int, float) if isinstance(value, str) else ():
         with contextlib.suppress(ValueError):
-            return kind(value)
+            if math.isfinite(number := kind(value)):
+                return number
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise Misfit(expected)
     return value

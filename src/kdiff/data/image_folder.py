@@ -29,30 +29,9 @@ from kdiff.data.decoding import Header, decode, header, threads_for, tried
 from kdiff.data.progress import shown
 from kdiff.files import cache
 
-ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-OTHER_ENDINGS = (  # of pictures that are not read
-    *(
-        ".heic",
-        ".heif",
-        ".hif",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".jxl",
-        ".jxr",
-        ".tga",
-        ".exr",
-        ".hdr",
-        ".psd",
-        ".svg",
-        ".ico",
-        ".apng",
-    ),
-    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".pcx", ".dds", ".qoi", ".dcm"),
-)
+READ = "png jpg jpeg jpe jfif webp avif bmp gif tif tiff ppm pgm pbm pnm"
+NOT_READ = "heic heif hif jp2 j2k jpx jxl jxr tga exr hdr psd svg ico apng raw dng cr2 cr3 nef arw orf rw2 pcx dds qoi dcm"
+ENDINGS, OTHER_ENDINGS = (tuple(f".{ending}" for ending in text.split()) for text in (READ, NOT_READ))
 CHANNELS = {"RGB": 3, "L": 1}
 PART_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 AT_ONCE_BYTES = 2**26  # of decoded and scaled images that wait to be written

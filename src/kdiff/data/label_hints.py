@@ -10,7 +10,7 @@ import numpy as np
 
 from kdiff.data.declared import SUFFIX, Declared, declared_arrays
 
-SMALL = 2**26  # values of an array that is read to find out whether it holds labels
+SMALL = 2**22  # values of an array that is read to find out whether it holds labels
 SIBLINGS = 100  # .npy files in a folder that are looked at
 
 

@@ -1,7 +1,7 @@
 """Whether float32 holds raw data, or they need float64 until they are normalised, like time stamps and large whole numbers.
 
     e = |raw − float32(raw)| / scale          the error, in normalised units, of reading raw values as float32
-    float32 will do if e ≤ 2⁻²⁰ · max(1, |x|) for every value
+    float32 will do if e ≤ 2⁻¹⁶ · max(1, |x|) for every value
 
 Where float32 will do, data of type float64 are read exactly like the same data of type float32. `normalise="none"` has no shift
 that would help, so there float32 must do.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdiff.data.normalisation import Normalisation, same
 
-TOLERANCE = 2.0**-20
+TOLERANCE = 2.0**-16
 LOST = 1e-4  # a rounding error of this many standard deviations of an entry is worth a warning
 ROWS = 2**22  # values in a chunk
 WHOLE = 2.0**53  # float64 holds all whole numbers up to here

@@ -68,7 +68,7 @@ def remark_on_entries(name: str, raw: Tensor, split: Tensor, normalisation: Norm
         then = "is only shifted" if normalisation.double else "is scaled to variance 1"
         warnings.warn(
             f"{name}: {_which(what, noisy)} varies in the last digits of {str(raw.dtype).removeprefix('torch.')} only ({ends}) "
-            f"and {then}; if these are rounding errors, round or drop it",
+            f"and {then}; if these are rounding errors, round or drop this entry",
             stacklevel=LEVEL,
         )
     still = (high == low) & ((raw.amin(axes) < low) | (raw.amax(axes) > high))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kdiff.config.evaluation import EvaluateConfig
 from kdiff.config.parts import parse
+from kdiff.config.training import TrainConfig
 from kdiff.data import LatentSamples
 from kdiff.evaluation.features import Dino, Extractor, Inception, OwnClassifier, features_of, fidelity_installed
 from kdiff.evaluation.frechet import leave_out_frechet, statistics
@@ -45,8 +46,10 @@ from kdiff.evaluation.reference import (
     write_statistics,
 )
 from kdiff.files.atomic import write_json
+from kdiff.run.checkpoint import recorded
+from kdiff.run.contents import read_data
 from kdiff.run.environment import describe_environment
-from kdiff.run.folder import no_run
+from kdiff.run.folder import no_run, read_run_config
 from kdiff.run.lock import locked
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
@@ -133,8 +136,11 @@ def range_notes(config: EvaluateConfig, run: Run | None) -> list[str]:
         check_ranges(judged, None, "the images that the saved statistics are for")
     if config.reference is None:
         return check_ranges(judged, judged, "others")
-    other = load_run(config.reference) if is_run(Path(config.reference)) else None
-    return check_ranges(judged, other.data if other and not other.latents else None, config.reference)
+    other = None
+    if is_run(path := Path(config.reference)):
+        read_run_config(path, TrainConfig)  # refuses a folder that is not trusted
+        other = read_data(path, recorded(path))
+    return check_ranges(judged, None if other is None or other.get("latents") else other, config.reference)
 
 
 def is_run(path: Path) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-NAMED = 200  # classes that the card names
+NAMED = 200  # classes that are named
 CARD = """---
 {head}# license: add the licence of your weights here, e.g. license: apache-2.0
 ---
@@ -57,6 +58,7 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
     tags = ["kdiff", "flow-matching", *(["unconditional-image-generation"] if pictures and not data["num_classes"] else [])]
     head = {"library_name": "diffusers", "tags": [*tags, *(["class-conditional"] if data["num_classes"] else [])]}
     sizes = " × ".join(map(str, data["shape"]))
+    names = [*data.get("classes", {}).values()]
     classes = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
     what = "latents" if facts["latents"] else "images" if pictures else "samples"
     normalised = f"normalised by {data['normalisation']['kind']!r}; the pipeline undoes this"
@@ -76,7 +78,7 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
         data=f"{data['name']}, {data['counts']['train']:,} {what} of {sizes} with {classes}, {normalised}.",
         stretched=f" {facts['black_and_white']}." if "black_and_white" in facts else "",
         path=facts["path"],
-        classes=_listed(data.get("classes", {})),
+        classes=f"- Classes, for `class_labels`: {first_classes(names, '`kdiff.json`')}\n" if names else "",
         place=place,
         call=", ".join([*options, "num_inference_steps=50"]),
         save='\nimages[0].save("sample.png")' if pictures else "  # a tensor, in the data's own units",
@@ -84,10 +86,7 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
     )
 
 
-def _listed(classes: dict[str, str]) -> str:
-    """A line with the number and the name of every class; of very many classes, the first ones."""
-    if not classes:
-        return ""
-    named = ", ".join(f"{number}: {' '.join(name.split())}" for number, name in [*classes.items()][:NAMED])
-    more = f", … {len(classes)} in all (see `kdiff.json`)" if len(classes) > NAMED else ""
-    return f"- Classes, for `class_labels`: {named}{more}\n"
+def first_classes(names: Sequence[str], file: str) -> str:
+    """The number and the name of each class, in one line; of very many classes the first ones, and the file with all names."""
+    named = ", ".join(f"{number}: {' '.join(name.split())}" for number, name in enumerate(names[:NAMED]))
+    return named + (f", … {len(names)} in all (see {file})" if len(names) > NAMED else "")

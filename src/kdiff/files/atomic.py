@@ -24,6 +24,14 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 LEFTOVER = re.compile(r"\..*\.partial-(\d+)")
 
 
+class Damaged(ValueError):
+    """A file that kdiff wrote is missing or has changed. The message says what was found, and what the user can do."""
+
+    def __init__(self, what: str, back: str = "") -> None:
+        super().__init__(f"{what}; {back}" if back else what)
+        self.what = what
+
+
 def partial_name(path: Path) -> Path:
     """The temporary name of `path`: hidden, and with the number of this process, so that others know to whom it belongs."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -151,26 +159,31 @@ def read_json(path: Path, schema: Any = object, back: str = "restore it from a c
         back: what the user can do if it does not, for the message.
 
     Raises:
-        ValueError: the file is missing, or is damaged: it is no JSON, or does not hold what the schema says.
+        Damaged: the file is missing, or is damaged: it is not valid JSON, or does not hold what the schema says.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing; {back}") from None
+        raise Damaged(f"{path} is missing", back) from None
     except (ValueError, RecursionError) as error:  # ValueError: no JSON or no UTF-8
-        raise ValueError(f"{path} is damaged: {error}; {back}") from None
+        raise Damaged(f"{path} is damaged: {error}", back) from None
     if found := problem(value, schema):
-        raise ValueError(f"{path} is damaged: {found}; {back}")
+        raise Damaged(f"{path} is damaged: {found}", back)
     return value
+
+
+def digest(content: bytes) -> str:
+    """A hash of bytes, as 32 hex digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """A hash of a file's bytes, as 32 hex digits."""
-    digest = hashlib.blake2b()
+    found = hashlib.blake2b()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:32]
+            found.update(block)
+    return found.hexdigest()[:32]
 
 
 @contextlib.contextmanager

@@ -75,7 +75,8 @@ def unwrapped(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, 
     chosen = averages or best
     if len(chosen) > 1:
         places = [prefix.removesuffix(".") for prefix in best]
-        raise ValueError(f"the weights stand under {', '.join(places)}; name one of them, as in entry={places[0]!r}")
+        listed = f"{', '.join(places[:-1])} and {places[-1]}"
+        raise ValueError(f"the file holds these weights more than once, under {listed}; name one, as in entry={places[0]!r}")
     return {key.removeprefix(chosen[0]): value for key, value in state.items() if key.startswith(chosen[0])}
 
 

@@ -16,6 +16,7 @@ from kdiff.config.sampling import sampler_options
 from kdiff.config.training import TrainConfig
 from kdiff.data import Normalisation
 from kdiff.data.samples import is_image
+from kdiff.export.model_card import first_classes
 from kdiff.files.atomic import write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.report.curve import LOSSES, shown_losses
@@ -81,7 +82,8 @@ def draw_run(run: Run) -> list[Path]:
         label, colour = LOSSES[name] if name != "loss" else (f"{run.config.loss_space}-loss", INK)
         loss.plot(steps, [row.get(name) for row in rows], label=label, color=colour, **line)
     loss.set(xlabel="step", yscale="log")
-    plain(loss, "loss", size=8, label=8, loc="best")
+    legend = {"loc": "best"} if rows else {}
+    plain(loss, "loss", size=8, label=8, **legend)
     target = run.model.target.describe()
     main = next(iter(target.scalars), "")
     if main:
@@ -198,9 +200,9 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     watch = FiniteWatch()
     how: dict[str, Any] = {"guidance_model": weaker.model if weaker else None, "callback": watch, "progress": "sampling"}
     x, y = run.sample(num, seed, **how, **options)
-    if not (watch.wrong or x.isfinite().all()):
-        watch.close(x)  # finite as the model sees them, but not in the data's own units
-        watch.total = len(x)
+    if not watch.wrong:
+        watch = FiniteWatch()  # the samples are finite as the model sees them, but perhaps not in the data's own units
+        watch.close(x)
     if watch.wrong:
         stem = stem.with_name(stem.name + NOT_FINITE)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
@@ -260,7 +262,7 @@ def describe_run(run: Run) -> str:
         "run": run.folder,
         "data": f"{data['name']}: {data['counts']['train']} training samples of shape {tuple(data['shape'])}, "
         f"{data['num_classes'] or 'no'} classes, normalisation {data['normalisation']['kind']!r}",
-        **({"classes": ", ".join(f"{i}: {name}" for i, name in enumerate(names))} if names else {}),
+        **({"classes": first_classes(names, "data.json")} if names else {}),
         "variance": f"total {data['total_variance']:.4g} in {math.prod(data['shape'])} dimensions, after normalisation",
         "network": f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters",
         "target": f"{run.model.target} in the weights {run.weights}",

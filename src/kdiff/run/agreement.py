@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kdiff.data import Dataset, Normalisation
-from kdiff.model import KDiff
 
 DIFFERENCES = ("classes", "normalisation", "autoencoder", "shape")
 TOLERANCE = 1e-5  # of shift and scale, in units of the scale; statistics of the same data differ by less
 ROUNDING = 2e-7  # of a float32 number, such as the shift, relative to it
-SAME = 1e-4  # a relative change of an output that the order of its sums can make
 SHOWN = 3  # classes, and numbers of a normalisation, in a message
 
 Facts = Mapping[str, Any]  # the content of data.json
@@ -58,28 +55,6 @@ def nameless(old: Facts, new: Facts, folder: object) -> str:
     return " and ".join(str(name) for name, facts in ((folder, old), (new["name"], new)) if not facts.get("class_names"))
 
 
-@torch.no_grad()
-def output_change(before: KDiff, after: KDiff, x: Tensor, y: Tensor | None) -> float:
-    """The relative change of the network's output between two models that should agree; 0 if it is rounding.
-
-    x: samples, (batch, ...). y: their labels; None stands for "no class", whose number may differ between the models.
-    """
-    worst = 0.0
-    noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    for t in (0.2, 0.8):
-        z = before.path.mix(x, noise, t)
-        old, new = (model.eval().predict(z, t, **_conditions(model, y, len(x))) for model in (before, after))
-        change = float((new - old).square().mean().sqrt())
-        worst = max(worst, change / max(float(old.square().mean().sqrt()), 1e-30))
-    return worst if worst > SAME else 0.0
-
-
-def _conditions(model: KDiff, y: Tensor | None, number: int) -> dict[str, Any]:
-    if y is not None:
-        return {"y": y}
-    return {name: torch.full((number,), value) for name, value in model.null.items()}
-
-
 def _classes(old: Facts, new: Facts, folder: object) -> str:
     """How the classes differ; empty if they are the same, or if that cannot be known."""
     if old["num_classes"] != new["num_classes"]:
@@ -100,7 +75,7 @@ def _identity(facts: Facts) -> str | None:
 
 def _kind(facts: Facts) -> str:
     if not facts.get("latents"):
-        return "no latents"
+        return "not latents"
     autoencoder = facts["latents"]["autoencoder"]
     return f"latents of the autoencoder {autoencoder['source']} (identity {autoencoder['identity']})"
 

@@ -60,14 +60,12 @@ class EMA:
         """The present entries that are averaged."""
         if self._objects and list(map(id, _objects(self._modules))) == self._ids:
             return self._found  # the module holds the same tensors and submodules as before
-        found: dict[str, Tensor] = {}
-        usual = _collect(self.module, "", found)
-        if not usual:
-            found = self.module.state_dict(keep_vars=True)
+        found = self.module.state_dict(keep_vars=True)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor) and not is_lazy(value)}
         self._found = {name: value for name, value in tensors.items() if value.is_floating_point() or value.is_complex()}
         self._modules = list(self.module.modules())
-        self._objects = _objects(self._modules) if usual and len(tensors) == len(found) else []
+        usual = len(tensors) == len(found) and all(map(_has_usual_state, self._modules))
+        self._objects = _objects(self._modules) if usual else []
         self._ids = list(map(id, self._objects))
         return self._found
 
@@ -104,27 +102,8 @@ def _objects(modules: list[nn.Module]) -> list[Tensor | nn.Module | None]:
     return found
 
 
-def _has_usual_state(kind: type[nn.Module]) -> bool:
-    """Whether `state_dict` of this class gives its parameters, persistent buffers and submodules, and nothing else."""
+def _has_usual_state(module: nn.Module) -> bool:
+    """Whether `state_dict` gives the parameters, persistent buffers and submodules of a module, and nothing else."""
+    hooked = module._state_dict_hooks or module._state_dict_pre_hooks
     names = ("state_dict", "_save_to_state_dict", "get_extra_state")
-    return all(getattr(kind, name) is getattr(nn.Module, name) for name in names)
-
-
-def _collect(module: nn.Module, prefix: str, found: dict[str, Tensor]) -> bool:
-    """Add the entries of `module.state_dict()` to `found`, in its order and in a third of its time.
-
-    Returns False for a module whose `state_dict` may differ: it has hooks, or another method.
-    """
-    if module._state_dict_hooks or module._state_dict_pre_hooks or not _has_usual_state(type(module)):
-        return False
-    for name, value in module._parameters.items():
-        if value is not None:
-            found[prefix + name] = value
-    left_out = module._non_persistent_buffers_set
-    for name, buffer in module._buffers.items():
-        if buffer is not None and name not in left_out:
-            found[prefix + name] = buffer
-    for name, child in module._modules.items():
-        if child is not None and not _collect(child, f"{prefix}{name}.", found):
-            return False
-    return True
+    return not hooked and all(getattr(type(module), name) is getattr(nn.Module, name) for name in names)

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdiff.files.atomic import file_digest, new_folder, partial_name, read_json, write_json
+from kdiff.files.atomic import Damaged, file_digest, new_folder, partial_name, read_json, write_json
 from kdiff.files.schema import problem
 from kdiff.files.tensors import save_tensors
 from kdiff.run.averages import EMA
-from kdiff.run.contents import RECORD, digest_of, record
+from kdiff.run.contents import RECORD, digest_of, record_metrics
 
 FORMAT = 1
 NAME = re.compile(r"step_\d{8,}")
 STATE = {"format": int, "step": int, "files": {...: {"bytes": int, "blake2b": str}}, "run?": RECORD, "blake2b?": str}
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(Damaged):
     """A file of a checkpoint is missing, truncated or changed."""
 
 
@@ -45,9 +45,18 @@ def ema_file(decay: float) -> str:
 
 
 def save_checkpoint(
-    folder: Path, step: int, module: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, sums: Mapping[str, Tensor]
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    ema: EMA,
+    optimizer: torch.optim.Optimizer,
+    sums: Mapping[str, Tensor],
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` finished steps into `folder`, whole or not at all. Raises NotSaved if that fails."""
+    """Write the checkpoint of `step` finished steps into `folder`, whole or not at all. Raises NotSaved if that fails.
+
+    settings: what `kdiff.run.contents.record_settings` recorded when the run began or was resumed.
+    """
     target = folder / f"step_{step:08d}"
     try:
         with new_folder(target) as new:
@@ -62,7 +71,12 @@ def save_checkpoint(
             }
             save_tensors(new / "optimizer.safetensors", {**state, **{f"sum.{name}": value for name, value in sums.items()}})
             files = {file.name: {"bytes": file.stat().st_size, "blake2b": file_digest(file)} for file in sorted(new.iterdir())}
-            written = {"format": FORMAT, "step": step, "files": files, "run": record(folder.parent)}
+            written = {
+                "format": FORMAT,
+                "step": step,
+                "files": files,
+                "run": {**(settings or {}), **record_metrics(folder.parent)},
+            }
             write_json(new / "state.json", {**written, "blake2b": digest_of(written)})
     except OSError as error:
         earlier = list_checkpoints(folder)
@@ -105,8 +119,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "state.json"
     try:
         state: dict[str, Any] = read_json(path, {"format?": object}, back="")
-    except ValueError as error:
-        raise DamagedCheckpoint(str(error).removesuffix("; ")) from None
+    except Damaged as error:
+        raise DamagedCheckpoint(error.what) from None
     version = state.get("format")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT

@@ -7,17 +7,15 @@ read. Checkpoints of older versions have no such entry, and their folders are re
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdiff.config.training import CHANGEABLE
-from kdiff.files.atomic import read_json
+from kdiff.files.atomic import Damaged, digest, read_json
 from kdiff.files.schema import Numbers, problem
+from kdiff.run.yaml_file import load_yaml
 
 BACK = "restore it from a copy"
 BACK_OR_RENAME = f"{BACK}, or rename it"
@@ -100,12 +98,12 @@ def data_to_resume(folder: Path, recorded: Mapping[str, Any], now: dict[str, Any
     """
     try:
         return read_data(folder, recorded), ""
-    except ValueError as error:
+    except Damaged as error:
         plain = json.loads(json.dumps(now))  # lists in place of tuples, as in the file
         if "data.json" not in recorded:
             raise
         check_recorded(folder / "data.json", plain, recorded)
-        return plain, str(error)
+        return plain, error.what
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -141,17 +139,24 @@ def read_finished(folder: Path) -> dict[str, Any]:
     return finished
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """The entry `run` of a checkpoint's state.json, for a run folder as it is now. Files that do not exist are left out."""
-    metrics, found = folder / "metrics.jsonl", dict[str, Any]()
-    if metrics.exists():
-        content = metrics.read_bytes()
-        found[metrics.name] = {"bytes": len(content), "blake2b": digest(content)}
-    for name, read in (("data.json", json.loads), ("config.yaml", yaml.safe_load)):
-        if (folder / name).exists():
-            values = read((folder / name).read_text(encoding="utf-8"))
+def record_settings(folder: Path) -> dict[str, Any]:
+    """The part of a checkpoint's entry `run` that is the same in all its checkpoints. Files that do not exist are left out."""
+    found = {}
+    for name in ("data.json", "config.yaml"):
+        if (path := folder / name).exists():
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if name == "data.json" else load_yaml(text, path)
             found[name] = {key: _short(value) for key, value in values.items() if key not in MOVING[name]}
     return found
+
+
+def record_metrics(folder: Path) -> dict[str, Any]:
+    """The part of a checkpoint's entry `run` for metrics.jsonl as it is now; empty if there is none."""
+    metrics = folder / "metrics.jsonl"
+    if not metrics.exists():
+        return {}
+    content = metrics.read_bytes()
+    return {metrics.name: {"bytes": len(content), "blake2b": digest(content)}}
 
 
 RECORD = {
@@ -166,19 +171,14 @@ def check_recorded(path: Path, values: Mapping[str, Any], recorded: Mapping[str,
     digests = {key: wanted for key, wanted in recorded.get(path.name, {}).items() if key not in MOVING[path.name]}
     if changed := [key for key, wanted in digests.items() if key not in values or _short(values[key]) != wanted]:
         back = AGAIN if path.name == "data.json" else BACK
-        raise ValueError(f"{path} is damaged: {', '.join(changed)} changed since the checkpoint was written; {back}")
+        raise Damaged(f"{path} is damaged: {', '.join(changed)} changed since the checkpoint was written", back)
 
 
 def check_recorded_config(folder: Path, recorded: Mapping[str, Any]) -> None:
     """Raise ValueError if config.yaml is not what a checkpoint recorded, settings that may change in a resumed run aside."""
     path = folder / "config.yaml"
     if path.name in recorded:
-        check_recorded(path, yaml.safe_load(path.read_text(encoding="utf-8")), recorded)
-
-
-def digest(content: bytes) -> str:
-    """A hash of bytes, as 32 hex digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+        check_recorded(path, load_yaml(path.read_text(encoding="utf-8"), path), recorded)
 
 
 def digest_of(value: Any) -> str:

@@ -27,13 +27,12 @@ from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import CHANGEABLE, LoopConfig, TrainConfig
 from kdiff.data import Dataset
-from kdiff.files.atomic import check_utf8, read_json, write_json, write_text
+from kdiff.files.atomic import Damaged, check_utf8, read_json, write_json, write_text
 from kdiff.run.agreement import differences, facts_of
 from kdiff.run.checkpoint import list_checkpoints, recorded, set_damaged_aside
 from kdiff.run.contents import BACK_OR_RENAME, ENVIRONMENT, data_to_resume, read_finished
 from kdiff.run.environment import describe_environment
 from kdiff.run.metrics import mend_metrics
-from kdiff.run.processes import join_processes
 from kdiff.run.trust import check_trusted, remember
 from kdiff.run.yaml_file import load_yaml
 
@@ -50,15 +49,15 @@ def warn(folder: Path, message: str) -> None:
         file.write(f"{now} {message}\n")
 
 
-def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: bool) -> None:
+def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: bool, processes: int = 1) -> None:
     """Write the description of a run into its folder, config.yaml last; or check that the run in the folder can be resumed.
 
     Raises:
         ValueError: the folder holds a run although `resume` is False, or a run with other settings, other data or more steps.
     """
-    resolved = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+    values = as_dict(config)
+    resolved = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     check_begun(folder, resume)
-    processes = join_processes().num_processes
     description = dataset.describe()
     labels = dataset.part(getattr(config, "train_on", "train"))[1]
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
@@ -71,7 +70,7 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
         there, damage = data_to_resume(folder, known, description)
         _check_resumable(config, dataset, folder, processes, there)
         if damage:
-            warn(folder, f"{damage.partition('; ')[0]}; it is written again, because the data are the same")
+            warn(folder, f"{damage}; it is written again, because the data are the same")
         # On another machine, statistics may differ in their last digit. The checkpoints have recorded those of the first one.
         description |= {key: value for key, value in there.items() if key in known.get("data.json", {})}
     # A finished run makes nothing more, so its environment stays as it is. Its settings may still change.
@@ -82,7 +81,7 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
         write_json(environment, {**began, "resumed": [*began.get("resumed", []), now]} if began else now)
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
-    remember(folder)
+    remember(folder, values)
 
 
 def check_place(folder: Path) -> None:
@@ -163,8 +162,8 @@ def _mend_finished(folder: Path) -> None:
     problem = set_damaged_aside(folder / "checkpoints")
     try:
         read_finished(folder)
-    except ValueError as error:
-        problem = "; ".join(filter(None, (problem, f"{str(error).partition('; ')[0]}; it is written again")))
+    except Damaged as error:
+        problem = "; ".join(filter(None, (problem, f"{error.what}; it is written again")))
     if problem:
         warn(folder, problem)
         (folder / "finished.json").unlink(missing_ok=True)

@@ -68,6 +68,7 @@ def check_held(folder: Path, *files: str) -> None:
         lost = True
     if lost:
         raise FolderReplaced(
-            f"{folder} was removed or replaced while this process wrote in it. It has stopped, and nothing more was written "
-            "there. If you moved it, continue with --out NEW_PLACE (a training also needs --resume); otherwise start again"
+            f"{folder} was removed or replaced while this process wrote in it. The process has stopped, and nothing more was "
+            "written there. If you moved it, continue with --out NEW_PLACE (a training also needs --resume); otherwise start "
+            "again"
         )

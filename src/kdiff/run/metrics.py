@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdiff.files.atomic import finite, write_text
+from kdiff.files.atomic import Damaged, digest, finite, write_text
 from kdiff.files.schema import problem
 from kdiff.run.checkpoint import NotSaved, list_checkpoints, read_state, record_again, recorded
-from kdiff.run.contents import ROW, digest
+from kdiff.run.contents import ROW
 
 
 class Averages:
@@ -106,19 +106,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file. A last line that a crash cut short is left out.
 
     Raises:
-        ValueError: another line is damaged, or the file has changed since the newest checkpoint was written.
+        Damaged: another line is damaged, or the file has changed since the newest checkpoint was written.
     """
+    known = recorded(path.parent).get(path.name, {"bytes": 0})  # read first, because a run that trains only adds lines
     content = path.read_bytes() if path.exists() else b""
     back = "restore it from a copy, or resume the run (--resume), which sets the file aside and keeps its whole lines"
     rows, wrong = _rows(content)
     if wrong:
-        raise ValueError(f"{path} is damaged in {wrong[0]}; {back}")
-    known = recorded(path.parent).get(path.name, {"bytes": 0})
+        raise Damaged(f"{path} is damaged in {wrong[0]}", back)
     if len(content) < known["bytes"]:
         found = f"has {len(content)} bytes" if path.exists() else "is missing"
-        raise ValueError(f"{path} {found}; expected at least the {known['bytes']} that the newest checkpoint recorded; {back}")
+        raise Damaged(f"{path} {found}; expected at least the {known['bytes']} that the newest checkpoint recorded", back)
     if known["bytes"] and digest(content[: known["bytes"]]) != known["blake2b"]:
-        raise ValueError(f"{path} is damaged: its lines have changed since the newest checkpoint was written; {back}")
+        raise Damaged(f"{path} is damaged: its lines have changed since the newest checkpoint was written", back)
     return rows
 
 
@@ -130,15 +130,13 @@ def _rows(content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
     for number, line in enumerate([*lines, last] if last else lines, 1):
         try:
             row = json.loads(line.decode("utf-8"))
-            found = problem(row, ROW, "the line")
+            found = problem(row, ROW)
         except (ValueError, RecursionError) as error:
             if number > len(lines):  # a crash cut it short
                 break
-            row, found = {}, f"it is no JSON ({getattr(error, 'msg', error)})"
+            row, found = {}, f"it is not valid JSON ({getattr(error, 'msg', error)})"
         if not found and rows and row["step"] <= rows[-1]["step"]:
             found = f"its step is {row['step']}, after step {rows[-1]['step']}"
-        if not found and rows and (lost := rows[0].keys() - row.keys()):
-            found = f"{', '.join(sorted(lost))} is missing"
         if found:
             wrong.append(f"line {number}: {found}")
         else:
@@ -147,21 +145,21 @@ def _rows(content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def mend_metrics(path: Path) -> str:
-    """If a metrics file is damaged, rename it, and write a new one with the lines that are whole.
+    """If a metrics file is damaged, copy it, and replace it by one with the lines that are whole.
 
     Returns a message that says what was wrong and what was done; it is empty if nothing was wrong.
     """
     try:
         read_metrics(path)
-    except ValueError as error:
-        problem_found = str(error).partition("; restore it")[0]
+    except Damaged as error:
+        problem_found = error.what
     else:
         return ""
     rows, wrong = _rows(path.read_bytes() if path.exists() else b"")
     names = (path.with_name(f"damaged_{f'{i}_' if i else ''}{path.name}") for i in itertools.count())
     aside = next(name for name in names if not name.exists())
     if path.exists():
-        path.rename(aside)
+        shutil.copyfile(path, aside)  # and not renamed: killed before the next line, the run would have lost its history
     text = [(row["step"], MetricsFile.line(row)) for row in rows]
     write_text(path, "".join(line for _, line in text))
     for checkpoint in list_checkpoints(path.parent / "checkpoints"):
@@ -170,5 +168,5 @@ def mend_metrics(path: Path) -> str:
             content = "".join(line for at, line in text if at <= step).encode()
             record_again(checkpoint, **{path.name: {"bytes": len(content), "blake2b": digest(content)}})
     also = f", and {len(wrong) - 1} more lines" if len(wrong) > 1 else ""
-    kept = f"; renamed to {aside.name}" if aside.exists() else ""
+    kept = f"; copied to {aside.name}" if aside.exists() else ""
     return f"{problem_found}{also}{kept}; the {len(rows)} whole lines are kept in a new {path.name}"

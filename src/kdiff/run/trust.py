@@ -12,7 +12,6 @@ that returns a `Dataset`; for a solver and its times, anything in `kdiff.samplin
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdiff.config.parts import CLASS_PATH, import_attribute, parse
-from kdiff.files.atomic import write_text
+from kdiff.files.atomic import digest, write_text
 from kdiff.run.yaml_file import load_yaml
 
 PLACES = ("start_from",)  # fields that name files and folders alone: a run that is named there is checked when it is read
@@ -49,14 +48,16 @@ def trusting(trust: bool = True) -> Iterator[None]:
         _trusting.reset(token)
 
 
-def remember(folder: Path) -> None:
-    """Remember that this user has written the config.yaml of a run folder on this machine."""
-    file, digest = _entry(folder), _digest((folder / "config.yaml").read_bytes())
-    _written.add((file, digest))
+def remember(folder: Path, values: Mapping[str, Any]) -> None:
+    """Remember that this user has written a run folder's config.yaml, with these values, if they name code outside kdiff."""
+    if not _named_outside(values):
+        return
+    file, written = _entry(folder), digest((folder / "config.yaml").read_bytes())
+    _written.add((file, written))
     # Without the entry, a later command asks for --trust. That is no reason to end a training.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, digest)
+        write_text(file, written)
 
 
 def check_trusted(folder: Path, content: bytes, values: Mapping[str, Any]) -> None:
@@ -72,14 +73,13 @@ def check_trusted(folder: Path, content: bytes, values: Mapping[str, Any]) -> No
     Raises:
         ValueError: the folder is not trusted. The message says what it names, and how to trust it.
     """
-    found = {path: field for field, value in values.items() if field not in PLACES for path in _outside(str(field), value)}
+    found = _named_outside(values)
     if not found or is_trusting() or _is_remembered(folder, content):
         return
     named = ", ".join(f"{path} ({field})" for path, field in found.items())
     raise ValueError(
         f"{folder / 'config.yaml'} names {named}, which {'is' if len(found) == 1 else 'are'} not part of kdiff, and an import "
-        "would run that code. If you trust this folder, add --trust (in Python: load_run(folder, trust=True)). A folder that "
-        "you wrote on this machine needs no --trust until it is moved or its config.yaml is changed"
+        "would run that code. If you trust this folder, add --trust (in Python: load_run(folder, trust=True))"
     )
 
 
@@ -99,23 +99,24 @@ def _entry(folder: Path) -> Path:
     """The file that remembers a run folder of this place."""
     from kdiff.files.cache import cache_folder  # not at the top, because it imports numpy, and `kdiff --help` does not need it
 
-    return cache_folder() / "trusted" / hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return cache_folder() / "trusted" / digest(os.fsencode(folder.resolve()))
 
 
 def _is_remembered(folder: Path, content: bytes) -> bool:
     """Whether this user has written this content to the config.yaml of a folder at this place."""
-    file, digest = _entry(folder), _digest(content)
-    if (file, digest) in _written:
+    file, found = _entry(folder), digest(content)
+    if (file, found) in _written:
         return True
     try:
         mine = os.name != "posix" or file.stat().st_uid == os.getuid()  # several users may share a cache
-        return mine and file.read_bytes() == digest.encode()
+        return mine and file.read_bytes() == found.encode()
     except OSError:
         return False
+
+
+def _named_outside(values: Mapping[str, Any]) -> dict[str, str]:
+    """The class paths outside kdiff in a configuration, and the field of each."""
+    return {path: str(field) for field, value in values.items() if field not in PLACES for path in _outside(str(field), value)}
 
 
 def _outside(field: str, value: Any) -> Iterator[str]:

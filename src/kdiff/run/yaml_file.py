@@ -37,8 +37,8 @@ def read_settings(path: Path, kind: type, fields: Sequence[str], others: Mapping
         others: the names and types of further options.
 
     Raises:
-        ValueError: the file is no YAML, or no mapping; a key stands twice, or is no option; or a value has another type. The
-            message names the file, and the line or the key.
+        ValueError: the file is not valid YAML, or no mapping; a key is given twice, or is no option; or a value has another
+            type. The message names the file, and the line or the key.
     """
     found: dict[str, Any] = {}
     given = _read_mapping(path)
@@ -52,7 +52,7 @@ def read_settings(path: Path, kind: type, fields: Sequence[str], others: Mapping
             below = f"; write {parent}: {{name: …, {rest}: …}}" if dot and parent in fields else hint
             raise ValueError(f"{path}: no option is called {key!r}{below}")
         if dot and parent in given:
-            raise ValueError(f"{path}: {key} stands beside {parent}; expected one of them")
+            raise ValueError(f"{path}: {key} is given together with {parent}; expected one of them")
         try:
             if key in others:
                 found[key] = fitted(value, others[key])
@@ -80,14 +80,14 @@ def _read_mapping(path: Path) -> dict[Any, Any]:
 
 
 def load_yaml(text: str, name: object) -> Any:
-    """The value of YAML text; `name` stands for the text in messages. Raises ValueError if it is no YAML of plain values."""
+    """The value of YAML text; `name` stands for the text in messages. Raises ValueError unless it is YAML of plain values."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{name}: {line}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError(f"{name} is nested too deeply") from None
 
@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
                 line = key.start_mark.line + 1
                 if key.value in seen:
-                    again = f"{key.value} stands twice, here and in line {seen[key.value]}; expected each key once"
+                    again = f"{key.value} is given twice, here and in line {seen[key.value]}; expected each key once"
                     raise yaml.constructor.ConstructorError(None, None, again, key.start_mark)
                 seen[key.value] = line
         return super().construct_mapping(node, deep)

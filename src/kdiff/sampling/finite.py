@@ -48,7 +48,7 @@ class FiniteWatch:
         since = ""
         if self._began:
             step, steps, t = self._began
-            since = f"; the first from step {step} of {steps} (t = {t:.4g}) on"
+            since = f"; the first at step {step} of {steps} (t = {t:.4g})"
         return f"{self.wrong} of {self.total} samples are not finite numbers (NaN or infinite){since}"
 
 

@@ -31,6 +31,7 @@ from kdiff.files.tensors import check_storable, load_tensors, load_weights
 from kdiff.path import raise_wrong_times
 from kdiff.run.averages import EMA
 from kdiff.run.checkpoint import ema_file, keep_newest, list_checkpoints, load_optimizer, save_checkpoint, set_damaged_aside
+from kdiff.run.contents import record_settings
 from kdiff.run.folder import warn
 from kdiff.run.lock import check_held
 from kdiff.run.metrics import Averages, MetricsFile, mend_metrics
@@ -114,6 +115,7 @@ def fit(
     board = folder / "tensorboard" if folder and config.tensorboard else None
     log = MetricsFile(folder / "metrics.jsonl", start, board) if folder and main else None
     written = [name for name in ("config.yaml", "metrics.jsonl") if folder and (folder / name).exists()]
+    settings = record_settings(folder) if folder and main else {}
     row: dict[str, float] = log.last if log else {}
     if folder and row:
         compare_rates(row, config, folder)
@@ -148,9 +150,8 @@ def fit(
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in shown_names}, refresh=False)
             bar.update()
             if saving and folder and main:
-                save_checkpoint(
-                    folder / "checkpoints", done, steps.module, steps.ema, steps.optimizer.optimizer, steps.averages.sums
-                )
+                optimizer = steps.optimizer.optimizer
+                save_checkpoint(folder / "checkpoints", done, steps.module, steps.ema, optimizer, steps.averages.sums, settings)
                 keep_newest(folder / "checkpoints", config.keep)
             if stopping:
                 raise Stopped(stopping, f"{folder} is saved at step {done} of {config.steps}")

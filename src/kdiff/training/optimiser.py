@@ -76,9 +76,9 @@ def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.Opti
 
 def compare_rates(row: dict[str, float], config: LoopConfig, folder: Path) -> None:
     """Warn if the last line has another learning rate than the present schedule, because the number of steps has changed."""
-    before, step = row["learning_rate"], int(row["step"])
+    before, step = row.get("learning_rate"), int(row["step"])
     now = config.learning_rate * learning_rate_factor(config, step - 1)
-    if not math.isclose(before, now, rel_tol=1e-6):
+    if before is not None and not math.isclose(before, now, rel_tol=1e-6):
         following = config.learning_rate * learning_rate_factor(config, min(step, config.steps - 1))
         warn(
             folder,

@@ -82,7 +82,7 @@ def train_autoencoder(
         )
     with locked(folder) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
-            prepare_folder(config, dataset, folder, resume)
+            prepare_folder(config, dataset, folder, resume, processes.num_processes)
         processes.wait_for_everyone()
         if not (resume and (folder / "finished.json").exists()):
             x, _ = dataset.part("train", augment=True)

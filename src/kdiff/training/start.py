@@ -11,6 +11,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdiff.config.parts import Part, Spec, parse, resolve
@@ -23,7 +24,7 @@ from kdiff.networks import load_official
 from kdiff.path import LinearPath
 from kdiff.published import as_model, velocity_change
 from kdiff.published.finetune import scale_output
-from kdiff.run.agreement import DIFFERENCES, differences, facts_of, nameless, output_change
+from kdiff.run.agreement import DIFFERENCES, differences, facts_of, nameless
 from kdiff.run.run import Run, load_run
 from kdiff.targets.constant import FixedK, LearnedK, is_constant, learned_from, rescaled
 
@@ -31,6 +32,7 @@ from kdiff.targets.constant import FixedK, LearnedK, is_constant, learned_from, 
 PUBLISHED = ("jit", "sit", "lightningdit")
 TABLES = ("y_embedder.embedding_table.weight", "label.weight")  # tables of labels of the transformers, and of the MLP
 ALLOWED = (*DIFFERENCES, "network")  # differences from a run that the option `allow` of start_from may name
+SAME = 1e-4  # a relative change of an output that the order of its sums can make
 SHOWN = 2  # samples on which the change is measured; a large network takes seconds for each
 
 
@@ -180,7 +182,7 @@ def _differences(
         found.pop("classes", None)
     if run.config.network != config.network and tuple(x.shape[1:]) == run.shape:
         labels = y[:SHOWN] if y is not None and _comparable(run, x, y, new_labels) else None
-        if change := output_change(run.model, model, x[:SHOWN], labels):
+        if change := _output_change(run.model, model, x[:SHOWN], labels):
             found["network"] = (
                 f"network is {config.network}; expected {run.config.network}, with which {run.folder} was trained: the weights "
                 f"fit both, but the output changes by {change:.2g} of its size"
@@ -247,3 +249,25 @@ def _take_target(model: KDiff, before: KDiff, init: float | None) -> float:
     except RuntimeError as error:
         raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}: {error}") from None
     return 1.0
+
+
+@torch.no_grad()
+def _output_change(before: KDiff, after: KDiff, x: Tensor, y: Tensor | None) -> float:
+    """The relative change of the network's output between two models that should agree; 0 if it is rounding.
+
+    x: samples, (batch, ...). y: their labels; None stands for "no class", whose number may differ between the models.
+    """
+    worst = 0.0
+    noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    for t in (0.2, 0.8):
+        z = before.path.mix(x, noise, t)
+        old, new = (model.eval().predict(z, t, **_conditions(model, y, len(x))) for model in (before, after))
+        change = float((new - old).square().mean().sqrt())
+        worst = max(worst, change / max(float(old.square().mean().sqrt()), 1e-30))
+    return worst if worst > SAME else 0.0
+
+
+def _conditions(model: KDiff, y: Tensor | None, number: int) -> dict[str, Any]:
+    if y is not None:
+        return {"y": y}
+    return {name: torch.full((number,), value) for name, value in model.null.items()}

@@ -86,7 +86,7 @@ def train_run(
         print(describe_start(start), file=sys.stderr)
     with locked(folder) if main else nullcontext():
         if main:
-            prepare_folder(config, dataset, folder, resume)
+            prepare_folder(config, dataset, folder, resume, processes.num_processes)
             if start:
                 write_json(folder / "start.json", start)
             if not (folder / "target.json").exists():
