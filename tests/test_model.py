@@ -259,3 +259,29 @@ def test_a_condition_with_a_null_is_a_tensor_because_a_list_could_not_be_dropped
     model.loss(torch.randn(2, 4), y=None)  # no condition
     with pytest.raises(ValueError, match="needs to know what 'no condition' is"):
         model.sample(torch.randn(2, 4), y=None, guidance=2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("path", ["linear", "variance_preserving"])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_loss_takes_noise_and_times_in_double_precision(weight, path, dtype):
+    """They become as wide as x, which the network can take."""
+    model = KDiff(MLP((3,), width=8, depth=1), "data", path, cosine_weight=weight).to(dtype)
+    x, n, t = torch.randn(4, 3, dtype=dtype), torch.randn(4, 3, dtype=dtype), torch.rand(4)
+    expected = model.loss(x, t, n)
+    assert torch.equal(model.loss(x, t, n.double()), expected)
+    wide = model.loss(x, t.double(), n)
+    assert wide.dtype == expected.dtype
+    torch.testing.assert_close(wide, expected)
+    assert torch.equal(model.loss(x, t.double()[:, None], n.double()), wide)
+    for wrong in (x[:2].double(), x[:, :1].double()):
+        with pytest.raises(ValueError, match="expected one shape"):
+            model.loss(x, t, wrong)
+
+
+def test_noise_keeps_more_precision_than_half_precision_data():
+    model = KDiff(MLP((3,), width=8, depth=1), "data")
+    x, n, t = torch.randn(4, 3).bfloat16(), torch.randn(4, 3), torch.rand(4)
+    expected = model.loss(x.float(), t, n)
+    assert torch.equal(model.loss(x, t, n), expected)
+    assert torch.equal(model.loss(x, t, n.double()), expected)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from kdiff import (
     to_velocity,
 )
 from kdiff.config.training import LoopConfig
-from kdiff.path import broadcast_time, checked_time, raise_wrong_times
+from kdiff.path import _CHECKED, broadcast_time, checked_time, raise_wrong_times
 from kdiff.published import KDiffLoss, as_model, velocity_change
 from kdiff.sampling import Dopri5, euler
 from kdiff.targets import LearnedKOfTime
@@ -243,3 +245,23 @@ def test_samples_of_another_shape_are_not_broadcast(door, shape):
 def test_a_time_never_makes_the_samples_more(shape):
     with pytest.raises(ValueError, match=r"t has shape"):
         LinearPath().mix(torch.randn(3, 2, 2), torch.randn(3, 2, 2), torch.rand(shape))
+
+
+@pytest.mark.parametrize("wrong", [[0.5] * 8, np.full(8, 0.5), "0.5", None], ids=["list", "array", "text", "nothing"])
+def test_a_time_that_is_neither_a_number_nor_a_tensor_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"t is a \w+; expected a number or a tensor: times in \[0, 1\]"):
+        checked_time(wrong)
+
+
+@pytest.mark.parametrize("right", [1, True, np.float32(0.5), np.float64(0.5), np.int64(1)])
+def test_every_kind_of_number_is_a_time(right):
+    assert checked_time(right) == right
+
+
+def test_checked_times_are_forgotten_with_their_tensors():
+    t = checked_time(torch.rand(4))
+    assert checked_time(t) is t
+    assert checked_time(copy.deepcopy(t)) is not t
+    before = len(_CHECKED)
+    del t
+    assert len(_CHECKED) == before - 1

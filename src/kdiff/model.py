@@ -23,6 +23,16 @@ from kdiff.sampling.guidance import null_like
 from kdiff.targets import PAPER_CLAMP, LearnedK, Target, as_target
 
 
+def _no_wider(value: Any, x: Tensor) -> Any:
+    """A tensor of floats as wide as `x` at most (float32, if x is in half precision); any other value unchanged.
+
+    A float64 tensor would make the network's input float64. A tensor of one number (rank 0) does not, and is left as it is.
+    """
+    if not (isinstance(value, Tensor) and value.ndim and value.is_floating_point()):
+        return value
+    return value.float() if value.itemsize > max(x.itemsize, 4) else value
+
+
 def _gathered(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a model that `fully_shard` has sharded run this method like its forward, with its weights gathered."""
     name = method.__name__
@@ -111,7 +121,8 @@ class KDiff(Flow):
         1 − cos(v̂_c, v_c); it is None if cosine_weight is 0.
         """
         # Checked and put in its shape once; the functions below find both done.
-        t = broadcast_time(self.timesteps.sample(x.shape[0], device=x.device) if t is None else t, x)
+        t = broadcast_time(self.timesteps.sample(x.shape[0], device=x.device) if t is None else _no_wider(t, x), x)
+        noise = _no_wider(noise, x)
         if noise is None:
             noise = torch.randn_like(x) * self.noise_scale
         check_shapes("x noise", x, noise)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import numbers
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -72,12 +73,15 @@ def checked_time(t: Any, name: str = "t", expected: str = TIMES) -> Any:
         expected: what the message says is expected.
 
     Raises:
+        TypeError: `t` is neither a number nor a tensor of numbers.
         ValueError: a number, or an entry of a tensor on the CPU, lies outside [0, 1] or is not finite.
     """
     if not isinstance(t, Tensor):
-        if not 0 <= t <= 1:
-            _check_range(t, t, name, expected)
-            return min(max(t, 0.0), 1.0)
+        if not isinstance(t, float | int | numbers.Real):
+            raise TypeError(f"{name} is a {type(t).__name__}; expected a number or a tensor: {expected}")
+        if not 0 <= float(t) <= 1:
+            _check_range(float(t), float(t), name, expected)
+            return min(max(float(t), 0.0), 1.0)
         return t
     if torch.compiler.is_compiling() or t.is_meta or _was_checked(t):
         return t
@@ -108,10 +112,7 @@ def raise_wrong_times() -> None:
 
 
 def _note(t: Tensor, name: str, expected: str) -> bool:
-    """Keep the least and the greatest value on the device, without waiting for it; False for tensors without values.
-
-    NaN stays NaN.
-    """
+    """Keep the least and the greatest value on the device, without waiting for it; False for tensors without values."""
     if not t.numel() or type(t) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return False
     key, (low, high) = (t.device, name, expected), torch.aminmax(t)

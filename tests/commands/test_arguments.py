@@ -376,3 +376,10 @@ def test_help_says_what_each_option_is(capsys) -> None:
     for name in as_dict(TrainConfig()):
         assert f"--{name} " in text
     assert f"optimiser steps. (type: int, default: {TrainConfig().steps})" in text
+
+
+def test_a_file_may_name_every_character(tmp_path) -> None:
+    """Characters beyond the 65,536 of the first plane, too."""
+    path = tmp_path / "config.yaml"
+    path.write_text('data: "names/\N{MUSICAL SYMBOL G CLEF}.npz"\n', encoding="utf-8")
+    assert train("--config", str(path)).data.name == "names/\N{MUSICAL SYMBOL G CLEF}.npz"

@@ -133,3 +133,25 @@ def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"accepted endings: .*; unpack an archive first, and name the folder$"):
         load(tmp_path / "images.zip")
+
+
+def test_a_dataset_json_without_labels_is_said_not_to_be_used(tmp_path: Path) -> None:
+    for number in range(40):
+        file = tmp_path / f"{number % 2}" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(file)
+    (tmp_path / "dataset.json").write_text("[1, 2]")
+    with pytest.warns(UserWarning, match=r"dataset\.json is not used, because it is a list; expected"):
+        assert load(tmp_path).num_classes == 2
+    (tmp_path / "dataset.json").write_text('{"labels": {"a": "apple"}}')
+    with pytest.raises(ValueError, match=r"if this dataset\.json is of something else, move it out of the folder"):
+        load(tmp_path)
+
+
+def test_classes_without_images_are_no_remark(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for number in range(60):
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / f"{number}.png")
+    listed = [[f"{number}.png", 100 * (number % 3)] for number in range(60)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": listed}))
+    assert load(tmp_path).num_classes == 201
+    assert [str(each.message) for each in recwarn if "labels" in str(each.message)] == []

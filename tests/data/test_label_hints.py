@@ -61,6 +61,7 @@ class TestUnused:
             (ONE_HOT.astype(np.float32), "y.argmax(1)"),
             (ONE_HOT.astype(bool), "y.argmax(1)"),
             (LABELS[:, None], "y[:, 0]"),
+            (LABELS[:, None].astype(np.float32), "y[:, 0].astype('int64')"),
             (LABELS.astype(np.float64), "y.astype('int64')"),
             (LABELS > 1, "y.astype('int64')"),
         ],
@@ -140,3 +141,12 @@ def test_make_dataset_says_how_to_convert() -> None:
         make_dataset("a", VECTORS, ONE_HOT)
     with pytest.raises(ValueError, match=r"found float32; convert one-hot rows with y\.argmax\(1\)$"):
         make_dataset("a", VECTORS, ONE_HOT.astype(np.float32))
+
+
+def test_objects_are_named_and_never_unpickled(tmp_path: Path) -> None:
+    """A column of pandas is an array of Python objects."""
+    path = tmp_path / "a.npz"
+    np.savez(path, x=VECTORS, species=np.array([f"kind {label}" for label in LABELS], dtype=object))
+    (text,) = warned(path)
+    assert "'species' (60,) object" in text
+    assert text.endswith("give label_key='species', once it is saved as np.unique(y, return_inverse=True)[1]")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +16,10 @@ from kdiff.config.evaluation import EvaluateConfig
 from kdiff.config.training import TrainConfig
 from kdiff.evaluation import image_shards as module
 from kdiff.evaluation.image_shards import draw_samples, prepare_samples, sample_settings, weights_digest
-from kdiff.evaluation.images import quantise
+from kdiff.evaluation.images import Images, quantise
 from kdiff.files.tensors import load_tensors
-from kdiff.run.run import Run
+from kdiff.run.lock import FolderReplaced, locked
+from kdiff.run.run import Run, load_run
 from kdiff.training.trainer import train_run
 
 CONFIG = EvaluateConfig(num_samples=21, batch_size=4, steps=2, seed=3)
@@ -143,3 +146,32 @@ def test_vectors_and_broken_samples_are_refused(run: Run, tmp_path: Path, monkey
     with pytest.raises(RuntimeError, match="not finite"):
         drawn(run, tmp_path / "nan")
     assert files(tmp_path / "nan") == {}
+
+
+@pytest.mark.parametrize("when", ["drawn", "read"])
+def test_shards_are_neither_written_nor_read_where_the_folder_was_replaced(when, run: Run, tmp_path: Path, monkeypatch) -> None:
+    usual, folder, place = module.generate, tmp_path / "run", tmp_path / "run" / "evaluations" / "a"
+    shutil.copytree(run.folder, folder)
+    copied = load_run(folder)
+
+    def replaced() -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(run.folder, folder)
+        place.mkdir(parents=True)
+
+    def generate(*args, start: int, **more):
+        if when == "drawn" and start == 8:
+            replaced()
+        return usual(*args, start=start, **more)
+
+    monkeypatch.setattr(module, "generate", generate)
+    with locked(place, "evaluating", copied.place):
+        prepare_samples(copied, CONFIG, place)
+        with pytest.raises(FolderReplaced, match=f"{folder} was removed or replaced"):
+            read(draw_samples(copied, CONFIG, place), replaced)
+    assert not list(place.iterdir())
+
+
+def read(images: Images, before: Callable[[], None]) -> None:
+    before()
+    list(images.read(5))

@@ -97,7 +97,7 @@ def test_images_without_a_value_range_are_compared_with_their_like_only(normalis
     assert note.startswith("pictures has no value_range, so black and white are taken as 0.1 and 0.8, the extremes of the ")
     assert note.endswith("compare the figures only with those of the same data")
     for judged, reference in ((guessed, None), (None, guessed), (guessed, known), (known, guessed)):
-        with pytest.raises(ValueError, match=r"has no value_range.*cannot be compared with photos/: .*value_range=\[0, 1\]"):
+        with pytest.raises(ValueError, match=r"has no value_range.*cannot be compared with photos/: .*value_range=\[0, 255\]"):
             check_ranges(judged, reference, "photos/")
 
 

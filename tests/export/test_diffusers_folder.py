@@ -20,6 +20,7 @@ from torch import nn
 import kdiff
 from kdiff.commands.main import main
 from kdiff.export.diffusers_folder import export, push
+from kdiff.export.model_card import first_classes
 from kdiff.run.run import load_run
 
 pytestmark = pytest.mark.usefixtures("code_cache")
@@ -84,6 +85,11 @@ def test_the_names_of_classes_stand_by_their_numbers(run, tmp_path) -> None:
     assert "- Classes, for `class_labels`: 0: digit 0, 1: digit 1, " in (folder / "README.md").read_text()
     assert ModelCard.load(folder / "README.md").data.library_name == "diffusers"
     assert "Classes, for" not in (export(run, tmp_path / "unnamed") / "README.md").read_text()
+
+
+def test_of_very_many_classes_the_first_are_named() -> None:
+    assert first_classes(["a\nb", "c"], "data.json") == "0: a b, 1: c"
+    assert first_classes([f"n{i}" for i in range(1000)], "data.json").endswith(", 199: n199, … 1000 in all (see data.json)")
 
 
 def test_pictures_without_a_value_range_are_stretched_with_a_word(trained, tmp_path, capsys) -> None:

@@ -16,6 +16,7 @@ from diffusers import (
     DPMSolverSinglestepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
     SASolverScheduler,
     UniPCMultistepScheduler,
 )
@@ -24,6 +25,7 @@ from PIL import Image
 import kdiff
 from kdiff.export.diffusers_folder import export
 from kdiff.export.diffusers_model import KDiffTransformer
+from kdiff.export.pipeline import KDiffPipeline
 from kdiff.run.run import load_run
 from kdiff.sampling.multistep import DataMultistep
 
@@ -227,6 +229,87 @@ def test_schedulers_that_do_not_go_from_noise_to_data_are_refused(run, pipeline,
         pipeline.scheduler, pipeline.transformer.forward = FlowMatchEulerDiscreteScheduler(), forward
 
 
+class FlowMatchRenoising(FlowMatchLCMScheduler):
+    """A user's own class."""
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchLCMScheduler(), FlowMatchRenoising(), FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)],
+    ids=["lcm", "subclass", "stochastic"],
+)
+def test_schedulers_for_distilled_models_are_refused(pipeline, scheduler) -> None:
+    """They add noise to the data prediction, whose spread is smaller than that of the data."""
+    name = type(scheduler).__name__
+    try:
+        pipeline.scheduler = scheduler
+        with pytest.raises(ValueError, match=rf"{name}.* adds noise again in each step, .* loses spread") as caught:
+            pipeline([1], num_inference_steps=3)
+    finally:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    assert str(caught.value).endswith("type pipeline.scheduler = FlowMatchEulerDiscreteScheduler()")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler])
+def test_stochastic_schedulers_need_noise_of_scale_1(kind) -> None:
+    """With this scale, the exact model of data N(0, 0.3²) gives the spread 0.3, and the generator draws all noise."""
+    for scale in (1.0, 2.0):
+        transformer = KDiffTransformer(MLP, "velocity", [1], noise_scale=scale)
+
+        def velocity(z: torch.Tensor, t: torch.Tensor, clamp: float, scale: float = scale) -> torch.Tensor:
+            signal, noise = t * 0.3**2, (1 - t) * scale**2
+            return (signal - noise) / (t * signal + (1 - t) * noise) * z
+
+        transformer.model.velocity = velocity
+        pipeline = KDiffPipeline(transformer, kind(**FLOW, algorithm_type="sde-dpmsolver++"))
+        pipeline.set_progress_bar_config(disable=True)
+        options = {"num_samples": 10000, "num_inference_steps": 200, "output_type": "latent"}
+        if scale == 1:
+            samples, again = (pipeline(**options, generator=torch.Generator().manual_seed(0)).images for _ in range(2))
+            assert samples.std().item() == pytest.approx(0.3, rel=0.06)
+            assert torch.equal(samples, again)
+            continue
+        with pytest.raises(
+            ValueError, match=r"adds noise of scale 1 in each step, but the noise_scale of this model is 2; type"
+        ):
+            pipeline(**options)
+        pipeline.scheduler = kind(**FLOW)
+        assert pipeline(**options).images.std().item() == pytest.approx(0.3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"last_step": "foo"}, "last_step is 'foo'; expected data or euler"),
+        ({"class_labels": 0, "num_samples": 0}, "num_samples is 0; expected at least 1"),
+        ({"num_samples": -1}, "num_samples is -1; expected at least 1"),
+        ({"class_labels": 0, "latents": torch.zeros(0, 1, 8, 8)}, "the number of latents is 0; expected at least 1"),
+    ],
+)
+def test_other_arguments_are_checked(pipeline, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(**options, num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [FlowMatchEulerDiscreteScheduler(), UniPCMultistepScheduler(**FLOW)], ids=["euler", "unipc"]
+)
+def test_double_latents_in_a_float_pipeline(pipeline, run, start, scheduler) -> None:
+    noise, y = start(run)
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent"}
+    try:
+        pipeline.scheduler = scheduler
+        expected = pipeline(y, latents=noise, **options).images
+        found = pipeline(y, latents=noise.double(), **options).images
+    finally:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-5)
+    time = torch.tensor(500.0)
+    direct = pipeline.transformer(noise.double(), time, y).sample
+    assert torch.equal(direct, pipeline.transformer(noise, time, y).sample)
+
+
 @pytest.mark.parametrize(
     ("sigmas", "message"),
     [
@@ -236,6 +319,8 @@ def test_schedulers_that_do_not_go_from_noise_to_data_are_refused(run, pipeline,
         ([1.5, 0.5], "expected σ that fall from 1 to 0"),
         ([1.0, float("nan")], "expected σ that fall from 1 to 0"),
         ([], "has no steps"),
+        ([1, 1, 0.5], "the σ of FlowMatchEulerDiscreteScheduler contain 1 twice; expected sigmas that fall, each value once"),
+        ([1.0, 0.5, 0.5], "contain 0.5 twice"),
     ],
 )
 def test_sigmas_that_do_not_fall_from_1_are_refused(pipeline, sigmas, message) -> None:

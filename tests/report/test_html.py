@@ -174,7 +174,8 @@ def test_a_run_without_k_and_one_of_which_only_metrics_are_there(runs, tmp_path)
     assert "k through training" not in read(run.folder).text
     assert len(read(run.folder).all("img")) == 2, "samples and denoising were drawn for the page"
     bare = Path(shutil.copytree(runs / "learned", tmp_path / "bare", ignore=shutil.ignore_patterns("*.png", "checkpoints")))
-    write_page(bare)
+    with pytest.warns(UserWarning, match="does not show the checkpoint of .*bare has no checkpoint yet"):
+        write_page(bare)
     assert any("no checkpoint" in text for text in read(bare).text)
     assert read(bare).all("img") == []
 
@@ -200,6 +201,25 @@ def test_what_cannot_be_shown_is_refused(what, runs, tmp_path, capsys) -> None:
     error = capsys.readouterr().err
     assert {"nothing": "not a run folder", "itself": "are the same run", "damaged": "evaluation.json is damaged"}[what] in error
     assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("what", ["itself", "other", "none"])
+def test_a_checkpoint_that_cannot_be_shown_is_named_in_one_line(what, runs, tmp_path, capsys) -> None:
+    run, other = (Path(shutil.copytree(runs / name, tmp_path / name)) for name in ("velocity", "learned"))
+    wrong = other if what == "other" else run
+    weights = list_checkpoints(wrong / "checkpoints")[-1] / "model.safetensors"
+    if what == "none":
+        shutil.rmtree(wrong / "checkpoints")
+    else:
+        weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="the page does not show") as warned:
+        assert main(["report", str(run), "--compare", str(other)]) == 0
+    (line,) = {str(each.message) for each in warned}
+    shown = "has no checkpoint yet" if what == "none" else f"{weights} is truncated"
+    assert line.startswith(f"the page does not show the checkpoint of {wrong}: ")
+    assert shown in line
+    assert "\n" not in line
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
 
 
 def test_names_are_as_long_as_tells_runs_apart(runs) -> None:

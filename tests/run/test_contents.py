@@ -256,8 +256,8 @@ def test_a_config_that_is_changed_while_the_run_trains_does_not_stop_it_and_is_f
     """Checkpoints record the configuration that the run began with, and not what the file holds when they are written."""
     step = loop._Steps.run
 
-    def run_step(self, number) -> None:
-        step(self, number)
+    def run_step(self, number, **options) -> None:
+        step(self, number, **options)
         if number == 5:
             path = tmp_path / "run" / "config.yaml"
             path.write_text(change(path.read_text()))

@@ -17,6 +17,8 @@ from kdiff.config.parts import parse
 from kdiff.config.training import TrainConfig
 from kdiff.report.page import write_page
 from kdiff.run.build import build
+from kdiff.run.checkpoint import list_checkpoints, record_again
+from kdiff.run.contents import record_settings
 from kdiff.run.folder import read_run_config, sampling_of
 from kdiff.run.run import load_run
 from kdiff.run.trust import trusting
@@ -76,6 +78,8 @@ def received(plain: Path, place: Path, **settings: object) -> Path:
         where, _, key = name.partition("__")
         (config[where] if key else config)[key or where] = value
     (place / "config.yaml").write_text(yaml.safe_dump(config))
+    for checkpoint in list_checkpoints(place / "checkpoints"):
+        record_again(checkpoint, **record_settings(place))
     return place
 
 
@@ -104,7 +108,8 @@ def test_nothing_that_a_strange_folder_names_is_imported(settings, plain, own, c
     folder = received(plain, own / "run", **settings)
     for read in (load_run, write_page, lambda path: read_run_config(path, TrainConfig), lambda path: sampling_of(str(path))):
         with pytest.raises(
-            ValueError, match=r"own_parts_of_a_user.* not part of kdiff.*--trust.*load_run\(folder, trust=True\)"
+            ValueError,
+            match=r"own_parts_of_a_user.* would run code from outside kdiff.*--trust.*load_run\(folder, trust=True\)",
         ):
             read(folder)
     assert main(["info", str(folder)]) == 2
@@ -140,7 +145,7 @@ def test_every_command_refuses_a_strange_folder(words, plain, own, monkeypatch, 
     argv = [word.replace("RUN", "run").replace("PLAIN", str(plain)).replace("NEW", "new") for word in words]
     assert main(argv) == 2
     err = capsys.readouterr().err
-    assert f"names {LINE} (network), which is not part of kdiff" in err, err
+    assert f"names {LINE} (network), which would run code from outside kdiff or write files" in err, err
     assert err.count("\n") == 1
     assert not (own / "imported").exists()
     assert not (own / "new").exists()
@@ -176,7 +181,7 @@ def test_folders_of_ones_own_need_no_flag_until_they_are_moved_or_changed(own, m
     shutil.copytree("mine", "copy")
     assert main(["info", "copy"]) == 2
     err = capsys.readouterr().err
-    assert "names own_parts_of_a_user.make_data (data), own_parts_of_a_user.Line (network), which are not part" in err
+    assert "names own_parts_of_a_user.make_data (data), own_parts_of_a_user.Line (network), which would run" in err
     assert main(["info", "copy", "--trust"]) == main(["report", "copy", "--trust"]) == 0
     assert main(["train", *argv[:-1], "copy", "--steps", "4", "--resume"]) == 2
     assert main(["train", *argv[:-1], "copy", "--steps", "4", "--resume", "--trust"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+from kdiff.commands.main import main
 from kdiff.config.training import TrainConfig
+from kdiff.run.lock import FolderReplaced, locked
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import load_run
 from kdiff.studies import runner
@@ -451,3 +454,80 @@ def test_a_second_ctrl_c_does_not_break_into_the_shutdown(monkeypatch, tmp_path,
         assert capfd.readouterr().err.count("ending the current runs") == 1
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# The folder is taken away, or the disk is full
+
+
+COMPARE = ["compare", str(CONFIG.data), "--network", str(CONFIG.network), "--steps", "6", "--num-samples", "60", "--seeds", "1"]
+
+
+@pytest.mark.parametrize(
+    "at", [0, 1, 3]
+)  # before the first run begins in a worker, before the second, while the last is judged
+def test_a_comparison_never_makes_its_folder_again(at, monkeypatch, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+
+    class Taken(Serial):
+        def submit(self, function: Callable[[Job], None], job: Job) -> Future[None]:
+            if len(self.submitted) == at:
+                shutil.rmtree(out)
+            return super().submit(function, job)
+
+    def judged(*args: Any, **more: Any) -> dict[str, Any]:
+        if at == 3:
+            shutil.rmtree(out)
+        return usual(*args, **more)
+
+    usual = runner.evaluate
+    monkeypatch.setattr(runner, "evaluate", judged)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Taken)
+    targets = ["--targets", "velocity", "data"]
+    assert main([*COMPARE, *targets, "--exact", "false", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert f"kdiff compare: error: {out} was removed or replaced while this process wrote in it" in said.err.splitlines()[-1]
+    assert said.out == ""
+    assert not out.exists()
+    assert len(Taken.submitted) == (2 if at == 1 else 1), "no further run is begun"
+
+
+def test_a_run_that_is_replaced_while_it_is_judged_is_not_given_its_figures(out, monkeypatch) -> None:
+    jobs = jobs_in(out)
+    (jobs[0].folder / "evaluation.json").unlink()
+    usual = runner.evaluate
+
+    def judged(*args: Any, **more: Any) -> dict[str, Any]:
+        shutil.rmtree(jobs[0].folder)
+        shutil.copytree(jobs[1].folder, jobs[0].folder, ignore=shutil.ignore_patterns("evaluation.json"))
+        return usual(*args, **more)
+
+    monkeypatch.setattr(runner, "evaluate", judged)
+    with locked(out), pytest.raises(RunFailed, match=f"FolderReplaced: {jobs[0].folder} was removed or replaced"):
+        run_jobs(jobs)
+    assert not (jobs[0].folder / "evaluation.json").exists()
+
+
+def test_results_are_not_collected_into_a_folder_that_has_gone(out) -> None:
+    (out / "results.json").unlink()
+    with locked(out):
+        shutil.copytree(out, out.with_name("other"))
+        shutil.rmtree(out)
+        out.with_name("other").rename(out)
+        with pytest.raises(FolderReplaced):
+            collect(jobs_in(out), out)
+    assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_says_how_to_continue(number, monkeypatch, tmp_path, capsys) -> None:
+    def execute(job: Job) -> None:
+        raise OSError(number, os.strerror(number), str(job.folder / "finished.json"))
+
+    monkeypatch.setattr(runner, "execute", execute)
+    assert main([*COMPARE, "--targets", "velocity", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        f"seed_0/finished.json could not be written: {os.strerror(number)}; make room; continue from the last checkpoint"
+        in said
+    )
+    assert "with: kdiff compare" in said

@@ -49,6 +49,29 @@ class Complex(nn.Module):
         h = torch.cat([z, t[:, None]], 1).to(self.first.dtype) @ self.first + self.phase
         return ((h / (1 + h.abs())) @ self.last).real.to(z.dtype)
 
+class LazyBuffers(Lazy):
+    """Buffers alone have no shape."""
+
+    def __init__(self, shape, unused=False):
+        super().__init__(shape)
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.LazyBatchNorm1d(affine=False), nn.SiLU(), nn.Linear(8, 2))
+        self.extra = nn.LazyBatchNorm1d(affine=False) if unused else None
+
+class Sparse(nn.Module):
+    """A table whose gradients are sparse: made so by the layer, by the layer of bags, or only by the call."""
+
+    def __init__(self, shape, kind="Embedding", trained=True):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.table = nn.Embedding(3, 2) if kind == "call" else getattr(nn, kind)(3, 2, sparse=True)
+        self.table.weight.requires_grad_(trained)
+
+    def forward(self, z, t, y=None):
+        y = torch.full((len(z),), 2) if y is None else y
+        if type(self.table) is nn.EmbeddingBag:
+            return self.layer(z) + self.table(y[:, None])
+        return self.layer(z) + nn.functional.embedding(y, self.table.weight, sparse=True)
+
 class Plain(nn.Module):
     def __init__(self, shape):
         super().__init__()
@@ -87,6 +110,26 @@ class LateInTraining(LateBuffer):
     def change(self):
         if self.training:
             super().change()
+
+class Late(Plain):
+    """Makes or changes an entry in one call in training."""
+
+    def __init__(self, shape, kind, at=6):
+        super().__init__(shape)
+        self.kind, self.at, self.calls = kind, at, 0
+        self.register_buffer("seen", torch.zeros(1))
+
+    def change(self):
+        self.calls += self.training
+        if self.calls == self.at and self.training:
+            if self.kind == "buffer":
+                self.register_buffer("late", torch.ones(1))
+            elif self.kind == "layer":
+                self.late = nn.Linear(2, 2)
+            elif self.kind == "shape":
+                self.seen = torch.zeros(2)
+            else:
+                del self.seen
 
 class Extra(Plain):
     def get_extra_state(self):
@@ -128,7 +171,7 @@ def named(network: str, **changes) -> TrainConfig:
     return replace(CONFIG, network=f"kdiff_test_odd.{network}", **changes)
 
 
-@pytest.mark.parametrize("network", ["Lazy", "Complex"])
+@pytest.mark.parametrize("network", ["Lazy", "LazyBuffers", "Complex"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_lazy_and_complex_weights_train_resume_and_are_read_back(tmp_path, contents, network, optimizer):
     config = named(network, optimizer=optimizer, weight_decay=0.01)
@@ -193,6 +236,9 @@ def test_the_first_step_of_complex_weights_goes_down_the_gradient():
         ("NewParameter", r"network\.layer\.weight: the model made these entries"),
         ("Growing", r"network\.seen: the model made these entries or changed their shapes"),
         ("Lazy(unused=true)", r"extra\.weight has no shape, because the network does not use that layer"),
+        ("LazyBuffers(unused=true)", r"extra\.running_mean has no shape, because the network does not use that layer"),
+        ("Sparse", r"network\.table\.weight has sparse gradients, .*; expected dense gradients\. .* sparse=False"),
+        ("Sparse(kind=EmbeddingBag)", r"network\.table\.weight has sparse gradients"),
     ],
 )
 def test_what_could_not_be_read_back_is_refused_before_anything_is_written(tmp_path, network, message):
@@ -212,6 +258,21 @@ def test_a_run_whose_first_step_fails_does_not_block_its_folder(tmp_path, capsys
     assert "resumed" not in json.loads((folder / "environment.json").read_text())
     assert main([*argv, "--network", "kdiff_test_odd.Plain"]) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "names"), [("buffer", "late"), ("layer", "late.*"), ("shape", "seen"), ("removed", "seen")])
+def test_entries_made_later_in_training_stop_the_run_before_its_checkpoint(tmp_path, kind, names):
+    with pytest.raises(ValueError, match=rf"^network\.{names}: the model made these entries or .* in training, so a run"):
+        train_run(named(f"Late({kind})"), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    assert load_run(tmp_path / "run").step == 4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_gradients_that_only_a_call_makes_sparse_are_refused_in_the_first_step(tmp_path, optimizer):
+    with pytest.raises(ValueError, match=r"table\.weight has sparse gradients, .* sparse=False"):
+        train_run(named("Sparse(kind=call)", optimizer=optimizer), tmp_path / "run")
+    train_run(named("Sparse(trained=false)", optimizer=optimizer, steps=1), tmp_path / "run")  # the folder is free
 
 
 def test_a_lazy_network_in_a_loop_of_ones_own(samples):

@@ -445,3 +445,71 @@ def test_published_weights_of_another_architecture_or_path_are_refused(published
         model = build_model(config, config.target, dataset.shape, dataset.num_classes)
         with pytest.raises(ValueError, match=message):
             start_from(model, config, *dataset.part("train"))
+
+
+@pytest.mark.parametrize(("classes", "null_rate"), [("dog zebra", 0.1), ("cat dog emu", 0.1), ("dog zebra", 0.0)])
+def test_with_new_rows_the_velocity_is_measured_without_a_class(cats, tmp_path, classes, null_rate):
+    config = replace(SMALL, data=images(tmp_path / "pets", classes), null_rate=null_rate)
+    dataset = load_dataset(config)
+    changes = []
+    for kept in (True, False):
+        new = replace(config, start_from=f"{cats}(labels=new)")
+        model = build_model(new, new.target, dataset.shape, dataset.num_classes)
+        run = load_run(cats)
+        with torch.no_grad():
+            run.model.network.output.weight.normal_()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kdiff.training.start.load_run", lambda *_, run=run, **__: run)
+            if not kept:  # as if the row for "no class" had not been kept
+                patch.setattr(
+                    "kdiff.training.start._labelled",
+                    lambda state, network, new: state | {"label.weight": network.label.weight.detach().clone()},
+                )
+            told = start_from(model, new, *dataset.part("train"), dataset)
+        changes.append(max(told["velocity_change"].values()))
+        assert "the velocity without a class " in as_text(told)
+        assert as_text(told).endswith(", and the rows of the classes are new")
+    assert changes[0] == 0
+    assert changes[1] > 1e-3
+
+
+@pytest.mark.parametrize("options", ["", "(labels=new)", "(allow=classes)"])
+def test_weights_with_labels_do_not_fit_data_without_labels_nor_the_reverse(cats, published, tmp_path, options):
+    data = images(tmp_path / "pets", "cat dog")
+    bare = replace(SMALL, data={**data, "labels": False})
+    without = train_run(bare, tmp_path / "without").folder
+    _, path, _ = published("sit")
+    for config, source, found in (
+        (bare, cats, r"the data have 0 classes; those of .* have 2, and .* 1 not in this network \(label\.weight\)"),
+        (replace(SMALL, data=data), without, r"the data have 2 classes; those of .* have 0, and .* 1 missing"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{found}\. Training cannot start from them; start from weights for data like"):
+            train_run(replace(config, start_from=f"{source}{options}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    if "allow" not in options:
+        config = config_of("sit", start_from=f"sit('{path}'{options.replace('(', ', ').replace(')', '')})")
+        model = build_model(config, config.target, (1, 8, 8), 0)
+        with pytest.raises(ValueError, match=r"the data have 0 classes; the weights in .* are for 10\. Training cannot start"):
+            start_from(model, config, torch.zeros(2, 1, 8, 8), None)
+
+
+def test_samples_of_another_shape_are_named_before_the_weights(cats, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(-1, 1, (20, 1, 6, 6)), y=np.arange(20) % 2)
+    config = replace(SMALL, data={"name": str(tmp_path / "x.npz"), "value_range": [-1, 1]}, start_from=str(cats))
+    with pytest.raises(ValueError, match=r"^the samples .* \(1, 6, 6\); those of .* have \(1, 4, 4\), and .* 3 of another"):
+        train_run(config, tmp_path / "run")
+
+
+def test_the_change_by_another_network_is_measured_with_new_rows_too(runs, tmp_path, stirred):
+    """The network of the run itself is compared, not a copy of the new one."""
+    heads = NETWORKS["sit"].replace("num_heads=2", "num_heads=4")
+    run = load_run(runs / "velocity")
+    stirred(run.model.network)
+    config = replace(config_of("sit", start_from=f"{runs / 'velocity'}(labels=new, allow=network)"), network=heads)
+    dataset = load_dataset(config)
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdiff.training.start.load_run", lambda *_, **__: run)
+        told = start_from(model, config, *dataset.part("train"), dataset)
+    assert told["allowed"] == ["network"]
+    assert max(told["velocity_change"].values()) > 1e-3

@@ -24,7 +24,7 @@ from kdiff.files.atomic import write_json, write_text
 from kdiff.run.build import load_dataset
 from kdiff.run.contents import read_evaluation, read_finished
 from kdiff.run.environment import describe_environment
-from kdiff.run.lock import locked
+from kdiff.run.lock import check_held, locked
 from kdiff.studies.runner import collect, run_jobs
 from kdiff.studies.tables import markdown
 
@@ -85,6 +85,7 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
         if not full:
             # Too few seeds and steps to refute anything; the evidence says what speaks against the claim.
             outcome = replace(outcome, findings=[_without_refutation(finding) for finding in outcome.findings])
+        check_held(out)
         write_text(out / "table.md", outcome.table + "\n")
         claim.draw(study, outcome, out / f"{claim.name}.png")
         stamp = _stamp(claim, study, outcome)

@@ -119,15 +119,13 @@ def read_config(
 
 def _files_read(argv: list[str], kind: type, fields: dict[str, str], extras: dict[str, dict[str, Any]]) -> list[str]:
     """The arguments with the content of YAML files in place of their names."""
-    words: list[str] = []
-    for item in argv:
-        words += item.split("=", 1) if item.startswith("--config=") else [item]
+    words = [word for item in argv for word in (item.split("=", 1) if item.startswith("--config=") else [item])]
     # Options that are no fields. A file cannot trust itself, but --print_config prints `trust: false`.
     others = {name: how.get("type", bool) | None for name, how in extras.items()} | {"trust": Literal[False]}
     for place, (word, after) in enumerate(zip(words, words[1:]), start=1):
         if word == "--config" and Path(after).is_file():
             check_config_file(Path(after))
-            words[place] = json.dumps(read_settings(Path(after), kind, list(fields), others))
+            words[place] = json.dumps(read_settings(Path(after), kind, list(fields), others), ensure_ascii=False)
     return words
 
 
@@ -233,7 +231,8 @@ def _normalise(
             while waiting and not waiting[0].startswith("--"):
                 words.append(waiting.pop(0))
             as_list = len(words) == 1 and words[0].startswith("[")
-            rest.append(words[0] if as_list else json.dumps([_number(_whole(word, kind)) for word in words]))
+            numbers = [_number(_whole(word, kind)) for word in words]
+            rest.append(words[0] if as_list else json.dumps(numbers, ensure_ascii=False))
         elif field not in flags and not equals and waiting and not waiting[0].startswith("--"):
             rest.append(_whole(waiting.pop(0), kind))
     return place, files + rest, overrides

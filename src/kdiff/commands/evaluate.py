@@ -63,5 +63,6 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     if judge.held_out.note:
         warnings.warn(judge.held_out.note, stacklevel=2)
     result = evaluate(run, judge, config.num_samples, config.seed, config.guidance, config.exact, progress="sampling")
+    run.place.check()
     write_json(run.folder / "evaluation.json", result)
     print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")

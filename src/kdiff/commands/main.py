@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import shlex
@@ -107,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("KDIFF_TRACEBACK"):
             traceback.print_exc()
         if isinstance(error, OSError) and error.errno in FULL:
-            again = _how_to_continue(name, arguments, "", "make room").strip()
+            first = "choose another place" if error.errno == errno.EROFS else "make room"
+            again = _how_to_continue(name, arguments, "", first).strip()
             place = f"{error.filename} could not be written: " if error.filename else ""
             print(f"kdiff {name}: error: {place}{error.strerror}; {again}", file=sys.stderr)
             return 1
@@ -131,17 +133,23 @@ def _how_to_continue(name: str, arguments: list[str], what: str, first: str = "s
 
 @contextlib.contextmanager
 def _short_warnings(command: str) -> Iterator[None]:
-    """Print warnings on one line, like errors, without the line of code that gave them."""
-    usual = warnings.formatwarning
+    """Print warnings on one line, like errors, without the line of code that gave them; each text once."""
+    usual, said = (warnings.formatwarning, warnings.showwarning), set[str]()
 
     def form(message: Any, category: type[Warning], *place: Any, **more: Any) -> str:
-        return f"kdiff {command}: warning: {message}\n" if category is UserWarning else usual(message, category, *place, **more)
+        plain = category is UserWarning
+        return f"kdiff {command}: warning: {message}\n" if plain else usual[0](message, category, *place, **more)
 
-    warnings.formatwarning = form
+    def show(message: Any, *more: Any, **named: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            usual[1](message, *more, **named)
+
+    warnings.formatwarning, warnings.showwarning = form, show
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.formatwarning, warnings.showwarning = usual
 
 
 def _close_processes() -> None:

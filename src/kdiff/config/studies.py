@@ -93,7 +93,8 @@ class SweepConfig:
 
     Args:
         guidance: One or more scales of classifier-free guidance; 1 means no guidance.
-        guidance_interval: One or more intervals of time, as in "[[0, 1], [0.2, 0.9]]". Guidance acts only while low < t < high.
+        guidance_interval: One or more intervals of time, as in "[[0, 1], [0.2, 0.9]]". Guidance acts only while low < t < high
+            (from t = 0 on if low is 0).
         ema: One or more decays of the averaged weights, or none for the raw weights. If left out, the first decay of the run.
         solver: One or more solvers, named as for kdiff sample.
         steps: One or more numbers of steps of the solver.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 FILE = "dataset.json"
 FORM = '{"labels": [["00000/img00000000.png", 6], …]} or {"labels": null}, as the dataset tool of StyleGAN and EDM writes'
 NO_LABELS = "give labels=False for images without classes"
+ELSEWHERE = f"if this {FILE} is of something else, move it out of the folder"
 
 
 def has_labels(path: Path) -> bool:
@@ -22,7 +24,12 @@ def has_labels(path: Path) -> bool:
 
     Raises ValueError if the file is damaged.
     """
-    return (path / FILE).is_file() and "labels" in _content(path / FILE)
+    if not (path / FILE).is_file():
+        return False
+    content = _content(path / FILE)
+    if not isinstance(content, dict):
+        warnings.warn(f"{path / FILE} is not used, because it is a {type(content).__name__}; expected {FORM}", stacklevel=4)
+    return isinstance(content, dict) and "labels" in content
 
 
 def read_labels(path: Path, names: Sequence[str]) -> list[int] | None:
@@ -48,16 +55,15 @@ def read_labels(path: Path, names: Sequence[str]) -> list[int] | None:
     ):
         if found:
             few = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-            raise ValueError(f"{problem} {few}; make the folder and its {FILE} again, or {NO_LABELS}")
+            raise ValueError(f"{problem} {few}; make the folder and its {FILE} again, or {NO_LABELS}; {ELSEWHERE}")
     return [labels[name] for name in names]
 
 
-def _content(file: Path) -> dict[str, Any]:
+def _content(file: Path) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); expected {FORM}. Make it again, or {NO_LABELS}") from None
-    return content if isinstance(content, dict) else {}
 
 
 def _pair(file: Path, entry: Any) -> tuple[str, int]:
@@ -66,7 +72,8 @@ def _pair(file: Path, entry: Any) -> tuple[str, int]:
     if not isinstance(name, str) or isinstance(label, bool) or not isinstance(label, int):
         shown = json.dumps(entry)
         vector = "; its label is a vector, and kdiff takes one whole number" if isinstance(label, list) else ""
-        raise ValueError(f"{file} holds {shown[:80]}{'…' if len(shown) > 80 else ''}{vector}; expected {FORM}")
+        found = f"{shown[:80]}{'…' if len(shown) > 80 else ''}{vector}"
+        raise ValueError(f"{file} holds {found}; expected {FORM}. Correct it, or {NO_LABELS}; {ELSEWHERE}")
     return name.replace("\\", "/"), label
 
 

@@ -71,7 +71,9 @@ def load_folder(
     about: dict[str, Any] = {"class_names": classes} if classes else {}
     if unreadable:
         about["unreadable"] = list(unreadable)
-    name, count = path.resolve().name, len(classes) or None
+    # The classes of dataset.json have no names, and some of them may have no image here.
+    count = len(classes) or (max(1, max(ids) + 1) if ids else None)
+    name = path.resolve().name
     return make_dataset(name, pixels, y, "range", (0, 255), num_classes=count, flip=flip, about=about, identity=key)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from kdiff.data.declared import SUFFIX, Declared, declared_arrays
 
 SMALL = 2**22  # values of an array that is read to find out whether it holds labels
+TEXT = "np.unique(y, return_inverse=True)[1]"
 SIBLINGS = 100  # .npy files in a folder that are looked at
 
 
@@ -20,13 +21,14 @@ def conversion(y: np.ndarray) -> str | None:
         if y.dtype.kind in "iu":
             return "y"
         if y.dtype.kind in "USO":
-            return "np.unique(y, return_inverse=True)[1]"
+            return TEXT
         whole = y.dtype.kind == "b" or (y.dtype.kind == "f" and bool((y == np.round(y)).all()))
         return "y.astype('int64')" if whole else None
     if y.ndim != 2 or y.dtype.kind not in "iufb":
         return None
     if y.shape[1] == 1:
-        return "y[:, 0]" if y.dtype.kind in "iu" else None
+        inner = conversion(y[:, 0])
+        return inner and inner.replace("y", "y[:, 0]", 1)
     one_hot = bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
     return "y.argmax(1)" if one_hot else None
 
@@ -40,8 +42,11 @@ def warn_of_unused(
     for name, one in there.items():
         if name == samples or not one.shape or one.shape[0] != shape[0] or len(one.shape) > 2 or np.prod(one.shape) > SMALL:
             continue
-        plain = len(one.shape) == 1 and one.kind in "iu"
-        if (form := "y" if plain else conversion(read(name)) if one.kind in "iufbUS" else None) is not None:
+        # Whole numbers need not be read, and Python objects cannot be, because they are pickles.
+        form = {"i": "y", "u": "y", "O": TEXT}.get(one.kind) if len(one.shape) == 1 else None
+        if form is None and one.kind in "iufbUS":
+            form = conversion(read(name))
+        if form is not None:
             found.append((name, one, form))
     if not found:
         return

@@ -50,7 +50,7 @@ from kdiff.run.checkpoint import recorded
 from kdiff.run.contents import read_data
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import no_run, read_run_config
-from kdiff.run.lock import locked
+from kdiff.run.lock import check_held, locked
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
 
@@ -108,19 +108,20 @@ def evaluate_images(
     shape = image_shape(run) if run else images.shape if images else ()
     extractor(torch.zeros(1, *shape, dtype=torch.uint8))
     reference = find_reference(config, run, extractor, shape)
-    with locked(folder, "evaluating") if run else nullcontext():
+    with locked(folder, "evaluating", run.place) if run else nullcontext():
         facts: dict[str, Any] = {"source": source}
         if run:
             prepare_samples(run, config, folder)
             join_processes().wait_for_everyone()
             images = draw_samples(run, config, folder, progress)
             facts |= {"run": str(run.folder), "data": run.data["fingerprint"], **settings}
-            target = run.model.target.describe()
-            facts |= {"k": target.position, "target_state": target.scalars}
+            facts |= {"k": (target := run.model.target.describe()).position, "target_state": target.scalars}
         assert images
         facts |= {**images.facts, "num": images.count, "shape": list(images.shape)}
         result = _judged(config, images, facts, extractor, reference and reference(), notes)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not run:
+            folder.mkdir(parents=True, exist_ok=True)
+        check_held(folder)
         write_json(folder / f"{name}.json", result)
     return result, folder / f"{name}.json"
 

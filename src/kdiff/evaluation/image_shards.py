@@ -28,6 +28,7 @@ from kdiff.files.atomic import new_file, read_json, write_json
 from kdiff.files.tensors import load_tensors, save_tensors
 from kdiff.model import KDiff
 from kdiff.run.generate import generate
+from kdiff.run.lock import check_held
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run
 from kdiff.sampling.finite import check_finite
@@ -119,6 +120,7 @@ def draw_samples(run: Run, config: EvaluateConfig, folder: Path, progress: str |
     Raises:
         RuntimeError: samples that are not finite.
         OSError: a shard cannot be written; earlier shards stay.
+        FolderReplaced: the folder, or that of the run around it, was removed or replaced.
     """
     processes, shape = join_processes(), image_shape(run)
     size = config.batch_size * max(1, SHARD // config.batch_size)
@@ -149,6 +151,8 @@ def _draw_shard(run: Run, config: EvaluateConfig, path: Path, rows: range, bar: 
     tensors = {"images": torch.cat(images)}
     if run.class_counts is not None:
         tensors["y"] = torch.cat([y for y in labels if y is not None])
+    run.place.check(path)
+    check_held(path.parent)
     with new_file(path) as aside:
         save_tensors(aside, tensors)
 
@@ -170,4 +174,5 @@ def _whole(path: Path, needed: int, shape: tuple[int, ...]) -> bool:
 
 def _read(folder: Path, size: int, num: int, batch: int) -> Iterator[Tensor]:
     for number in range(math.ceil(num / size)):
+        check_held(folder)
         yield from load_tensors(_path(folder, number))["images"][: min(size, num - number * size)].split(batch)

@@ -104,8 +104,9 @@ def check_ranges(judged: Mapping[str, Any] | None, reference: Mapping[str, Any] 
     for note, usual in guesses.items():
         if not (shared or usual):
             raise ValueError(
-                f"{note}. Such images cannot be compared with {against}: train on data with the two values, as in "
-                '--data "images.npz(value_range=[0, 1])", or turn samples of kdiff sample into bytes (uint8) and judge these'
+                f"{note}. Such images cannot be compared with {against}: train on data with the two values that are black and "
+                'white, as in --data "images.npz(value_range=[0, 255])", or turn samples of kdiff sample into bytes (uint8) '
+                "and judge these"
             )
     more = "compare the figures only with those of the same data" if shared else "give the data a value_range if this is wrong"
     return [f"{note}: {more}" for note, usual in guesses.items() if not (shared and usual)]

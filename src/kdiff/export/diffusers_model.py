@@ -109,16 +109,16 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         min_denominator: float | None = None,
         return_dict: bool = True,
     ) -> Any:
-        """n̂ − x̂, shaped like `hidden_states`, float32 or better.
+        """n̂ − x̂, shaped like `hidden_states`, of type `sample_dtype`.
 
         Args:
-            hidden_states: z, (batch, *shape), on the linear path; in float64 if the network is.
+            hidden_states: z, (batch, *shape), on the linear path; used in float64 if the network is, otherwise in float32.
             timestep: 1000 σ, a number or (batch,).
             class_labels: (batch,) int64; num_classes means "no class", which is also the default.
             min_denominator: a clamp to use instead of the configured one; 0 for no clamp.
             return_dict: True to return a `Transformer2DModelOutput`, False for a tuple of one tensor.
         """
-        hidden_states = hidden_states.to(torch.promote_types(hidden_states.dtype, self.sample_dtype))
+        hidden_states = hidden_states.to(self.sample_dtype)
         conditions = {} if class_labels is None else {"y": class_labels}
         clamp = self.config.min_denominator if min_denominator is None else min_denominator
         t = self.time(timestep, hidden_states)

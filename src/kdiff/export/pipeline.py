@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from kdiff.data import Normalisation
-from kdiff.export.diffusers_model import TIMESTEPS, KDiffTransformer
+from kdiff.export.diffusers_model import KDiffTransformer
+from kdiff.export.flow_schedulers import USE, set_steps, uniform_sigmas
 from kdiff.path import raise_wrong_times
 from kdiff.sampling import guided_velocity
-from kdiff.sampling.times import uniform_times
 
 OUTPUTS = ("pil", "np", "pt", "latent")
-USE = "type pipeline.scheduler = FlowMatchEulerDiscreteScheduler()"
-SMALL = 1e-5  # a σ that is 0 but for rounding
-NEAR_ONE = 0.01  # some schedulers begin at σ = 0.999
-ROUNDED = 1.5e-3  # some schedulers round timesteps to whole numbers, or down
 # The code that diffusers runs to load an export. All other code is in kdiff and does not travel with the weights.
 CODE = '''"""{what} of a model trained with kdiff. The class is defined in the kdiff package."""
 
@@ -65,10 +60,7 @@ class KDiffPipeline(DiffusionPipeline):
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
         self.register_to_config(data=data)
 
-    @staticmethod
-    def sigmas(num_inference_steps: int) -> list[float]:
-        """1 − i/N for i = 0 … N − 1, which is kdiff's uniform grid; the scheduler appends the last 0."""
-        return [1 - t for t in uniform_times(num_inference_steps)[:-1].tolist()]
+    sigmas = staticmethod(uniform_sigmas)
 
     @torch.no_grad()
     def __call__(
@@ -92,11 +84,12 @@ class KDiffPipeline(DiffusionPipeline):
             class_labels: one label for all samples, or one per sample, whole numbers; no class if left out.
             num_samples: the number of samples, unless class_labels or latents determine it.
             guidance_scale: the scale w of classifier-free guidance, which needs class_labels; 1 is no guidance.
-            guidance_interval: guide while low < t < high, where t = 1 − σ.
+            guidance_interval: guide while low < t < high, where t = 1 − σ (from t = 0 on if low is 0).
             guidance_rescale: from 0 to 1, how far the spread of guided samples is brought to that of unguided samples.
             num_inference_steps: the number of steps N, if `sigmas` is left out.
-            sigmas: falling from 1, without the last 0; 1 − i/N if left out. A scheduler that takes no sigmas uses its own.
-            generator: draws the noise; a list has one generator per sample.
+            sigmas: falling from 1, each value once, without the last 0; 1 − i/N if left out. A scheduler that takes no sigmas
+                uses its own.
+            generator: draws the noise, also that of a stochastic scheduler; a list has one generator per sample.
             latents: starting points (num, *shape) to use instead of drawn noise, with the model's noise scale.
             last_step: "data" makes the last evaluation of the model without its clamp, so that an Euler step ends at the data
                 prediction; "euler" keeps the clamp, as the paper's sampler does.
@@ -106,8 +99,9 @@ class KDiffPipeline(DiffusionPipeline):
             return_dict: True to return an `ImagePipelineOutput`, False for a tuple.
 
         Raises:
-            ValueError: the labels or starting points do not fit the model; the model does not have this output type; the
-                scheduler is not for flow matching, or its σ do not fall from 1 to 0; samples are not finite.
+            ValueError: the labels or starting points do not fit the model; there are no samples to draw; the model does not
+                have this output type; `last_step` has another value; the scheduler is not for flow matching, adds noise that
+                the model does not expect, or its σ do not fall from 1 to 0; samples are not finite.
         """
         data = self.config.data or {"normalisation": Normalisation.none().describe(), "image": None}
         output_type = output_type or ("pil" if data["image"] else "pt")
@@ -115,19 +109,26 @@ class KDiffPipeline(DiffusionPipeline):
             raise ValueError(
                 f"output_type is {output_type!r}; expected one of {', '.join(OUTPUTS if data['image'] else OUTPUTS[2:])}"
             )
+        if last_step not in ("data", "euler"):
+            raise ValueError(f"last_step is {last_step!r}; expected data or euler")
         device, last = self._execution_device, 0.0 if last_step == "data" else None
         count = num_samples if latents is None else len(latents)
+        if count < 1:
+            raise ValueError(f"{'num_samples' if latents is None else 'the number of latents'} is {count}; expected at least 1")
         labels = self._labels(class_labels, count, device)
         if guidance_scale != 1 and labels is None:
             raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1 for no guidance")
         self._check_no_class(guidance_scale, labels)
         z = self._start(count if labels is None else len(labels), latents, generator, device)
-        timesteps = self._timesteps(num_inference_steps, sigmas, latents is not None, device)
+        noise_scale = self.transformer.config.noise_scale
+        timesteps = set_steps(self.scheduler, num_inference_steps, sigmas, latents is not None, noise_scale, device)
+        # Only stochastic schedulers draw from it.
+        drawn = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
         for i, timestep in enumerate(self.progress_bar(timesteps)):
             clamp = last if i == len(timesteps) - 1 else None
             output = self._output(z, timestep, labels, guidance, clamp)
-            z = self.scheduler.step(output, timestep, z, return_dict=False)[0]
+            z = self.scheduler.step(output, timestep, z, **drawn, return_dict=False)[0]
         raise_wrong_times()
         if not z.isfinite().all():
             broken = int((~z.flatten(1).isfinite().all(1)).sum())
@@ -187,57 +188,6 @@ class KDiffPipeline(DiffusionPipeline):
         if tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
         return latents.to(device, torch.promote_types(latents.dtype, dtype))
-
-    def _timesteps(self, steps: int, sigmas: list[float] | None, started: bool, device: torch.device) -> Tensor:
-        """Set the steps of the scheduler; returns its timesteps. `started` says whether starting points were given."""
-        scheduler, config = self.scheduler, self.scheduler.config
-        name = type(scheduler).__name__
-        if not name.startswith("FlowMatch") and not (
-            config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
-        ):
-            raise ValueError(
-                f"the scheduler is {name} with prediction_type={config.get('prediction_type')!r}; expected one for flow "
-                'matching: FlowMatch…, or one with use_flow_sigmas=True and prediction_type="flow_prediction"'
-            )
-        if config.num_train_timesteps != TIMESTEPS:
-            raise ValueError(f"num_train_timesteps of the scheduler is {config.num_train_timesteps}; expected {TIMESTEPS}")
-        takes_sigmas = "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
-        if not takes_sigmas and sigmas is not None:
-            raise ValueError(f"{name} takes no sigmas; leave them out, or use another scheduler")
-        try:
-            if takes_sigmas:
-                scheduler.set_timesteps(sigmas=np.asarray(self.sigmas(steps) if sigmas is None else sigmas), device=device)
-            else:
-                scheduler.set_timesteps(steps, device=device)
-        except Exception as error:  # every scheduler has errors of its own
-            raise ValueError(f"{name} cannot set its steps ({' '.join(str(error).split())}): {USE}") from None
-        self._check_sigmas(name, started)
-        return scheduler.timesteps
-
-    def _check_sigmas(self, name: str, started: bool) -> None:
-        """Raise ValueError unless the scheduler's σ fall from 1, or from any σ with given starting points, to 0."""
-        if not hasattr(self.scheduler, "sigmas"):
-            raise ValueError(f"{name} has no sigmas; expected a scheduler for flow matching: {USE}")
-        sigmas, times = (torch.as_tensor(found).double().cpu() for found in (self.scheduler.sigmas, self.scheduler.timesteps))
-        if not len(times):
-            raise ValueError(f"{name} has no steps; expected at least one of num_inference_steps, or of sigmas")
-        if not (sigmas.diff() <= 0).all() or sigmas[0] > 1 + SMALL:
-            listed = ", ".join(f"{sigma:.3g}" for sigma in sigmas[:3].tolist())
-            raise ValueError(f"the σ of {name} are {listed}, … {sigmas[-1]:.3g}; expected σ that fall from 1 to 0: {USE}")
-        if sigmas[-1].abs() > SMALL:
-            raise ValueError(
-                f"the last σ of {name} is {sigmas[-1]:.3g}; expected 0, because noise of this size would be left in the "
-                f'samples: {USE}, or give the scheduler final_sigmas_type="zero" if it has this option'
-            )
-        if sigmas[0] < 1 - NEAR_ONE and not started:
-            raise ValueError(
-                f"the first σ of {name} is {sigmas[0]:.3g}; expected 1, because samples start from pure noise: {USE} and leave "
-                "sigmas out, or give latents with this much noise"
-            )
-        if times.min() <= SMALL * TIMESTEPS:
-            raise ValueError(f"a step of {name} begins at σ = 0, where nothing is left to do; leave the last 0 out of sigmas")
-        if (times / TIMESTEPS - sigmas[: len(times)]).abs().max() > ROUNDED:
-            raise ValueError(f"the timesteps of {name} are not {TIMESTEPS} σ, so the model would get wrong times: {USE}")
 
     def _output(
         self, z: Tensor, timestep: Tensor, labels: Tensor | None, guidance: dict[str, Any], clamp: float | None

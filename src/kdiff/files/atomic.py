@@ -19,8 +19,8 @@ from kdiff.files.schema import problem
 # The permissions that the user's umask removes from new files. It is read once, because reading it means setting it.
 UMASK = os.umask(0)
 os.umask(UMASK)
-# Errors of writing that are not the user's mistake: no room, a quota, a limit of the size of files.
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# Errors of writing that are not the user's mistake: no room, a quota, a limit of the size of files, a read-only disk.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 LEFTOVER = re.compile(r"\..*\.partial-(\d+)")
 
 
@@ -101,7 +101,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL and error.filename is None:
+        if error.errno in FULL:  # the name of the temporary file means nothing to the user
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -16,7 +16,7 @@ velocity moves before it has done so. For data this is furthest near t = 1, wher
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,11 +87,28 @@ def velocity_change(
 
     The noise has the scale of the first model. If the velocities are equal the change is 0, even if both are 0.
     """
+    return change_between(before, after, x, (conditions, conditions), times, seed)
+
+
+@torch.no_grad()
+def change_between(
+    before: KDiff,
+    after: KDiff,
+    x: Tensor,
+    conditions: tuple[Mapping[str, Any], Mapping[str, Any]],
+    times: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9, 0.99),
+    seed: int = 0,
+    of_output: bool = False,
+) -> dict[float, float]:
+    """As `velocity_change`, with the conditions of each model, whose numbers of classes may differ; or the change of u."""
     noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
     found = {}
     for t in times:
         z = before.path.mix(x, noise, t)
-        old, new = (model.velocity(z, t, min_denominator=0.0, **conditions) for model in (before, after))
+        old, new = (
+            model.predict(z, t, **given) if of_output else model.velocity(z, t, min_denominator=0.0, **given)
+            for model, given in zip((before, after), conditions)
+        )
         change = (new - old).square().mean()
         found[t] = float((change / old.square().mean()).sqrt()) if change else 0.0
     raise_wrong_times()

@@ -6,6 +6,7 @@ The page holds everything that it shows and loads nothing, so it can be sent, ke
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kdiff.report.record import Picture, Record, read_record
 from kdiff.report.run_pictures import settings
 from kdiff.report.versus import comparison_section
 from kdiff.run.environment import describe_environment
+from kdiff.run.lock import Place
 from kdiff.studies.comparison import MEASURES
 from kdiff.targets import LINE, Axis
 from kdiff.training.start import as_text as describe_start
@@ -41,11 +43,16 @@ def write_page(folder: Path, other: Path | None = None) -> Path:
 
     Raises:
         ValueError: a folder is not a run folder, files are damaged, or both folders are the same run.
+        FolderReplaced: the folder was removed or replaced while the page was made.
     """
-    record = read_record(folder)
-    versus = None if other is None else comparison_section(record, read_record(other))
-    path = folder / "report.html"
-    write_text(path, page(record, versus))
+    place, record = Place(folder), read_record(folder)
+    second = None if other is None else read_record(other)
+    for each in filter(None, (record, second)):
+        if each.problem:
+            warnings.warn(f"the page does not show the checkpoint of {each.folder}: {each.problem}", stacklevel=2)
+    path, content = folder / "report.html", page(record, comparison_section(record, second) if second else None)
+    place.check()
+    write_text(path, content)
     return path
 
 

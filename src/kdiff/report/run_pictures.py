@@ -91,6 +91,7 @@ def draw_run(run: Run) -> list[Path]:
     own.set(xlabel="step")
     scale_to(own, target.axis)
     plain(own, main, size=8, label=8)
+    run.place.check()
     save_figure(figure, curves)
     return [curves, draw_samples(run), draw_denoising(run)]
 
@@ -127,6 +128,7 @@ class SampleGrids:
         options = sampler_options(run.config.sampling)
         x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **options)
         pictures, self._view = seen(run, x, self._view)
+        run.place.check()
         try:
             path.parent.mkdir(exist_ok=True)
             save_samples(path, pictures, self._view, _title(run))
@@ -162,6 +164,7 @@ def draw_denoising(run: Run) -> Path:
             axes.set_title(title, fontsize=8)
     figure.suptitle(_title(run), fontsize=9, color=INK)
     path = run.folder / "denoising.png"
+    run.place.check()
     save_figure(figure, path)
     return path
 
@@ -186,6 +189,7 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     Raises:
         ValueError: the two runs differ in the shape of samples, the noise scale or the normalisation.
         NotFinite: some samples are not finite. The files are written, with names that end in "_not_finite".
+        FolderReplaced: the files belong in the run folder, which was removed or replaced since the run was read.
     """
     if weaker:
         found = differences(weaker.data, run.data, weaker.folder)
@@ -196,6 +200,7 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
             raise ValueError(f"{weaker.folder} cannot guide {run.folder}: {'; '.join(found.values())}; expected the same")
     stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options)}"
     stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
+    run.place.check(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     watch = FiniteWatch()
     how: dict[str, Any] = {"guidance_model": weaker.model if weaker else None, "callback": watch, "progress": "sampling"}
@@ -210,12 +215,14 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     tensors = {"x": x} if y is None else {"x": x, "y": y}
     if run.latents and _image_shape(run):
         tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(pictures)
+    run.place.check(stem)
     save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
     if weaker:
         stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
     decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
     write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
+    run.place.check(stem)
     save_samples(files[0], pictures, view, _title(run))
     if watch.wrong:
         raise NotFinite(str(watch), files)

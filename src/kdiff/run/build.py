@@ -106,13 +106,18 @@ def build_model(
 @torch.no_grad()
 def _materialise(network: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
     """Give lazily shaped layers their shapes by one call, so that weights can be counted, trained, saved and read back."""
-    if not any(map(is_lazy, network.parameters())):
+    if not _lazy(network):
         return
     conditions = {"y": torch.zeros(2, dtype=torch.int64)} if num_classes else {}
     network.eval()(torch.randn(2, *shape), torch.full((2,), 0.5), **conditions)
     network.train()
-    if unused := [name for name, parameter in network.named_parameters() if is_lazy(parameter)]:
+    if unused := _lazy(network):
         raise ValueError(f"{unused[0]} has no shape, because the network does not use that layer; remove it from the network")
+
+
+def _lazy(network: nn.Module) -> list[str]:
+    """The names of the parameters and buffers that have no shape yet."""
+    return [name for name, value in (*network.named_parameters(), *network.named_buffers()) if is_lazy(value)]
 
 
 def _size(shape: tuple[int, ...]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from kdiff.data import Dataset
 from kdiff.files.atomic import Damaged, check_utf8, read_json, write_json, write_text
 from kdiff.run.agreement import differences, facts_of
 from kdiff.run.checkpoint import list_checkpoints, recorded, set_damaged_aside
-from kdiff.run.contents import BACK_OR_RENAME, ENVIRONMENT, data_to_resume, read_finished
+from kdiff.run.contents import BACK, BACK_OR_RENAME, ENVIRONMENT, data_to_resume, read_finished
 from kdiff.run.environment import describe_environment
 from kdiff.run.metrics import mend_metrics
 from kdiff.run.trust import check_trusted, remember
@@ -211,13 +211,14 @@ def _read_values(folder: Path) -> dict[str, Any]:
     """The content of config.yaml, once it is known that the folder is trusted."""
     try:
         content = (folder / "config.yaml").read_bytes()
-        values = load_yaml(content.decode("utf-8"), "YAML")
+        values = load_yaml(content.decode("utf-8"), folder / "config.yaml")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(no_run(folder)) from None
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: {' '.join(str(error).split())}") from None
+        what = str(error).removeprefix(f"{folder / 'config.yaml'}").removeprefix(": ")
+        raise ValueError(f"{folder / 'config.yaml'} is damaged: {' '.join(what.split())}; {BACK}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{folder / 'config.yaml'} is damaged: expected a mapping of fields")
+        raise ValueError(f"{folder / 'config.yaml'} is damaged: expected a mapping of fields; {BACK}")
     check_trusted(folder, content, values)
     return values
 

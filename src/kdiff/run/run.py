@@ -16,7 +16,7 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from kdiff.run.checkpoint import DamagedCheckpoint, check_checkpoint, ema_file, 
 from kdiff.run.contents import BACK, TARGET, check_recorded_config, read_data, read_start
 from kdiff.run.folder import read_run_config, step_of
 from kdiff.run.generate import generate
+from kdiff.run.lock import Place
 from kdiff.run.metrics import read_metrics
 from kdiff.run.trust import trusting
 from kdiff.targets import Description, Target
@@ -46,6 +47,7 @@ class Run:
     """A run that was read back: its model with the weights of a checkpoint, and the description of the run.
 
     For a run on latents, `autoencoder` is the place of their autoencoder; None is its place when the latents were encoded.
+    A caller who writes into the run folder calls `place.check` first, as the folder may have been removed or replaced.
     """
 
     folder: Path
@@ -55,6 +57,10 @@ class Run:
     step: int
     weights: str
     autoencoder: str | None = None
+    place: Place = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.place = Place(self.folder)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,6 +178,7 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
             folder names code outside kdiff and is not trusted.
     """
     folder = Path(folder)
+    place = Place(folder)  # before anything is read
     with trusting(trust):
         config = read_run_config(folder, TrainConfig)
     checkpoints = {step_of(path): path for path in list_checkpoints(folder / "checkpoints")}
@@ -186,6 +193,7 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         known = check_checkpoint(checkpoints[step]).get("run", {})
     except DamagedCheckpoint as error:
         raise ValueError(f"{error}; {_remedy(checkpoints, step)}") from None
+    check_recorded_config(folder, known)
     data = read_data(folder, known)
     decay = config.ema[0] if ema is None else ema
     if decay == "none":
@@ -196,9 +204,10 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         name, weights = ema_file(decay), f"ema {decay:g}"
     model = build_model(config, config.target, tuple(data["shape"]), data["num_classes"])
     load_weights(model, load_tensors(checkpoints[step] / name), checkpoints[step] / name)
-    check_recorded_config(folder, known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Run(folder, config, data, model.to(device).eval(), step, weights)
+    run = Run(folder, config, data, model.to(device).eval(), step, weights)
+    run.place = place
+    return run
 
 
 def _remedy(checkpoints: dict[int, Path], damaged: int) -> str:

@@ -6,7 +6,7 @@ folder `trusted` of the cache (`kdiff.files.cache`). A folder that was moved, ch
 `load_run(folder, trust=True)`, or `with trusting(): …` around any other call.
 
 Class paths inside kdiff are not refused if they lead to what kdiff itself defines for this use: a class; for data, a function
-that returns a `Dataset`; for a solver and its times, anything in `kdiff.sampling`.
+of `kdiff.data` that returns a `Dataset`; for a solver and its times, anything in `kdiff.sampling`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ def remember(folder: Path, values: Mapping[str, Any]) -> None:
     """Remember that this user has written a run folder's config.yaml, with these values, if they name code outside kdiff."""
     if not _named_outside(values):
         return
-    file, written = _entry(folder), digest((folder / "config.yaml").read_bytes())
-    _written.add((file, written))
+    written = digest((folder / "config.yaml").read_bytes())
+    _written.add((folder.resolve(), written))
     # Without the entry, a later command asks for --trust. That is no reason to end a training.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: this user has no home folder
+        file = _entry(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, written)
 
@@ -78,8 +79,8 @@ def check_trusted(folder: Path, content: bytes, values: Mapping[str, Any]) -> No
         return
     named = ", ".join(f"{path} ({field})" for path, field in found.items())
     raise ValueError(
-        f"{folder / 'config.yaml'} names {named}, which {'is' if len(found) == 1 else 'are'} not part of kdiff, and an import "
-        "would run that code. If you trust this folder, add --trust (in Python: load_run(folder, trust=True))"
+        f"{folder / 'config.yaml'} names {named}, which would run code from outside kdiff or write files. "
+        "If you trust this folder, add --trust (in Python: load_run(folder, trust=True))"
     )
 
 
@@ -104,13 +105,14 @@ def _entry(folder: Path) -> Path:
 
 def _is_remembered(folder: Path, content: bytes) -> bool:
     """Whether this user has written this content to the config.yaml of a folder at this place."""
-    file, found = _entry(folder), digest(content)
-    if (file, found) in _written:
+    found = digest(content)
+    if (folder.resolve(), found) in _written:
         return True
     try:
+        file = _entry(folder)
         mine = os.name != "posix" or file.stat().st_uid == os.getuid()  # several users may share a cache
         return mine and file.read_bytes() == found.encode()
-    except OSError:
+    except (OSError, RuntimeError):
         return False
 
 
@@ -157,7 +159,8 @@ def _is_own(field: str, path: str) -> bool:
         return True
     home = f"{getattr(found, '__module__', None)}."
     if field == "data":
-        return home.startswith("kdiff.") and inspect.isfunction(found) and _returns(found) == "Dataset"
+        # own_latents would train an autoencoder, and write it where the configuration says.
+        return home.startswith("kdiff.data.") and inspect.isfunction(found) and _returns(found) == "Dataset"
     if field in ("solver", "times"):
         return home.startswith("kdiff.sampling.")
     return home.startswith("kdiff.") and inspect.isclass(found)

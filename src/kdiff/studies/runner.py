@@ -39,13 +39,13 @@ from kdiff.config.parts import Spec, parse, slug
 from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.training import TrainConfig
 from kdiff.evaluation.judge import Judge, evaluate
-from kdiff.files.atomic import write_json, write_text
+from kdiff.files.atomic import FULL, write_json, write_text
 from kdiff.run.build import load_dataset
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.contents import read_evaluation, read_finished
 from kdiff.run.environment import describe_environment
 from kdiff.run.heap import keep_freed_memory
-from kdiff.run.lock import locked
+from kdiff.run.lock import check_held, check_locks, locked, locks_around
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import Run, load_run
 from kdiff.run.signals import acting_once
@@ -106,7 +106,14 @@ def execute(job: Job) -> None:
         target = run.model.target.describe()
         result = {"k": target.position, "target_state": target.scalars, "samplers": {}}
         result["environment"] = describe_environment()
+    run.place.check()
     write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
+
+
+def _execute_within(locks: dict[Path, tuple[int, int]], job: Job) -> None:
+    """Execute a job, unless a folder around it is no longer the one that the parent has locked: it is not made again."""
+    check_locks(locks)
+    execute(job)
 
 
 def _load_matching(job: Job) -> Run:
@@ -153,6 +160,8 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
     Raises:
         ValueError: a folder with a run of other settings or other data, or with a damaged checkpoint; before any run starts.
         RunFailed: the first error of a run. The other runs stay as they are, and the same command resumes them.
+        OSError: the disk was full in a run.
+        FolderReplaced: a folder around the runs that this process has locked was removed or replaced.
     """
     _check_folders(jobs)
     total = sum(job.config.steps for job in jobs)
@@ -165,12 +174,17 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
             # Jobs are submitted one by one: the pool would run all that it has been given, even after a failure.
             while waiting and len(running) < workers:
                 job = waiting.pop()
-                running[pool.submit(execute, job)] = job
+                locks = locks_around(job.folder)
+                check_locks(locks)
+                running[pool.submit(partial(_execute_within, locks), job)] = job
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
+                check_locks(locks_around(job.folder))
                 if error := future.exception():
                     others = "; the other current runs finish first (Ctrl-C saves and ends them)" if running else ""
                     tqdm.write(f"{job.folder} failed: {error}{others}", file=sys.stderr)
+                    if isinstance(error, OSError) and error.errno in FULL:
+                        raise error
                     raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
                 done += 1
             _show(bar, jobs, done)
@@ -228,6 +242,7 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
     A run that is not judged has one row, without sampler and measure.
     """
     rows: list[dict[str, Any]] = []
+    check_held(out)
     results = [read_evaluation(job.folder / "evaluation.json") for job in jobs]
     states = [result.get("target_state", {"k": result["k"]}) for result in results]  # older files have only k
     others = dict.fromkeys(name for state in states for name in state if name != "k")
@@ -259,6 +274,7 @@ def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]
                 row["heldout"] = result["heldout"][measure]["value"]
                 row["exact"] = judged.get("exact", {}).get(measure, {}).get("value")
                 rows.append(row | {name: result[name] for name in ("num_samples", "group_size")})
+    check_held(out)
     text = io.StringIO()
     longest = max(rows, key=len)
     writer = csv.DictWriter(text, fieldnames=list(longest), lineterminator="\n")

@@ -81,7 +81,10 @@ def summarise(settings: list[Setting], measure: str) -> Sweep:
     """The best setting, those that are not significantly worse (the best first), and the cheapest that is as good."""
     finite = [setting for setting in settings if setting.finite]
     if not finite:
-        raise ValueError("no setting gave samples that are finite numbers; look at the run first: kdiff sample, kdiff info")
+        raise RuntimeError(
+            "with every setting some samples are not finite numbers (NaN or infinite), so none can be ranked; kdiff sample "
+            "shows how many. Try more --steps, --guidance closer to 1, another --checkpoint, or --ema none"
+        )
     best, *others = sorted(finite, key=lambda setting: setting.value)
     beyond = {str(i): [a - b for a, b in zip(other.groups, best.groups)] for i, other in enumerate(others)}
     close = [best, *(other for i, other in enumerate(others) if not intervals(beyond)[1][str(i)].low > 0)]

@@ -48,7 +48,7 @@ from kdiff.model import KDiff
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import sampling_of
 from kdiff.run.generate import generate
-from kdiff.run.lock import locked
+from kdiff.run.lock import check_held, locked
 from kdiff.run.run import Run, load_run
 from kdiff.studies.sweep_result import OPTIONS, SETTING, Setting, Sweep, as_plain, shown, summarise
 
@@ -128,9 +128,11 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}_{digest}"
     stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
     stamp |= distance.stamp
-    with locked(out, "sweeping"), tqdm(desc=progress, total=len(settings) * GROUPS, unit="group", disable=not progress) as bar:
-        done = [_setting(runs[options["ema"]], distance, options, stamp, kept, bar) for options in settings]
+    how: dict[str, Any] = {"desc": progress, "total": len(settings) * GROUPS, "unit": "group", "disable": not progress}
+    with locked(out, "sweeping", first.place), tqdm(**how) as bar:
+        done = [_setting(runs[options["ema"]], distance, options, stamp, (out, kept), bar) for options in settings]
         found = summarise(done, distance.name)
+        check_held(out)
         _write(found, config, {**stamp, **distance.facts}, first, out)
     return found, out
 
@@ -152,8 +154,11 @@ def _try(run: Run, options: dict[str, Any]) -> None:
     generate(run.model, 1, run.shape, run.class_counts, **{**_sampler(options), "steps": min(2, options["steps"])})
 
 
-def _setting(run: Run, distance: Distance, options: dict[str, Any], stamp: dict[str, Any], folder: Path, bar: Any) -> Setting:
-    """The result of a setting: read from its file, or sampled and judged now."""
+def _setting(
+    run: Run, distance: Distance, options: dict[str, Any], stamp: dict[str, Any], places: tuple[Path, Path], bar: Any
+) -> Setting:
+    """The result of a setting: read from its file, or sampled and judged now. `places`: the folders of sweep and settings."""
+    out, folder = places
     facts = {"options": options, "weights": run.weights, "weights_digest": weights_digest(run.model), **stamp}
     path = folder / f"{hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()}.json"
     if path.exists():
@@ -175,7 +180,8 @@ def _setting(run: Run, distance: Distance, options: dict[str, Any], stamp: dict[
     value, without = distance.leave_out(parts)
     pseudo = [GROUPS * value - (GROUPS - 1) * left for left in without]
     setting = Setting(options, count["samples"] / (GROUPS * size), value, pseudo, time.perf_counter() - started)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_held(out)
+    folder.mkdir(exist_ok=True)
     write_json(path, {**as_plain(setting), **facts})
     return setting
 

@@ -40,6 +40,7 @@ from kdiff.run.signals import Stopped, StopSignals
 from kdiff.sampling.noise import mix_seed
 from kdiff.training.objective import Objective
 from kdiff.training.optimiser import (
+    check_gradients,
     check_places,
     check_trainable,
     compare_rates,
@@ -94,8 +95,8 @@ def fit(
 
     Raises:
         ValueError: the processes cannot share a batch equally; the module is sharded over processes, has layers without a shape
-            or values that cannot be stored, or makes parameters and buffers in its first step; or checkpoints exist but none is
-            whole.
+            or values that cannot be stored, has sparse gradients, or makes parameters and buffers in training; or checkpoints
+            exist but none is whole.
         TrainingDiverged: the loss, the gradient or a weight is not finite. This is checked before every line of metrics and
             every checkpoint, so no checkpoint holds such weights.
         NotSaved: a checkpoint or a line of metrics could not be written.
@@ -131,13 +132,13 @@ def fit(
         if start and after_step and main:
             after_step(start, steps.ema)
         for step in range(start, config.steps):
-            steps.run(step)
-            if step == start:
-                check_places(steps.module, steps.places, "in its first step")
+            steps.run(step, first=step == start)
             done = step + 1
             last, stopping = done == config.steps, _asked(signals, accelerator, done) if folder else 0
             logging = last or done % config.log_every == 0
             saving = last or stopping or (config.checkpoint_every and done % config.checkpoint_every == 0)
+            if step == start or (saving and folder):
+                check_places(steps.module, steps.places, "in its first step" if step == start else "in training")
             if logging or saving:
                 row = steps.summary(step)
                 _check_finite(row, steps.module, config, folder)
@@ -189,10 +190,12 @@ class _Steps:
         self.clipped = [p for group in self.optimizer.param_groups if group["name"] != "target" for p in group["params"]]
         self.model.train()
 
-    def run(self, step: int) -> None:
-        """Take optimiser step number `step`, counted from 0."""
+    def run(self, step: int, first: bool) -> None:
+        """Take optimiser step number `step`, counted from 0; the gradients of the `first` step of this loop are checked."""
         self.optimizer.zero_grad()
         values = self._backward(step)
+        if first:
+            check_gradients(self.module)
         norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor(self.config, step)

@@ -26,8 +26,10 @@ def learning_rate_factor(config: LoopConfig, step: int) -> float:
 
 
 def check_trainable(module: nn.Module) -> None:
-    """Raise ValueError for a module that is sharded over processes, or has layers without a shape."""
-    for part in module.modules():
+    """Raise ValueError for a module that is sharded over processes, has layers without a shape, or has sparse gradients."""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse and part.weight.requires_grad:
+            _refuse_sparse(f"{path}.weight".lstrip("."))
         if type(part).__name__ == "FullyShardedDataParallel" or (hasattr(part, "unshard") and hasattr(part, "reshard")):
             _refuse_sharded(type(part).__name__)
     for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
@@ -42,6 +44,20 @@ def _refuse_sharded(name: str) -> None:
     raise ValueError(
         f"{name} is sharded over processes, but kdiff trains whole models only, one in each process. Expected a module without "
         "fully_shard or FullyShardedDataParallel; for sharded training, keep your own loop (docs/howto/loop.md)"
+    )
+
+
+def check_gradients(module: nn.Module) -> None:
+    """Raise ValueError if a backward pass has made sparse gradients."""
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout != torch.strided:
+            _refuse_sparse(name)
+
+
+def _refuse_sparse(name: str) -> None:
+    raise ValueError(
+        f"{name} has sparse gradients, which the optimisers of kdiff cannot use; expected dense gradients. Make the layer with "
+        "sparse=False, as in nn.Embedding(…, sparse=False)"
     )
 
 

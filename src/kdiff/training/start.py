@@ -22,8 +22,8 @@ from kdiff.files.weights import read_weights, unwrapped
 from kdiff.model import KDiff
 from kdiff.networks import load_official
 from kdiff.path import LinearPath
-from kdiff.published import as_model, velocity_change
-from kdiff.published.finetune import scale_output
+from kdiff.published import as_model
+from kdiff.published.finetune import change_between, scale_output
 from kdiff.run.agreement import DIFFERENCES, differences, facts_of, nameless
 from kdiff.run.run import Run, load_run
 from kdiff.targets.constant import FixedK, LearnedK, is_constant, learned_from, rescaled
@@ -34,6 +34,10 @@ TABLES = ("y_embedder.embedding_table.weight", "label.weight")  # tables of labe
 ALLOWED = (*DIFFERENCES, "network")  # differences from a run that the option `allow` of start_from may name
 SAME = 1e-4  # a relative change of an output that the order of its sums can make
 SHOWN = 2  # samples on which the change is measured; a large network takes seconds for each
+NEW_ROWS = ", and the rows of the classes are new"
+REMEDY = "Training cannot start from them; start from weights for data like these, or leave start_from out"
+
+Given = tuple[dict[str, Any], dict[str, Any]]  # the conditions of the model before and after
 
 
 def start_from(
@@ -55,15 +59,18 @@ def start_from(
     """
     source, labels, allowed = find_source(config.start_from or "")
     if source.name in PUBLISHED:
-        before, facts = _published(source, model, config, labels == "new")
+        before, facts, given = _published(source, model, config, labels == "new", x, y)
     else:
-        before, facts = _of_run(source, model, config, labels == "new", allowed, x, y, dataset)
+        before, facts, given = _of_run(source, model, config, labels == "new", allowed, x, y, dataset)
+    if labels == "new":
+        if _table(model.network.state_dict()) is None:
+            raise ValueError("labels is new in start_from, but the network has no table of labels; leave labels out")
+        facts["measured"] = facts.get("measured", "without a class")
     init = next(iter(config.target.values), config.target.options.get("init"))  # learned(0.9) or learned(init=0.9)
     factor = _take_target(model, before, init)
     if factor != 1:
         scale_output(model.network, factor)
-    conditions: dict[str, Any] = {} if y is None else {"y": y[:SHOWN]}
-    changes = velocity_change(before.eval(), model.eval(), x[:SHOWN], **conditions)
+    changes = change_between(before.eval(), model.eval(), x[:SHOWN], given)
     state = model.target.state()
     return {**facts, "labels": labels, "factor": factor, **state, "target_state": state, "velocity_change": changes}
 
@@ -107,8 +114,9 @@ def find_source(spec: Spec) -> tuple[Part, str, list[str]]:
 def as_text(start: dict[str, Any]) -> str:
     """The content of start.json in one line."""
     time, most = max(start["velocity_change"].items(), key=lambda pair: pair[1])  # JSON turns times into text
-    change = f"the velocity changes by at most {most:.2g} of its size (at t = {float(time):g})"
-    moved = change if most else "the velocity is the same"
+    velocity = f"the velocity {start['measured']}" if "measured" in start else "the velocity"
+    change = f"{velocity} changes by at most {most:.2g} of its size (at t = {float(time):g})"
+    moved = (change if most else f"{velocity} is the same") + NEW_ROWS * (start["labels"] == "new")
     state = start.get("target_state", {name: start[name] for name in ("k",) if name in start})  # older files have only k
     at = "".join(f" at {name} = {value:.4g}" for name, value in list(state.items())[:1])
     allowed, missing = start.get("allowed"), start.get("not_compared")
@@ -116,8 +124,10 @@ def as_text(start: dict[str, Any]) -> str:
     return f"starting from {start['source']}{at}; {moved}{differs}{f'; not compared: {missing}' if missing else ''}"
 
 
-def _published(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) -> tuple[KDiff, dict[str, Any]]:
-    """The published model, and its entries in start.json."""
+def _published(
+    part: Part, model: KDiff, config: ModelConfig, new_labels: bool, x: Samples, y: Tensor | None
+) -> tuple[KDiff, dict[str, Any], Given]:
+    """The published model, its entries in start.json, and the conditions for a comparison."""
     name, path, entry = part.name, part.options["weights"], part.options.get("entry")
     if not isinstance(model.path, LinearPath):
         raise ValueError(f"path is {config.path!r}; expected linear, because {name} was trained on the linear path")
@@ -128,10 +138,13 @@ def _published(part: Part, model: KDiff, config: ModelConfig, new_labels: bool) 
             "folder, as in --start_from runs/NAME"
         )
     state = unwrapped(found, model.network.state_dict())
+    if y is None and _table(model.network.state_dict()) is None and (table := _table(state)) is not None:
+        raise ValueError(f"the data have 0 classes; the weights in {path} are for {len(table) - 1}. {REMEDY}")
     load_official(name, model.network, _labelled(state, model.network, new_labels))
     before = as_model(name, copy.deepcopy(model.network), noise_scale=config.noise_scale)
     missing = "classes and normalisation of the data, which published weights do not record"
-    return before, {"source": str(part), "architecture": name, "not_compared": missing}
+    given = _given(before, model, x, y, new_labels)
+    return before, {"source": str(part), "architecture": name, "not_compared": missing}, given
 
 
 def _of_run(
@@ -143,8 +156,11 @@ def _of_run(
     x: Samples,
     y: Tensor | None,
     dataset: Dataset | None,
-) -> tuple[KDiff, dict[str, Any]]:
-    """The model of another run, and its entries in start.json. If it has other classes, its network is a copy of this one."""
+) -> tuple[KDiff, dict[str, Any], Given]:
+    """The model of another run, its entries in start.json, and the conditions for a comparison.
+
+    If it takes samples of another shape, its network is replaced by a copy of this one.
+    """
     folder = Path(part.name)
     run = load_run(folder, **part.options)
     for name in ("path", "noise_scale"):
@@ -152,37 +168,64 @@ def _of_run(
         if theirs != ours:
             raise ValueError(f"{name} is {ours}; expected {theirs}, with which {folder} was trained")
     state = _labelled(run.model.cpu().network.state_dict(), model.network, new_labels)
-    load_weights(model.network, state, folder)
-    found = _differences(run, model, config, new_labels, x, y, dataset)
+    try:
+        load_weights(model.network, state, folder)
+    except ValueError as error:
+        if not (cause := _misfit(run, model, x, y, dataset)):
+            raise
+        raise ValueError(f"{cause}, and {error}. {REMEDY}") from None
+    given = _given(run.model, model, x, y, new_labels, run.data["num_classes"])
+    found = _differences(run, model, config, new_labels, x, given, dataset)
     _refuse(found, part, run, new_labels, allowed)
-    if not _comparable(run, x, y, new_labels):
-        run.model.network = copy.deepcopy(model.network)  # with its table of labels
     facts: dict[str, Any] = {"source": str(part), "step": run.step, "weights": run.weights}
+    if tuple(x.shape[1:]) != run.shape:
+        run.model.network, given = copy.deepcopy(model.network), (given[1], given[1])
+        facts["measured"] = "(with this network in both models, because that of the run takes samples of another shape)"
     if found:
         facts["allowed"] = list(found)
     missing = "classes and normalisation of the data, because no data set was read or given"
     if dataset is not None:
         names = "" if new_labels else nameless(run.data, facts_of(dataset), folder)
         missing = f"the names of the classes, which are not recorded for {names}" if names else ""
-    return run.model, {**facts, **({"not_compared": missing} if missing else {})}
+    return run.model, {**facts, **({"not_compared": missing} if missing else {})}, given
 
 
-def _comparable(run: Run, x: Samples, y: Tensor | None, new_labels: bool) -> bool:
-    """Whether the run's own network takes these samples and labels."""
-    known = y is None or int(y[:SHOWN].max()) < run.data["num_classes"]
-    return known and not new_labels and tuple(x.shape[1:]) == run.shape
+def _misfit(run: Run, model: KDiff, x: Samples, y: Tensor | None, dataset: Dataset | None) -> str:
+    """The difference in the classes or the shape of the data that can make weights not fit; empty if there is none."""
+    theirs, shape = run.data["num_classes"], tuple(x.shape[1:])
+    ours = dataset.num_classes if dataset is not None else 0 if y is None else theirs or "other"
+    if shape != run.shape:
+        return f"the samples have the shape {shape}; those of {run.folder} have {run.shape}"
+    tables = [_table(each.network.state_dict()) is not None for each in (run.model, model)]  # two tables fit by labels=new
+    return f"the data have {ours} classes; those of {run.folder} have {theirs}" if ours != theirs and not all(tables) else ""
+
+
+def _given(before: KDiff, after: KDiff, x: Samples, y: Tensor | None, new: bool, classes: int | None = None) -> Given:
+    """The conditions under which two models are compared: labels that both know, or "no class" if there are none.
+
+    new: whether the rows of the classes are new. classes: the number of the first model's classes; None for that of the second.
+    """
+    if y is not None and not new:
+        known = {"y": y[:SHOWN] % classes if classes else y[:SHOWN]}
+        return {} if classes == 0 else known, known
+    found = []
+    for model in (before, after):
+        table = _table(model.network.state_dict()) if new and not model.null else None
+        null = model.null if table is None else {"y": len(table) - 1}
+        found.append({name: torch.full((len(x[:SHOWN]),), value) for name, value in null.items()})
+    return found[0], found[1]
 
 
 def _differences(
-    run: Run, model: KDiff, config: ModelConfig, new_labels: bool, x: Samples, y: Tensor | None, dataset: Dataset | None
+    run: Run, model: KDiff, config: ModelConfig, new_labels: bool, x: Samples, given: Given, dataset: Dataset | None
 ) -> dict[str, str]:
     """What gives the weights another meaning here than in their run, by name and in words."""
     found = {} if dataset is None else differences(run.data, facts_of(dataset), run.folder)
     if new_labels:
         found.pop("classes", None)
     if run.config.network != config.network and tuple(x.shape[1:]) == run.shape:
-        labels = y[:SHOWN] if y is not None and _comparable(run, x, y, new_labels) else None
-        if change := _output_change(run.model, model, x[:SHOWN], labels):
+        change = max(change_between(run.model.eval(), model.eval(), x[:SHOWN], given, (0.2, 0.8), of_output=True).values())
+        if change > SAME:
             found["network"] = (
                 f"network is {config.network}; expected {run.config.network}, with which {run.folder} was trained: the weights "
                 f"fit both, but the output changes by {change:.2g} of its size"
@@ -210,6 +253,11 @@ def _refuse(found: dict[str, str], part: Part, run: Run, new_labels: bool, allow
     raise ValueError(f"{'; '.join(refused.values())}. {' '.join(remedies)}")
 
 
+def _table(state: dict[str, Tensor]) -> Tensor | None:
+    """The table of labels and "no class" among weights; None if they have none."""
+    return next((state[name] for name in TABLES if name in state), None)
+
+
 def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[str, Tensor]:
     """The weights; if `new`, with the network's own rows for its classes. The last row, "no class", is kept."""
     own = network.state_dict()
@@ -222,9 +270,7 @@ def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[s
             )
         return state
     if key is None:
-        raise ValueError(
-            "labels is new in start_from, but the network or the weights have no table of labels; leave labels out"
-        )
+        return state
     table = own[key].clone()
     if table.shape[1:] == state[key].shape[1:]:  # else loading refuses them, as weights of another network
         table[-1] = state[key][-1]
@@ -249,25 +295,3 @@ def _take_target(model: KDiff, before: KDiff, init: float | None) -> float:
     except RuntimeError as error:
         raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}: {error}") from None
     return 1.0
-
-
-@torch.no_grad()
-def _output_change(before: KDiff, after: KDiff, x: Tensor, y: Tensor | None) -> float:
-    """The relative change of the network's output between two models that should agree; 0 if it is rounding.
-
-    x: samples, (batch, ...). y: their labels; None stands for "no class", whose number may differ between the models.
-    """
-    worst = 0.0
-    noise = before.noise_scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    for t in (0.2, 0.8):
-        z = before.path.mix(x, noise, t)
-        old, new = (model.eval().predict(z, t, **_conditions(model, y, len(x))) for model in (before, after))
-        change = float((new - old).square().mean().sqrt())
-        worst = max(worst, change / max(float(old.square().mean().sqrt()), 1e-30))
-    return worst if worst > SAME else 0.0
-
-
-def _conditions(model: KDiff, y: Tensor | None, number: int) -> dict[str, Any]:
-    if y is not None:
-        return {"y": y}
-    return {name: torch.full((number,), value) for name, value in model.null.items()}

@@ -30,7 +30,7 @@ from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
 from kdiff.training.loop import fit
 from kdiff.training.objective import DiffusionObjective
-from kdiff.training.optimiser import check_places, places
+from kdiff.training.optimiser import check_places, check_trainable, places
 from kdiff.training.start import as_text as describe_start
 from kdiff.training.start import find_source, start_from
 
@@ -121,6 +121,7 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
 
 def _try_out(model: KDiff, dataset: Dataset, sampling: Sampling) -> None:
     model.target.check_signs(dataset.shape)
+    check_trainable(model)
     check_storable(model.state_dict())
     before = places(model)
     x, y = dataset.part("train")
