@@ -72,6 +72,20 @@ class Sparse(nn.Module):
             return self.layer(z) + self.table(y[:, None])
         return self.layer(z) + nn.functional.embedding(y, self.table.weight, sparse=True)
 
+class Stored(nn.Module):
+    """A sparse entry: a parameter, a buffer that is saved, or one that is not."""
+
+    def __init__(self, shape, kind):
+        super().__init__()
+        self.layer, value = nn.Linear(2, 2), torch.eye(2).to_sparse()
+        if kind == "parameter":
+            self.mix = nn.Parameter(value)
+        else:
+            self.register_buffer("mix", value, persistent=kind == "buffer")
+
+    def forward(self, z, t, y=None):
+        return torch.sparse.mm(self.mix, self.layer(z).T).T
+
 class Plain(nn.Module):
     def __init__(self, shape):
         super().__init__()
@@ -238,6 +252,8 @@ def test_the_first_step_of_complex_weights_goes_down_the_gradient():
         ("Lazy(unused=true)", r"extra\.weight has no shape, because the network does not use that layer"),
         ("LazyBuffers(unused=true)", r"extra\.running_mean has no shape, because the network does not use that layer"),
         ("Sparse", r"network\.table\.weight has sparse gradients, .*; expected dense gradients\. .* sparse=False"),
+        ("Stored(parameter)", r"network\.mix is stored as sparse_coo, which checkpoints cannot hold; expected a dense tensor"),
+        ("Stored(buffer)", r"network\.mix is stored as sparse_coo, .* not saved, as in register_buffer\(…, persistent=False\)"),
         ("Sparse(kind=EmbeddingBag)", r"network\.table\.weight has sparse gradients"),
     ],
 )
@@ -273,6 +289,7 @@ def test_gradients_that_only_a_call_makes_sparse_are_refused_in_the_first_step(t
     with pytest.raises(ValueError, match=r"table\.weight has sparse gradients, .* sparse=False"):
         train_run(named("Sparse(kind=call)", optimizer=optimizer), tmp_path / "run")
     train_run(named("Sparse(trained=false)", optimizer=optimizer, steps=1), tmp_path / "run")  # the folder is free
+    train_run(named("Stored(kind=constant)", optimizer=optimizer, steps=1), tmp_path / "other")
 
 
 def test_a_lazy_network_in_a_loop_of_ones_own(samples):

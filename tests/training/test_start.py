@@ -454,7 +454,7 @@ def test_with_new_rows_the_velocity_is_measured_without_a_class(cats, tmp_path, 
     changes = []
     for kept in (True, False):
         new = replace(config, start_from=f"{cats}(labels=new)")
-        model = build_model(new, new.target, dataset.shape, dataset.num_classes)
+        model = build_model(new, new.target, dataset.shape, dataset.num_classes, seed=7)
         run = load_run(cats)
         with torch.no_grad():
             run.model.network.output.weight.normal_()
@@ -481,7 +481,11 @@ def test_weights_with_labels_do_not_fit_data_without_labels_nor_the_reverse(cats
     _, path, _ = published("sit")
     for config, source, found in (
         (bare, cats, r"the data have 0 classes; those of .* have 2, and .* 1 not in this network \(label\.weight\)"),
-        (replace(SMALL, data=data), without, r"the data have 2 classes; those of .* have 0, and .* 1 missing"),
+        (
+            replace(SMALL, data=data),
+            without,
+            r"the data have 2 classes; those of .* have 0, and .* 1 missing \(label\.weight\)",
+        ),
     ):
         with pytest.raises(ValueError, match=rf"^{found}\. Training cannot start from them; start from weights for data like"):
             train_run(replace(config, start_from=f"{source}{options}"), tmp_path / "run")
@@ -500,11 +504,13 @@ def test_samples_of_another_shape_are_named_before_the_weights(cats, tmp_path):
         train_run(config, tmp_path / "run")
 
 
-def test_the_change_by_another_network_is_measured_with_new_rows_too(runs, tmp_path, stirred):
+def test_the_change_by_another_network_is_measured_with_new_rows_too(runs):
     """The network of the run itself is compared, not a copy of the new one."""
     heads = NETWORKS["sit"].replace("num_heads=2", "num_heads=4")
     run = load_run(runs / "velocity")
-    stirred(run.model.network)
+    torch.manual_seed(0)
+    for parameter in run.model.network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
     config = replace(config_of("sit", start_from=f"{runs / 'velocity'}(labels=new, allow=network)"), network=heads)
     dataset = load_dataset(config)
     model = build_model(config, config.target, dataset.shape, dataset.num_classes)

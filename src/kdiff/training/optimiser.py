@@ -26,7 +26,7 @@ def learning_rate_factor(config: LoopConfig, step: int) -> float:
 
 
 def check_trainable(module: nn.Module) -> None:
-    """Raise ValueError for a module that is sharded over processes, has layers without a shape, or has sparse gradients."""
+    """Raise ValueError for a module that is sharded over processes, has layers without a shape, or is sparse."""
     for path, part in module.named_modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse and part.weight.requires_grad:
             _refuse_sparse(f"{path}.weight".lstrip("."))
@@ -38,6 +38,13 @@ def check_trainable(module: nn.Module) -> None:
             _refuse_sharded(name)
         if is_lazy(value):
             raise ValueError(f"{name} has no shape yet; call the module once before it is trained")
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+            layout = str(value.layout).removeprefix("torch.")
+            raise ValueError(
+                f"{name} is stored as {layout}, which checkpoints cannot hold; expected a dense tensor (to_dense), "
+                "or a buffer that is not saved, as in register_buffer(…, persistent=False)"
+            )
 
 
 def _refuse_sharded(name: str) -> None:
