@@ -14,6 +14,7 @@ import pytest
 
 from kdiff.commands.main import main
 from kdiff.config.training import LoopConfig, TrainConfig
+from kdiff.export.diffusers_folder import export
 from kdiff.model import KDiff
 from kdiff.report.run_pictures import SampleGrids
 from kdiff.run.lock import FolderReplaced, Place, check_held, check_locks, locked, locks_around
@@ -262,6 +263,18 @@ def test_a_picture_in_training_is_not_drawn_into_a_folder_replaced_meanwhile(run
     with pytest.raises(FolderReplaced):
         SampleGrids()(run)
     assert contents(folder) == contents(runs / "OTHER")
+
+
+@pytest.mark.parametrize("change", [removed, replaced_by_other])
+def test_nothing_is_exported_into_a_run_that_has_gone(runs, tmp_path, contents, change) -> None:
+    folder = Path(shutil.copytree(runs, tmp_path / "runs")) / "R"
+    run = load_run(folder)
+    change(folder)
+    there = contents(tmp_path)
+    with pytest.raises(FolderReplaced):
+        export(run, folder / "diffusers")
+    assert contents(tmp_path) == there
+    assert (export(run, tmp_path / "elsewhere") / "kdiff.json").exists()
 
 
 def test_a_run_that_is_resumed_or_evaluated_meanwhile_still_stands_there(runs, tmp_path) -> None:

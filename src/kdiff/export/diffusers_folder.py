@@ -46,6 +46,7 @@ def export(run: Run, folder: Path, place: str = "path/to/this/folder") -> Path:
         ValueError: diffusers is not installed; the folder holds other files; the run's path cannot be converted to the linear
             path; the run's latents belong to another autoencoder.
         FileNotFoundError: the autoencoder of a run on latents does not exist.
+        FolderReplaced: the folder lies in the run folder, which was removed or replaced since the run was read.
     """
     if importlib.util.find_spec("diffusers") is None:
         raise ValueError("the export needs diffusers, which is not installed; pip install 'kdiff[diffusers]'")
@@ -59,6 +60,7 @@ def export(run: Run, folder: Path, place: str = "path/to/this/folder") -> Path:
             'take output_type="pt", which is in the data\'s own units',
             stacklevel=2,
         )
+    run.place.check(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as aside:
         pipeline.save_pretrained(aside)
