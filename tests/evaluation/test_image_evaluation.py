@@ -313,6 +313,6 @@ def test_float_images_without_a_range_are_not_compared_with_others(
         assert main(argv) == 2
         message = capsys.readouterr().err
         assert told in message
-        assert '--data "images.npz(value_range=[0, 1])"' in message
+        assert '--data "images.npz(value_range=[0, 255])"' in message
         assert message.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing was sampled"
