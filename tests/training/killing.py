@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ def leg(folder: Path, profile: Callable[[FrameType, str, object], None]) -> int:
     """Train or go on in a process of its own; returns its wait status."""
     child = os.fork()
     if not child:
+        # tqdm's own lock is one of all forked processes, and a process that is killed while it holds the lock never returns it.
+        tqdm.set_lock(threading.RLock())
         sys.setprofile(profile)
         try:
             train_run(CONFIG, folder, resume=True)
