@@ -1,12 +1,14 @@
 """Measure the cost of a whole training step in two builds of kdiff: does a change make training slower?
 
     git worktree add ../before COMMIT
-    python benchmarks/step.py --before ../before/src [--configs digits fashion_pixel] [--rounds 200]
+    python benchmarks/step.py --before ../before/src [--configs digits fashion_pixel] [--restarts 8]
 
 Each build trains in its own process with one thread, as `kdiff train` does (data, loss, optimiser, averages, metrics, checks).
 The two processes take turns: one takes a few steps while the other waits. The order within a pair of turns changes from pair
-to pair, so that other work on the machine affects both builds equally. The output is the median time of a step in each build,
-and the median of the ratios and of the differences of the pairs, each with its 95 % bootstrap interval.
+to pair, so that other work on the machine affects both builds equally. Where a process lies in memory changes its speed by
+several per cent for as long as it lives, so both are started again several times. The output is the median time of a step in
+each build, and the mean over the restarts of the median ratio and the median difference of the pairs, each with its 95 %
+bootstrap interval over the restarts.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Build:
 
 def worker(config: str, turn: int, folder: str) -> None:
     """Train as `kdiff train` does; before each turn wait for a line on standard input, after it print the seconds per step."""
-    from kdiff.commands.train import command
+    from kdiff.commands.main import main as kdiff
     from kdiff.training import trainer
 
     fit, answers, began = trainer.fit, sys.stdout, [0.0]
@@ -69,20 +71,19 @@ def worker(config: str, turn: int, folder: str) -> None:
         return fit(*args, **{**options, "after_step": wait})
 
     trainer.fit = in_turns
-    command([config, "--out", folder, "--steps", "1000000", "--sample_every", "0"])
+    kdiff(["train", config, "--out", folder, "--steps", "1000000", "--sample_every", "0"])
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and its 95 % bootstrap interval."""
+def interval(values: list[float]) -> str:
+    """The mean, and its 95 % bootstrap interval."""
     draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
-    return statistics.median(values), medians[50], medians[-51]
+    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(2000))
+    return f"{statistics.fmean(values):.4g} ({means[50]:.4g} to {means[-51]:.4g})"
 
 
-def compare(config: str, before: Path, rounds: int) -> str:
-    """Let the two builds take turns; returns a line of the table."""
+def pairs(config: str, sources: list[Path], rounds: int) -> list[tuple[float, float]]:
+    """The seconds per step of two builds that take turns in new processes."""
     with tempfile.TemporaryDirectory() as scratch:
-        sources = [before, Path(__file__).parents[1] / "src"]
         builds = [Build(source, config, TURN[config], Path(scratch) / str(i)) for i, source in enumerate(sources)]
         try:
             both: list[list[float]] = [[], []]
@@ -93,13 +94,17 @@ def compare(config: str, before: Path, rounds: int) -> str:
             for build in builds:
                 build.process.kill()
                 build.process.wait()
-    old, new = (values[WARM_UP:] for values in both)
-    ratio = interval([b / a for a, b in zip(old, new)])
-    more = interval([1e6 * (b - a) for a, b in zip(old, new)])
-    return (
-        f"| {config} | {1e3 * statistics.median(old):.4g} | {1e3 * statistics.median(new):.4g} "
-        f"| {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}) | {more[0]:.0f} ({more[1]:.0f} to {more[2]:.0f}) | {rounds} |"
-    )
+    return list(zip(*(values[WARM_UP:] for values in both)))
+
+
+def compare(config: str, before: Path, rounds: int, restarts: int) -> str:
+    """Compare the two builds; returns a line of the table."""
+    sources = [before, Path(__file__).parents[1] / "src"]
+    found = [pairs(config, sources, rounds) for _ in range(restarts)]
+    old, new = (1e3 * statistics.median(pair[i] for each in found for pair in each) for i in (0, 1))
+    ratios = [statistics.median(b / a for a, b in each) for each in found]
+    more = [1e6 * statistics.median(b - a for a, b in each) for each in found]
+    return f"| {config} | {old:.4g} | {new:.4g} | {interval(ratios)} | {interval(more)} | {restarts} × {rounds} |"
 
 
 def main() -> None:
@@ -109,13 +114,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, required=True, help="the folder src of the other build")
     parser.add_argument("--configs", nargs="+", default=list(TURN), choices=list(TURN))
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--restarts", type=int, default=8)
     arguments = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, 1 thread")
     print("| configuration | before, ms a step | now, ms a step | now / before (95 %) | now − before, µs (95 %) | rounds |")
     print("| --- | --- | --- | --- | --- | --- |")
     for config in arguments.configs:
-        print(compare(config, arguments.before, arguments.rounds), flush=True)
+        print(compare(config, arguments.before, arguments.rounds, arguments.restarts), flush=True)
 
 
 if __name__ == "__main__":
