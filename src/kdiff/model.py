@@ -144,8 +144,8 @@ class KDiff(Flow):
 
         Args:
             x: data, (batch, ...).
-            t: times, (batch,). If left out, they are drawn from `timesteps`. Times and noise in float64 are read in the precision
-                of x, or in float32 if x is in half precision.
+            t: times, (batch,). If left out, they are drawn from `timesteps`. Times and noise in float64 are read in the
+                precision of x, or in float32 if x is in half precision.
             noise: the noise n, shaped like x, with the model's `noise_scale`. If left out, it is drawn.
             conditions: passed on to the network. Those that `null` names are tensors (batch, ...).
 
