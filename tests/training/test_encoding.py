@@ -35,6 +35,25 @@ from kdiff.training.encoding import encode
 from kdiff.training.trainer import train_run
 
 COUNT, SIZE = 70, 16
+# Python runs a sitecustomize.py on its path as it starts. Here it makes a process of torchrun note its threads at the end, and
+# abort if Python is torn down, as a thread of torch would abort it.
+ENDS = """
+import atexit, os
+from pathlib import Path
+
+class Torn:
+    def __del__(self, abort=os.abort):
+        abort()
+
+def note(rank):
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    (Path(__file__).parent / f"threads_{rank}").write_text("".join(names))
+
+if "RANK" in os.environ:
+    torn = Torn()
+    if os.path.isdir("/proc/self/task"):
+        atexit.register(note, os.environ["RANK"])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -196,14 +215,21 @@ def test_a_damaged_shard_is_made_anew(config, whole, copy, contents, damage) -> 
 
 
 def test_two_processes_make_the_same_bytes_and_go_on_together(config, whole, copy, tmp_path, contents) -> None:
-    """Five shards on two processes; then two that one process left out, the picture by the first alone."""
+    """Five shards on two processes; then two that one process left out, the picture by the first alone.
+
+    Neither process can abort at its end: no thread of their connection is left, and Python is not torn down.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "kdiff", "encode"]
     command += [str(config.data), "--autoencoder", config.autoencoder, "--flip", "true", "--posterior", "true"]
     command += ["--shard_size", str(SIZE), "--out"]
     (copy / "shard_00001.safetensors").unlink()
     (copy / "shard_00004.safetensors").write_bytes(b"cut short")
+    ends = tmp_path / "ends"
+    ends.mkdir()
+    (ends / "sitecustomize.py").write_text(ENDS)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded as in `whole`
+    environment["PYTHONPATH"] = os.pathsep.join([str(ends), *filter(None, [os.environ.get("PYTHONPATH")])])
     for folder in (tmp_path / "a", copy):
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums are rounded as in `whole`
         result = subprocess.run(
             [*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300, check=False
         )
@@ -213,6 +239,9 @@ def test_two_processes_make_the_same_bytes_and_go_on_together(config, whole, cop
         assert found.pop("reconstructions.png")
         found.pop("warnings.log", None)
         assert found == contents(whole)
+        for left in ends.glob("threads_*"):
+            assert "gloo" not in left.read_text()
+            left.unlink()
 
 
 def test_every_process_makes_its_share(config, whole, copy, monkeypatch) -> None:

@@ -6,6 +6,7 @@ do, so that `kdiff --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import errno
@@ -13,11 +14,12 @@ import io
 import os
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from kdiff import __version__
 from kdiff.commands.arguments import TRUST
@@ -35,6 +37,7 @@ COMMANDS = {
     "encode": ("DATA", "encode images into a folder of latents, which `train` reads like any other data"),
     "sample": ("RUN", "draw samples from a run: a picture and a file"),
     "evaluate": ("SOURCE", "measure how good a run's samples are, or judge images by FID and other figures"),
+    "calibrate": ("RUN", "correct a trained run by a gain for each direction and time, if samples get closer"),
     "sweep": ("RUN", "find the guidance, solver, number of steps and weights that give the best samples"),
     "report": ("RUN", "show a run as one HTML page, alone or beside another run"),
     "export": ("RUN", "write a run as a pipeline of diffusers"),
@@ -67,6 +70,26 @@ def overview() -> str:
     """The text that `kdiff --help` prints."""
     lines = [f"  {f'{name} {takes}':25}{does}" for name, (takes, does) in COMMANDS.items()]
     return OVERVIEW.format(commands="\n".join(lines))
+
+
+def command_line() -> NoReturn:
+    """Run the command that was typed, and end this process with its exit code.
+
+    torchrun counts a process as failed, and ends the others, if it aborts after its work is done. A thread of a C++ library
+    that still runs while Python is torn down can abort it. So a process of torchrun runs everything that was registered for
+    its end, and then ends without being torn down.
+    """
+    code = main()
+    if "RANK" in os.environ:  # set by torchrun and other launchers
+        with contextlib.suppress(KeyboardInterrupt):  # torchrun sends a Ctrl-C again that this process has received
+            # Python itself begins to end a process with these two steps.
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,4 +183,4 @@ def _close_processes() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line()

@@ -12,6 +12,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -51,6 +52,10 @@ def join_processes() -> PartialState:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (
         launched and not (torch.cuda.is_available() or torch.xpu.is_available())
     )
+    if torch.distributed.is_available():
+        # Parts of torch import this module later. Its functions would keep the connections as their default, and closing the
+        # connections would not end their threads, which can abort Python at exit.
+        import_module("torch.distributed.nn.functional")
     with without_launcher_settings():
         return PartialState(cpu=cpu, timeout=PATIENCE)
 
