@@ -20,7 +20,9 @@ from torch.nn.parameter import is_lazy
 from kdiff.path import GaussianPath, broadcast_time, check_shapes, checked_time, find_path, per_sample
 from kdiff.sampling import Flow, Timesteps, Uniform
 from kdiff.sampling.guidance import null_like
-from kdiff.targets import PAPER_CLAMP, LearnedK, Target, as_target
+from kdiff.targets import PAPER_CLAMP, LearnedK, Target, Weighting, as_target, make_weighting
+from kdiff.targets.calibration import Calibration
+from kdiff.targets.self_consistent import SelfConsistent
 
 
 def _no_wider(value: Any, x: Tensor) -> Any:
@@ -66,6 +68,7 @@ class KDiff(Flow):
         cosine_weight: the weight of a second loss term, the mean over positions of 1 − cos(v̂_c, v_c), where v̂_c and v_c are
             vectors over the second axis, channels (LightningDiT: 1). Like the first term, it is smallest for an exact network,
             whatever k is.
+        weighting: the weight of the error over time: "none" (the paper's v-loss), "den" or "log" (`kdiff.targets.weighting`).
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class KDiff(Flow):
         loss_space: Literal["v", "u"] = "v",
         noise_scale: float = 1.0,
         cosine_weight: float = 0.0,
+        weighting: Weighting | str = "none",
     ) -> None:
         super().__init__()
         if loss_space not in ("v", "u"):
@@ -89,12 +93,25 @@ class KDiff(Flow):
             raise ValueError(f"noise_scale is {noise_scale}, cosine_weight is {cosine_weight}; expected > 0 and ≥ 0")
         if cosine_weight and loss_space == "u":
             raise ValueError("cosine_weight compares velocities, but loss_space is 'u'; expected loss_space='v'")
+        if weighting != "none" and loss_space == "u":
+            raise ValueError(
+                f"weighting is {weighting!r}, which weighs the errors of the velocity, but loss_space is 'u'; expected "
+                "weighting='none', or loss_space='v'"
+            )
         self.network = network
         self.target = LearnedK() if target is None else as_target(target)
+        if isinstance(self.target, SelfConsistent) and (loss_space == "u" or cosine_weight):
+            raise ValueError(
+                f"the target self_consistent has a loss of its own, on velocities; found loss_space={loss_space!r} and "
+                f"cosine_weight={cosine_weight}, expected 'v' and 0"
+            )
         self.path = path if isinstance(path, GaussianPath) else find_path(path or "linear")()
         self.timesteps = timesteps or Uniform()
         self.null, self.null_rate, self.loss_space = dict(null or {}), null_rate, loss_space
         self.noise_scale, self.cosine_weight = float(noise_scale), float(cosine_weight)
+        self.calibration: Calibration | None
+        self.register_module("calibration", None)  # `kdiff.training.calibrating` finds one for a trained model
+        self.weighting = make_weighting(weighting)
 
     def predict(self, z: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:
         """The network's output u, shaped like z. z: (batch, ...); t: a number, (batch,) or (batch, 1, ...).
@@ -104,8 +121,12 @@ class KDiff(Flow):
         t = torch.as_tensor(checked_time(t), device=z.device).to(torch.promote_types(z.dtype, torch.float32))
         if t.numel() not in (1, len(z)) or (t.ndim > 1 and t.shape[0] != t.numel()):
             raise ValueError(f"t has shape {tuple(t.shape)}; expected a number, ({len(z)},) or ({len(z)}, 1, ...)")
+        return self._answer(z, self.target.shown(t) if isinstance(self.target, SelfConsistent) else t, conditions)
+
+    def _answer(self, z: Tensor, shown: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        """The network's output for z and the times that the network is shown: a number, (batch,) or (batch, 1, ...)."""
         self._check_conditions(conditions, len(z))
-        u = self.network(self._in_its_precision(z), t.reshape(-1).expand(len(z)), **conditions)
+        u = self.network(self._in_its_precision(z), shown.reshape(-1).expand(len(z)), **conditions)
         if u.shape != z.shape:
             raise ValueError(
                 f"the network returned {tuple(u.shape)} for an input of {tuple(z.shape)}; expected the shape of its input"
@@ -117,8 +138,8 @@ class KDiff(Flow):
     ) -> tuple[Tensor, Tensor | None]:
         """The two terms of the loss; the arguments are those of `loss`.
 
-        The first is v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss. The second is the mean of
-        1 − cos(v̂_c, v_c); it is None if cosine_weight is 0.
+        The first is v̂_c − v_c (or û − u) for each entry of x, whose mean square is the loss without a weighting. The second is
+        the mean of 1 − cos(v̂_c, v_c); it is None if cosine_weight is 0.
         """
         # Checked and put in its shape once; the functions below find both done.
         t = broadcast_time(self.timesteps.sample(x.shape[0], device=x.device) if t is None else _no_wider(t, x), x)
@@ -129,7 +150,10 @@ class KDiff(Flow):
         if self.null_rate and self.training:
             conditions = self._drop(conditions, x.shape[0], x.device)
         z = self.path.mix(x, noise, t)
-        u_hat = self.predict(z, t, **conditions)
+        if isinstance(self.target, SelfConsistent):
+            u_hat = torch.cat([self._answer(z, shown, conditions) for shown in self.target.asked(t)])
+        else:
+            u_hat = self.predict(z, t, **conditions)
         if self.loss_space == "u":
             return self.target.output_error(u_hat, x, noise, t), None
         error = self.target.velocity_error(u_hat, x, noise, t, self.path)
@@ -142,6 +166,9 @@ class KDiff(Flow):
     def loss(self, x: Tensor, t: Tensor | None = None, noise: Tensor | None = None, **conditions: Any) -> Tensor:
         """The loss E‖v̂_c − v_c‖² (or E‖û − u‖²), averaged over batch and dimensions: a scalar with gradients to network and k.
 
+        The model's weighting applies, and the target's penalty is added, if it has one. In training mode each call updates the
+        running means of the weighting "log".
+
         Args:
             x: data, (batch, ...).
             t: times, (batch,). If left out, they are drawn from `timesteps`. Times and noise in float64 are read in the
@@ -153,9 +180,21 @@ class KDiff(Flow):
             ValueError: a tensor has another shape, or a time lies outside [0, 1]; times on a device are judged later
                 (`kdiff.path.raise_wrong_times`).
         """
+        t = self.timesteps.sample(x.shape[0], device=x.device) if t is None else _no_wider(t, x)
         error, cosine = self.terms(x, t, noise, **conditions)
-        loss = error.square().mean()
-        return loss if cosine is None else loss + self.cosine_weight * cosine
+        loss = self.weighed(error, t)
+        if self.training:
+            self.weighting.observe(error, t)
+            self.weighting.settle()
+        loss = loss if cosine is None else loss + self.cosine_weight * cosine
+        penalty = self.target.penalty()
+        return loss if penalty is None else loss + penalty
+
+    def weighed(self, error: Tensor, t: Tensor) -> Tensor:
+        """The loss, a scalar, of the errors v̂_c − v_c that `terms` returned at the times t (batch,), under the weighting."""
+        if isinstance(self.target, SelfConsistent):
+            return self.target.weighed(self.weighting, error, t, self.path)
+        return self.weighting(error, t, self.target, self.path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss. Wrappers such as DistributedDataParallel call this method."""
@@ -166,7 +205,8 @@ class KDiff(Flow):
         """The velocity at (z, t), shaped like z, for any solver. Its clamp `min_denominator` is not that of the loss."""
         t = checked_time(t)
         u = self.predict(z, t, **conditions)
-        return self.target.to_velocity(u, z, t, self.path, min_denominator)
+        v = self.target.to_velocity(u, z, t, self.path, min_denominator)
+        return v if self.calibration is None else self.calibration(v, z, t, self.path)
 
     def parameter_groups(self, lr: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser, each with a "name": "network", "network, undecayed" (vectors) and "target".

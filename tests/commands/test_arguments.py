@@ -282,7 +282,7 @@ def test_mistakes_on_the_command_line(argv, message, tmp_path, monkeypatch) -> N
         *(
             (f"{name}:", f"{name} is empty; expected")
             for name in as_dict(TrainConfig())
-            if name not in ("expects", "start_from")
+            if name not in ("expects", "recipe", "start_from")
         ),
     ],
 )

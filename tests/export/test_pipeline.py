@@ -88,6 +88,15 @@ def test_guidance_is_rescaled(run, pipeline, start) -> None:
         "learned_of_time",
         "learned_of_time(form=wiener)",
         "general(a=1.0, b=1.0)",
+        "two_ended(learned=true)",
+        "spectral",
+        "spectral(basis=principal, pull=0.1)",
+        "spectral(basis=dct, learned=false)",
+        "spectral(basis=random, seed=3)",
+        "learned_directions(basis=channels)",
+        "asymflow(rank=3, size=4)",
+        "asymflow(basis=principal, scale=2.0)",
+        "wiener(basis=patch, size=2)",
     ],
 )
 def test_every_target_becomes_a_velocity(trained, tmp_path, target, exported, start) -> None:

@@ -20,7 +20,7 @@ from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.studies import CompareConfig
 from kdiff.run.run import load_run
-from kdiff.studies.comparison import _check_same, main_measure, plan, summarise, table, verdict
+from kdiff.studies.comparison import check_same, main_measure, plan, summarise, table, verdict
 from kdiff.studies.tables import with_spread
 
 # Arithmetic
@@ -305,15 +305,15 @@ def test_another_comparison_is_not_written_over(tmp_path) -> None:
     stored = CompareConfig(targets=["velocity", 0.9], seeds=2)
     (tmp_path / "results.json").write_text(json.dumps({"config": as_dict(stored)}))
     with pytest.raises(ValueError, match=r"holds a comparison with 0.9; choose another folder with --out"):
-        _check_same(CompareConfig(targets=["velocity", "learned"]), tmp_path)
-    _check_same(CompareConfig(targets=["velocity", 0.9, "learned"]), tmp_path)
+        check_same(CompareConfig(targets=["velocity", "learned"]), tmp_path)
+    check_same(CompareConfig(targets=["velocity", 0.9, "learned"]), tmp_path)
     for changes, message in (
         ({"seeds": 1}, "with the seeds 1 too"),
         ({"seed": 1}, "with the seeds 0 too"),
         ({"data": "spiral(ambient_dim=8)"}, r"a comparison on digits, but this one is on spiral\(ambient_dim=8\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            _check_same(replace(stored, **changes), tmp_path)
+            check_same(replace(stored, **changes), tmp_path)
 
 
 def test_a_grid_goes_on_with_a_comparison_and_draws_the_curve(out, capsys) -> None:

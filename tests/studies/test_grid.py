@@ -13,7 +13,7 @@ from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.studies import CompareConfig
 from kdiff.run.build import build
-from kdiff.studies.comparison import _check_same, best_target, has_curve, plan, verdict, with_grid
+from kdiff.studies.comparison import best_target, check_same, has_curve, plan, verdict, with_grid
 from kdiff.targets import fixed_k
 
 
@@ -89,10 +89,10 @@ def test_a_plan_with_a_grid(tmp_path) -> None:
 def test_a_finer_grid_continues_a_comparison_and_a_coarser_one_does_not(tmp_path) -> None:
     stored = as_dict(CompareConfig(targets=["learned", "data"], grid=3))
     (tmp_path / "results.json").write_text(json.dumps({"config": stored}))
-    _check_same(CompareConfig(targets=["learned", "data"], grid=5), tmp_path)
+    check_same(CompareConfig(targets=["learned", "data"], grid=5), tmp_path)
     for targets, grid, lost in ((["learned", "data"], 0, "0, 0.5"), (["learned"], 3, "data"), (["data", "learned"], 4, "0.5")):
         with pytest.raises(ValueError, match=rf"holds a comparison with {re.escape(lost)}; choose"):
-            _check_same(CompareConfig(targets=targets, grid=grid), tmp_path)
+            check_same(CompareConfig(targets=targets, grid=grid), tmp_path)
 
 
 # The verdict

@@ -25,7 +25,8 @@ from kdiff.run.lock import FolderReplaced, locked
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import load_run
 from kdiff.studies import runner
-from kdiff.studies.runner import Job, RunFailed, collect, make_jobs, run_jobs, slug
+from kdiff.studies.collecting import collect
+from kdiff.studies.runner import Job, RunFailed, make_jobs, run_jobs, slug
 
 CONFIG = TrainConfig(
     data="spiral(num_samples=400)",
@@ -117,7 +118,7 @@ def test_jobs_are_cells_by_targets_by_seeds() -> None:
     assert [job.exact for job in jobs] == [True] * 4 + [False] * 4
     assert not any(job.exact for job in make_jobs(cells, ["noise"], [5], Path("out"), 10, exact=False))
     for job in jobs:  # and nothing else differs
-        assert replace(job.config, seed=0, target="learned") == replace(cells[job.cell], seed=0)
+        assert replace(job.config, seed=0, target="learned") == replace(cells[job.cell], seed=0, recipe="balanced")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ class TestExpectations:
         config = TrainConfig(
             data="digits", network="MLP(width=8, depth=1)", steps=2, batch_size=8, expects=Expected([1, 8, 8], 10)
         )
-        assert train_run(config, tmp_path / "run").config == config
+        assert train_run(config, tmp_path / "run").config == replace(config, recipe="balanced")
 
 
 class TestDryRun:

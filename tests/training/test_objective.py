@@ -23,7 +23,7 @@ def test_the_loss_splits_along_and_across_the_directions(autocast):
     basis = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64)).Q
     error = torch.randn(64, 3, 2, 2)
     model = KDiff(MLP((3, 2, 2)))
-    model.terms = lambda x: (error, None)
+    model.terms = lambda x, t: (error, None)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss, parts = DiffusionObjective(model, basis[:, :5].float())(error, None)
     flat = error.flatten(1).double()

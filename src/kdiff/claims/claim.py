@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kdiff.config.parts import Spec
+from kdiff.config.recipes import EARLIER
 from kdiff.config.training import TrainConfig
 from kdiff.run.metrics import read_metrics
 from kdiff.studies.paired import Verdict
-from kdiff.studies.runner import Job, make_jobs
+from kdiff.studies.runner import Job, Judging, make_jobs
 
 # The transformer of the claims about images.
 SMALL_JIT = "JiT(patch_size={patch}, hidden_size=96, depth=4, num_heads=4, bottleneck=64, context_tokens=0)"
@@ -23,6 +24,7 @@ class Group:
 
     `cells` are configurations by name; a name that is in two groups has the same configuration in both. `num_samples` are drawn
     from each run for its evaluation, 0 if it is not evaluated. `exact` adds the floor of an exact denoiser for the first seed.
+    `judge` evaluates the runs in another way (see `kdiff.studies.runner.Job`).
     """
 
     cells: Mapping[str, TrainConfig]
@@ -30,6 +32,7 @@ class Group:
     seeds: Sequence[int]
     num_samples: int = 0
     exact: bool = False
+    judge: Judging | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Claim:
     `refuted_if` says before any run what would refute the claim. `core_hours` are estimates for the quick and for the full
     form, on one x86-64 core. `plan` gives the runs of the full form (True) or the quick form (False), `examine` derives the
     findings from the finished runs, and `draw` draws them into a file. `prepare` makes the data of a form first, unless they
-    exist.
+    exist. `follow` gives further runs that depend on finished ones. A `piecewise` claim can be examined before all its runs are
+    finished.
     """
 
     name: str
@@ -125,10 +129,22 @@ class Claim:
     examine: Callable[[Study], Outcome]
     draw: Callable[[Study, Outcome, Path], None]
     prepare: Callable[[bool], None] | None = None
+    follow: Callable[[Study], list[Group]] | None = None
+    piecewise: bool = False
 
     def jobs(self, full: bool, out: Path) -> list[Job]:
-        """All runs of a form, in order of seeds, so that the first seed soon gives a whole picture."""
-        jobs = []
-        for group in self.plan(full):
-            jobs += make_jobs(group.cells, group.targets, group.seeds, out, group.num_samples, group.exact)
-        return sorted(jobs, key=lambda job: job.config.seed)
+        """All runs of a form, in order of seeds, so that the first seed soon gives a whole picture.
+
+        The recipe is "plain" unless a cell names one: the claims are about targets, and were run before there were recipes.
+        """
+        return self.jobs_of(self.plan(full), out)
+
+    @staticmethod
+    def jobs_of(groups: Sequence[Group], out: Path) -> list[Job]:
+        """The runs of some groups, in order of seeds. A run that is in two groups is made once, as the last of them says."""
+        jobs: dict[Path, Job] = {}
+        for group in groups:
+            cells = {name: replace(config, recipe=config.recipe or EARLIER) for name, config in group.cells.items()}
+            made = make_jobs(cells, group.targets, group.seeds, out, group.num_samples, group.exact, group.judge)
+            jobs |= {job.folder: job for job in made}
+        return sorted(jobs.values(), key=lambda job: job.config.seed)

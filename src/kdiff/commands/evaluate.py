@@ -58,7 +58,7 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     from kdiff.files.atomic import write_json
     from kdiff.run.run import load_run
 
-    run = load_run(source, config.checkpoint, config.ema)
+    run = load_run(source, config.checkpoint, config.ema, calibrated=config.calibrated)
     judge = Judge(run.dataset())
     if judge.held_out.note:
         warnings.warn(judge.held_out.note, stacklevel=2)

@@ -22,6 +22,7 @@ class ExportConfig:
         out: The folder to write. If left out, RUN/diffusers. An earlier export in this folder is replaced.
         ema: The decay of the averaged weights to use, or none for the raw weights. If left out, the first decay of the run.
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
+        calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out.
         autoencoder: For a run on latents: the place of their autoencoder, if it has moved since the latents were encoded.
         push_to_hub: A name on the Hugging Face hub, owner/name, to which the folder is uploaded as well. A repository that does
             not exist yet is created as a private one. If left out, nothing is uploaded.
@@ -31,6 +32,7 @@ class ExportConfig:
     out: str | None = None
     ema: float | str | None = None
     checkpoint: int | None = None
+    calibrated: bool = True
     autoencoder: str | None = None
     push_to_hub: str | None = None
 
@@ -42,7 +44,7 @@ def command(argv: list[str]) -> None:
     from kdiff.export.diffusers_folder import export, push
     from kdiff.run.run import load_run
 
-    run = load_run(folder, config.checkpoint, config.ema)
+    run = load_run(folder, config.checkpoint, config.ema, calibrated=config.calibrated)
     run.autoencoder = config.autoencoder
     out = Path(config.out or Path(folder) / "diffusers")
     export(run, out, **({"place": config.push_to_hub} if config.push_to_hub else {}))

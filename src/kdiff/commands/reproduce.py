@@ -11,7 +11,7 @@ from kdiff.config.studies import ReproduceConfig
 ABOUT = """Tests a claim of the paper. First prints what is claimed, what is varied and measured, and what would refute the
 claim. Then runs the experiment, which takes minutes, or hours with --full, and writes a table, a picture and a verdict. The
 same command continues an experiment that was interrupted. Examples: kdiff reproduce --list; kdiff reproduce linear; kdiff
-reproduce toy --full; kdiff reproduce all."""
+reproduce toy --full; kdiff reproduce all; kdiff reproduce beyond --full --only "H4*"."""
 
 
 def command(argv: list[str]) -> None:
@@ -38,7 +38,7 @@ def command(argv: list[str]) -> None:
         out = base / claim.name if name == "all" or not further["out"] else base
         print(describe(claim, full), flush=True)
         try:
-            outcome = reproduce(claim, full, out, config.workers, claim.name)
+            outcome = reproduce(claim, full, out, config.workers, claim.name, config.only)
         except (ValueError, OSError, RuntimeError) as error:
             if len(claims) == 1:
                 raise

@@ -20,11 +20,13 @@ def command(argv: list[str]) -> None:
     from kdiff.report.run_pictures import sample_to_files
     from kdiff.run.run import load_run
 
-    run = load_run(needed_run(folder, "sample"), config.checkpoint, config.ema)
+    run = load_run(needed_run(folder, "sample"), config.checkpoint, config.ema, calibrated=config.calibrated)
     run.autoencoder = config.autoencoder
     weaker = None
     if config.guidance_run is not None or config.guidance_checkpoint is not None:
-        weaker = load_run(config.guidance_run or run.folder, config.guidance_checkpoint, config.ema)
+        weaker = load_run(
+            config.guidance_run or run.folder, config.guidance_checkpoint, config.ema, calibrated=config.calibrated
+        )
     out = Path(config.out) if config.out else None
     files = sample_to_files(run, config.num, config.seed, out, weaker, **sampler_options(config))
     print("\n".join(str(file) for file in files))

@@ -8,8 +8,11 @@ from typing import Literal
 
 from kdiff.config.parts import Part, PartField, parse
 from kdiff.config.plain import check_least
+from kdiff.config.recipes import chosen_recipe, without_weighting
 from kdiff.config.sampling import SAMPLERS
 from kdiff.config.training import LoopConfig, ModelConfig
+
+USUAL = ("velocity(weighting=none)", "data(weighting=none)", "paper", "learned")
 
 
 @dataclass
@@ -17,7 +20,8 @@ class CompareConfig(LoopConfig, ModelConfig):
     """Settings for a comparison of prediction targets.
 
     Args:
-        targets: The targets to compare: noise, velocity, data, learned, fixed values of k, or "learned(init=0.5, rate=1)".
+        targets: The targets to compare: noise, velocity, data, learned, paper, fixed values of k, or "learned(init=0.5)". If
+            left out: velocity and data as they are usually trained, the paper's learned k, and learned k under the recipe.
         grid: The number of further fixed values of k to compare, evenly spaced from 0 to 1; 0 adds none.
         seeds: The number of seeds with which each target is trained. They are counted upwards from --seed.
         num_samples: The number of samples that are drawn from each run to judge it.
@@ -26,7 +30,7 @@ class CompareConfig(LoopConfig, ModelConfig):
         workers: The number of runs that are trained at the same time, each on one thread.
     """
 
-    targets: list[Part] = field(default_factory=lambda: [*map(Part, ("noise", "velocity", "data", "learned"))])
+    targets: list[Part] = field(default_factory=lambda: [*map(parse, USUAL)])
     grid: int = 0
     seeds: int = 3
     num_samples: int = 5000
@@ -36,6 +40,9 @@ class CompareConfig(LoopConfig, ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.targets = [*map(parse, self.targets)]
+        chosen_recipe(self.recipe, self.loss_space)
+        for target in self.targets:
+            without_weighting(target)
         check_least(self, seeds=1, num_samples=1, workers=1)
         if self.grid < 0 or self.grid == 1:
             raise ValueError(f"grid is {self.grid}; expected 0 (none) or at least 2: values of k from 0 to 1, both included")
@@ -47,9 +54,12 @@ class ReproduceConfig:
 
     Args:
         workers: The number of runs that are trained at the same time, each on one thread.
+        only: One or more patterns for CELL/TARGET/seed_N, such as "H4*" or "*/learned/*". Only the runs that match one of them
+            are done, and the report is about all finished runs. This is for claims that can be reproduced in pieces: beyond.
     """
 
     workers: int = 2
+    only: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_least(self, workers=1)

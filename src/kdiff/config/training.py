@@ -7,6 +7,7 @@ from typing import Literal
 
 from kdiff.config.parts import OptionalPartField, PartField
 from kdiff.config.plain import check_choices, check_least
+from kdiff.config.recipes import RecipeName, chosen_recipe, without_weighting
 from kdiff.config.sampling import Sampling
 
 H100_TFLOPS = {"no": 67.0, "bf16": 989.0}  # SXM, dense, by precision
@@ -79,6 +80,9 @@ class ModelConfig:
         data: The data: a name (digits, …), a file or a folder; options stand in brackets, as in "spiral(ambient_dim=32)".
         network: The network: a name (such as MLP or JiT-B/16) or a class path (package.module.Class); options stand in
             brackets, as in "MLP(width=512)", or are given as --network.width 512.
+        recipe: The weight of the loss over time, and the start and pace of a learned k: balanced (weighting log; k starts at
+            0.9), plain (no weight; k starts at 0.5), or paper (no weight; k starts at 0.5 and is slow). If left out, balanced,
+            or that of the run that is resumed. A target can have its own, as in "velocity(weighting=none)".
         path: The path from noise to data: linear or variance_preserving.
         timesteps: The distribution of t in training: uniform, "uniform(stratified=True)" or "logit_normal(mean=-0.8, std=0.8)".
         null_rate: The probability that training hides a sample's class, for guidance. It has no effect on data without labels.
@@ -95,6 +99,7 @@ class ModelConfig:
 
     data: PartField = PartField("digits")
     network: PartField = PartField("MLP")
+    recipe: RecipeName | None = None
     path: PartField = PartField("linear")
     timesteps: PartField = PartField("uniform")
     null_rate: float = 0.1
@@ -131,6 +136,8 @@ class TrainConfig(LoopConfig, ModelConfig):
     Args:
         target: What the network predicts: noise, velocity, data, learned (k is trained with the network), a fixed k such as
             0.8, or "learned(init=0.5, rate=1)", with the k to start from and its pace relative to a weight of the network.
+            Targets with a k for each direction of the data are spectral, learned_directions, asymflow and wiener, and with a k
+            for each time two_ended and learned_of_time.
         sample_every: The number of steps between two pictures of samples, which are drawn with the average of the first decay;
             0 draws one picture at the end.
         train_on: train uses the part of the data that is for training. all also uses the held-out samples, so that figures on
@@ -149,6 +156,8 @@ class TrainConfig(LoopConfig, ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self, train_on=("train", "all"))
+        chosen_recipe(self.recipe, self.loss_space)
+        without_weighting(self.target)
         if isinstance(self.expects, dict):  # as read from a file
             self.expects = Expected(**self.expects)
         if isinstance(self.sampling, dict):

@@ -95,7 +95,11 @@ class Dataset:
 
     def moments(self) -> Moments:
         """Mean, variances and principal directions of the training part."""
-        return moments(self.part("train")[0])
+        return moments(self.samples())
+
+    def samples(self) -> Samples:
+        """The samples of the training part."""
+        return self.part("train")[0]
 
     def describe(self) -> dict[str, Any]:
         """A dictionary for JSON.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdiff.evaluation.neighbours import as_double
 from kdiff.path import GaussianPath, at_least_float32
-from kdiff.targets import Target
+from kdiff.targets import SelfConsistent, Target
 
 ELEMENTS = 2**23  # weights held at once, one per sample and point: 64 MiB in float64
 
@@ -50,6 +50,7 @@ class ExactDenoiser(nn.Module):
             raise ValueError(f"labels must have shape ({len(points)},), one for each point, got {tuple(labels.shape)}")
         self.path, self.noise_scale = path, noise_scale
         self.encode = target.encode
+        self.true_time = target.true_time if isinstance(target, SelfConsistent) else None
         self.register_buffer("points", points.detach(), persistent=False)
         self.register_buffer("labels", None if labels is None else labels.detach(), persistent=False)
 
@@ -71,6 +72,7 @@ class ExactDenoiser(nn.Module):
             raise ValueError(f"z has shape {tuple(z.shape)}; the points have shape {tuple(self.points.shape[1:])} each")
         if y is not None and self.labels is None:
             raise ValueError("y was given, but the points have no labels: pass ExactDenoiser(..., labels=...)")
+        t = self.true_time(t) if self.true_time else t
         points, t = as_double(self.points.flatten(1)), t.expand(len(z))
         y = None if y is None else y.expand(len(z))
         size = max(1, ELEMENTS // len(points))

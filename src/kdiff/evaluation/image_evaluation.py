@@ -74,7 +74,7 @@ def evaluate_images(
             missing weights; all but damaged contents are found before the first sample is drawn.
     """
     main = join_processes().is_main_process
-    run = load_run(source, config.checkpoint, config.ema) if is_run(Path(source)) else None
+    run = load_run(source, config.checkpoint, config.ema, calibrated=config.calibrated) if is_run(Path(source)) else None
     if run is None and not main:
         return None
     if run is None and (Path(source) / "state.json").is_file():

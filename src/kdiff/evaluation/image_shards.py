@@ -51,6 +51,7 @@ def sample_settings(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "autoencoder": run.latents and run.latents["autoencoder"]["identity"],
         "value_range": list(image_range(run)),
+        **({"calibrated": True} if run.calibrated else {}),
     }
 
 

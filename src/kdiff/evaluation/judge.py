@@ -79,11 +79,11 @@ class Judge:
             features = self.classifier.network.features(self.train)
             self.feature_scale = 10 / features.double().var(dim=0).sum().sqrt().item()
             self.reference = statistics(features * self.feature_scale)
-            self.heldout_reference = statistics(self._features(self.heldout), weights)
+            self.heldout_reference = statistics(self.features(self.heldout), weights)
         self.kernel = KernelDistance(train[drawn(len(train), MAX_KERNEL, labels)]) if len(dataset.shape) == 1 else None
         self.heldout_distance = _median(nearest_distance(self.heldout, self.searched), weights)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Features of the classifier, scaled so that those of the training part have a total variance of 100."""
         assert self.classifier
         return self.classifier.network.features(x) * self.feature_scale
@@ -109,7 +109,7 @@ class Judge:
         """All measures of samples x (N, *shape), which have these weights (N,) if any; weighted samples are a single group."""
         figures = {}
         if self.classifier:
-            features = self._features(x)
+            features = self.features(x)
             for name, reference in (("frechet", self.reference), ("frechet_heldout", self.heldout_reference)):
                 value = frechet_distance(statistics(features, weights), reference)
                 grouped = (value, math.nan, 1) if weights is not None else grouped_frechet(features, reference, self.group_size)
@@ -156,7 +156,7 @@ class Judge:
         if not x.isfinite().all():
             return math.inf
         if self.classifier:
-            return frechet_distance(statistics(self._features(x)), self.reference)
+            return frechet_distance(statistics(self.features(x)), self.reference)
         manifold = self.dataset.manifold
         if manifold is None:
             return sliced_wasserstein(x.flatten(1), self.train.flatten(1))
@@ -249,6 +249,7 @@ def evaluate(
         "run": str(run.folder),
         "step": run.step,
         "weights": run.weights,
+        "calibrated": run.calibrated,
         "target": str(run.config.target),
         "k": target.position,
         "target_state": target.scalars,

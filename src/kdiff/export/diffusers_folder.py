@@ -25,6 +25,7 @@ from kdiff.evaluation.images import guessed_range, value_range
 from kdiff.export.model_card import model_card
 from kdiff.files.atomic import new_folder, write_json, write_text
 from kdiff.latent.autoencoder import decoder
+from kdiff.run.calibrations import plain_calibration
 from kdiff.run.environment import describe_environment
 from kdiff.run.run import Run
 
@@ -85,6 +86,7 @@ def as_pipeline(run: Run) -> Any:
         path=config.path.plain(),
         noise_scale=config.noise_scale,
         null_rate=config.null_rate,
+        calibration=None if run.model.calibration is None else plain_calibration(run.model.calibration),
     )
     transformer.model.load_state_dict({name: value.cpu() for name, value in run.model.state_dict().items()})
     if run.latents:
@@ -104,6 +106,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "run": run.folder.resolve().name,
         "step": run.step,
         "weights": run.weights,
+        "calibrated": run.calibrated,
         "target": {"spec": str(run.config.target), **run.model.target.state()},
         "network": {"spec": str(run.config.network), "parameters": sum(p.numel() for p in run.model.network.parameters())},
         "path": repr(run.model.path),

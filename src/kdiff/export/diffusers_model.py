@@ -26,6 +26,7 @@ from kdiff.config.parts import Spec
 from kdiff.config.training import ModelConfig
 from kdiff.path import LinearPath, VariancePreservingPath, broadcast_time, full_precision
 from kdiff.run.build import build_model
+from kdiff.run.calibrations import built_calibration
 from kdiff.targets import PAPER_CLAMP
 
 TIMESTEPS = 1000  # diffusers' schedulers have timestep = 1000 σ
@@ -45,13 +46,15 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         noise_scale: the standard deviation of the noise from which sampling starts.
         min_denominator: the clamp of |den| in the conversion to a velocity.
         null_rate: how often training hid a sample's class; after 0 the model knows no "no class", and guidance is refused.
+        calibration: from `kdiff.run.calibrations.plain_calibration`, for a run with a calibration, whose numbers are among the
+            weights.
 
     Raises:
         ValueError: the path is neither linear nor variance_preserving, or a weight is complex.
     """
 
     # diffusers keeps these modules in float32 when the model is loaded in half precision.
-    _keep_in_fp32_modules = ["target"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["target", "calibration"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -64,11 +67,14 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         noise_scale: float = 1.0,
         min_denominator: float = PAPER_CLAMP,
         null_rate: float = ModelConfig.null_rate,
+        calibration: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         config = ModelConfig(network=network, path=path, noise_scale=noise_scale, null_rate=null_rate)
         self.model = build_model(config, target, tuple(shape), num_classes)
         self.model.target.requires_grad_(False)
+        if calibration is not None:
+            self.model.calibration = built_calibration(calibration)
         if complex_ones := [name for name, value in self.model.state_dict().items() if value.is_complex()]:
             raise ValueError(
                 f"{complex_ones[0]} is complex, and diffusers loads real weights only; expected a network with real weights"

@@ -15,7 +15,7 @@ CARD = """---
 # {run}
 
 {network} with {parameters:,} parameters, trained with [kdiff](https://arxiv.org/abs/2601.21419) for {step:,} steps.
-Weights: {weights}.
+Weights: {weights}{calibrated}.
 
 - Target: `{target}`{k}. The model converts the network's output to a velocity, so that a flow-matching scheduler gets
   noise − data for any k.
@@ -73,6 +73,7 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
         parameters=network["parameters"],
         step=facts["step"],
         weights=facts["weights"],
+        calibrated=", with a calibration of the data prediction (kdiff calibrate)" if facts["calibrated"] else "",
         target=target["spec"],
         k="".join(f", {name} = {value:.4g}" for name, value in target.items() if name != "spec"),
         data=f"{data['name']}, {data['counts']['train']:,} {what} of {sizes} with {classes}, {normalised}.",

@@ -47,7 +47,8 @@ class Picture:
         """The end of a caption: the weights and the sampler, as far as the stamp has them."""
         options, weights = self.stamp.get("options", {}), self.stamp.get("weights")
         sampler = f", solver {options['solver']} with {options['steps']} steps" if {"solver", "steps"} <= options.keys() else ""
-        return (f", weights {weights}" if weights else "") + sampler
+        calibrated = ", calibrated" if self.stamp.get("calibrated") else ""
+        return (f", weights {weights}" if weights else "") + calibrated + sampler
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,7 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
     run.place.check(stem)
     save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
+    stamp["calibrated"] = run.calibrated
     if weaker:
         stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
     decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
@@ -237,6 +238,8 @@ def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
     other: dict[str, Any] = {name: value for name, value in options.items() if name != "guidance" and value != own.get(name)}
     if run.weights != f"ema {run.config.ema[0]:g}":
         other["weights"] = run.weights
+    if run.calibrated:
+        other["calibrated"] = True
     if weaker:
         other["weaker"] = (str(weaker.folder), weaker.step, weaker.weights)
     digest = hashlib.blake2b(repr(sorted(other.items())).encode(), digest_size=3).hexdigest()
@@ -273,6 +276,7 @@ def describe_run(run: Run) -> str:
         "variance": f"total {data['total_variance']:.4g} in {math.prod(data['shape'])} dimensions, after normalisation",
         "network": f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters",
         "target": f"{run.model.target} in the weights {run.weights}",
+        **({"calibrated": "yes (kdiff calibrate); --calibrated false leaves it out"} if run.calibrated else {}),
         "path": f"{run.model.path}, times in training: {run.model.timesteps}",
         "progress": f"step {last.get('step', 0)} of {run.config.steps}",
         "loss": f"{last.get('loss', float('nan')):.4g}{split}",

@@ -13,9 +13,10 @@ from torch.nn.parameter import is_lazy
 import kdiff.data
 from kdiff.config.autoencoding import AutoencoderConfig, EncodeConfig
 from kdiff.config.parts import Spec, parse
+from kdiff.config.recipes import chosen_recipe, resolved
 from kdiff.config.studies import EstimateConfig
 from kdiff.config.training import ModelConfig
-from kdiff.data import Dataset, Moments
+from kdiff.data import Dataset, Moments, Samples
 from kdiff.model import KDiff
 from kdiff.networks import find_network
 from kdiff.path import GaussianPath, find_path
@@ -63,10 +64,12 @@ def build_model(
     num_classes: int,
     seed: int = 0,
     moments: Callable[[], Moments] | None = None,
+    samples: Callable[[], Samples] | None = None,
 ) -> KDiff:
     """The model that a configuration describes. The same seed gives the same initial weights, whatever the target is.
 
-    `moments` computes the moments of the training data, for a target that needs them; None will do if weights are loaded later.
+    `moments` and `samples` return the moments of the training data and the training samples, for a target that needs them; None
+    will do if weights are loaded later.
     The user's own network is called as Network(shape=…, num_classes=…, **options), as far as its signature has these.
     """
     own = config.network.options.get("num_classes", num_classes)
@@ -75,6 +78,7 @@ def build_model(
             f"the network {config.network} has {own} classes, but the data have {num_classes}. Leave num_classes out of the "
             "network's options; it is an option of the data, as in --data.num_classes"
         )
+    part, weighting = resolved(target, chosen_recipe(config.recipe, config.loss_space))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed(seed))
         try:
@@ -89,17 +93,19 @@ def build_model(
                 "take a network for samples of any shape, as in --network MLP"
             ) from None
         _materialise(network, shape, num_classes)
+    path, noise_scale = build("path", config.path), config.noise_scale
     return KDiff(
         network,
-        build("target", target, shape=shape, moments=moments),
-        build("path", config.path),
+        build("target", part, shape=shape, path=path, noise_scale=noise_scale, moments=moments, samples=samples),
+        path,
         build("timesteps", config.timesteps),
         # A model that never sees "no class" has no value for it, so that classifier-free guidance is refused.
         null={"y": num_classes} if num_classes and config.null_rate else None,
         null_rate=config.null_rate if num_classes else 0.0,
         loss_space=config.loss_space,
-        noise_scale=config.noise_scale,
+        noise_scale=noise_scale,
         cosine_weight=config.cosine_weight,
+        weighting=weighting,
     )
 
 

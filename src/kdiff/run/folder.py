@@ -24,8 +24,9 @@ import torch
 import yaml
 
 from kdiff.config.plain import as_dict, from_dict
+from kdiff.config.recipes import EARLIER, RecipeName, chosen_recipe
 from kdiff.config.sampling import Sampling
-from kdiff.config.training import CHANGEABLE, LoopConfig, TrainConfig
+from kdiff.config.training import CHANGEABLE, LoopConfig, ModelConfig, TrainConfig
 from kdiff.data import Dataset
 from kdiff.files.atomic import Damaged, check_utf8, read_json, write_json, write_text
 from kdiff.run.agreement import differences, facts_of
@@ -202,9 +203,22 @@ def read_run_config(folder: Path, kind: type) -> Any:
     """
     values = _read_values(folder)
     try:
-        return from_dict(kind, values)
+        return from_dict(kind, with_recipe(kind, values))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
+
+
+def with_recipe(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Stored settings, with the recipe of those that were written before there were recipes."""
+    return {"recipe": EARLIER, **values} if issubclass(kind, ModelConfig) else values
+
+
+def recipe_of(config: TrainConfig, folder: Path, resume: bool) -> RecipeName:
+    """The recipe of a configuration; if it names none, that of the run in the folder if it is resumed, or else the default."""
+    if config.recipe is None and resume and (folder / "config.yaml").exists():
+        found: RecipeName = read_run_config(folder, TrainConfig).recipe
+        return found
+    return chosen_recipe(config.recipe, config.loss_space)
 
 
 def _read_values(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@
     target.json         the target's description of itself before the first step: its numbers, their axis, curves
     finished.json       written at the end: the last line of metrics, and the seconds since training was last resumed
     checkpoints/        see `kdiff.run.checkpoint`
+    calibration/        see `kdiff.run.calibrations`
     samples/            samples drawn from the run
     tensorboard/        the metrics as TensorBoard events, if the configuration asks for them
 
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdiff.config.recipes import resolved
 from kdiff.config.sampling import find_sampler, sampler_options
 from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset, Normalisation
@@ -32,6 +34,7 @@ from kdiff.files.tensors import load_tensors, load_weights
 from kdiff.latent.autoencoder import decoder
 from kdiff.model import KDiff
 from kdiff.run.build import build, build_model, load_dataset
+from kdiff.run.calibrations import adopted_calibration
 from kdiff.run.checkpoint import DamagedCheckpoint, check_checkpoint, ema_file, list_checkpoints
 from kdiff.run.contents import BACK, TARGET, check_recorded_config, read_data, read_start
 from kdiff.run.folder import read_run_config, step_of
@@ -47,6 +50,7 @@ class Run:
     """A run that was read back: its model with the weights of a checkpoint, and the description of the run.
 
     For a run on latents, `autoencoder` is the place of their autoencoder; None is its place when the latents were encoded.
+    `weights_digest` is the checksum of the file of the weights.
     A caller who writes into the run folder calls `place.check` first, as the folder may have been removed or replaced.
     """
 
@@ -57,6 +61,7 @@ class Run:
     step: int
     weights: str
     autoencoder: str | None = None
+    weights_digest: str = ""
     place: Place = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,11 @@ class Run:
     def normalisation(self) -> Normalisation:
         """The normalisation of the data, which `sample` undoes."""
         return Normalisation.from_description(self.data["normalisation"])
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the model has a calibration (`kdiff.targets.calibration`)."""
+        return self.model.calibration is not None
 
     @property
     def class_counts(self) -> list[int] | None:
@@ -157,12 +167,19 @@ def target_at_start(folder: Path) -> Description:
             return Description.from_plain(plain)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}; {BACK}") from None
-    drawn: Target = build("target", read_run_config(folder, TrainConfig).target)
+    config = read_run_config(folder, TrainConfig)
+    drawn: Target = build("target", resolved(config.target, config.recipe)[0])
     start = read_start(folder)
     return replace(drawn.describe(), scalars={name: start.get(name, value) for name, value in drawn.state().items()})
 
 
-def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str | None = None, trust: bool = False) -> Run:
+def load_run(
+    folder: str | Path,
+    checkpoint: int | None = None,
+    ema: float | str | None = None,
+    trust: bool = False,
+    calibrated: bool = True,
+) -> Run:
     """Read a run folder.
 
     Args:
@@ -172,6 +189,8 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         ema: the decay of the averaged weights to read, k included, or "none" for the raw weights. If left out, the first decay.
         trust: import what the folder names outside kdiff, which runs that code (`kdiff.run.trust`). A folder that this user
             wrote on this machine does not need it.
+        calibrated: give the model the calibration that the run has adopted for these weights, if there is one. If the run has
+            one for other weights only, a warning says that it is not used.
 
     Raises:
         ValueError: this is no run folder; it has no such checkpoint or decay; files are damaged; weights do not fit; or the
@@ -190,9 +209,10 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
     if step not in checkpoints:
         raise ValueError(f"{folder} has no checkpoint of step {step}; it has: {', '.join(map(str, checkpoints))}")
     try:
-        known = check_checkpoint(checkpoints[step]).get("run", {})
+        state = check_checkpoint(checkpoints[step])
     except DamagedCheckpoint as error:
         raise ValueError(f"{error}; {_remedy(checkpoints, step)}") from None
+    known = state.get("run", {})
     check_recorded_config(folder, known)
     data = read_data(folder, known)
     decay = config.ema[0] if ema is None else ema
@@ -204,8 +224,11 @@ def load_run(folder: str | Path, checkpoint: int | None = None, ema: float | str
         name, weights = ema_file(decay), f"ema {decay:g}"
     model = build_model(config, config.target, tuple(data["shape"]), data["num_classes"])
     load_weights(model, load_tensors(checkpoints[step] / name), checkpoints[step] / name)
+    digest = state["files"].get(name, {}).get("blake2b", "")
+    if calibrated:
+        model.calibration = adopted_calibration(folder, step, weights, digest)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = Run(folder, config, data, model.to(device).eval(), step, weights)
+    run = Run(folder, config, data, model.to(device).eval(), step, weights, weights_digest=digest)
     run.place = place
     return run
 

@@ -16,17 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdiff.config.parts import Spec, parse
 from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.studies import CompareConfig
 from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset
 from kdiff.evaluation.judge import Judge
-from kdiff.files.atomic import read_json, write_text
+from kdiff.files.atomic import write_text
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.lock import locked
+from kdiff.studies.collecting import collect
+from kdiff.studies.continuing import check_same, find_recipe, seed_range, with_grid
 from kdiff.studies.paired import Interval, interval, log_ratios
-from kdiff.studies.runner import Job, collect, make_jobs, run_jobs
+from kdiff.studies.runner import Job, make_jobs, run_jobs
 from kdiff.studies.tables import deviation, markdown, with_spread
 from kdiff.targets import fixed_k
 from kdiff.training.start import start_from
@@ -65,12 +66,13 @@ def compare(
     Raises:
         ValueError: bad data or configuration, before any run starts.
     """
+    config = replace(config, recipe=find_recipe(config, out))
     dataset, jobs = plan(config, out)
     # This refuses data that cannot be judged, and trains the data's classifier once, before every worker needs it.
     held_out = Judge(dataset).held_out
     if held_out.note:
         warnings.warn(held_out.note, stacklevel=2)
-    _check_same(config, out)
+    check_same(config, out)
     with locked(out):
         run_jobs(jobs, config.workers, progress)
         rows = collect(jobs, out, config=as_dict(config), heldout_set=held_out.facts)
@@ -81,61 +83,16 @@ def compare(
 def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
     """The data and the runs of a comparison, after data, network and targets have been checked."""
     dataset, targets = load_dataset(config), with_grid(config.targets, config.grid)
+    config = replace(config, recipe=find_recipe(config, out))
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
     base = from_dict(TrainConfig, shared)
     for target in targets:
-        model = build_model(config, target, dataset.shape, dataset.num_classes, moments=dataset.moments)
+        made = dataset.moments, dataset.samples
+        model = build_model(config, target, dataset.shape, dataset.num_classes, config.seed, *made)
         if config.start_from is not None:
             start_from(model, replace(base, target=target), *dataset.part("train"), dataset)
-    seeds = _seeds(config.seed, config.seeds)
+    seeds = seed_range(config.seed, config.seeds)
     return dataset, make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
-
-
-def with_grid(targets: Sequence[Spec], grid: int) -> list[Spec]:
-    """The targets and a grid of fixed k: the fixed ones in order of k, then the others. A k that has a name keeps it.
-
-    The values of the grid are rounded to four digits: 0.3333 and 0.6667.
-    """
-    if not grid:
-        return list(targets)
-    given = [(fixed_k(target), target) for target in targets]
-    known = {k for k, _ in given}
-    points = [round(i / (grid - 1), 4) for i in range(grid)]
-    fixed: list[tuple[float, Spec]] = [(k, target) for k, target in given if k is not None]
-    fixed += [(k, k) for k in points if k not in known]
-    fixed.sort(key=lambda pair: pair[0])
-    return [*(target for _, target in fixed), *(target for k, target in given if k is None)]
-
-
-STORED = {"data": (str, {"name": str}), "seed": int, "seeds": int, "targets": [(str, float, {"name": str})], "grid?": int}
-
-
-def _check_same(config: CompareConfig, out: Path) -> None:
-    """Refuse to write over the results of another comparison. The same comparison with more targets or seeds may continue.
-
-    Only data, seeds and targets are compared here. The other settings of a run are compared when the run is resumed.
-    """
-    if not (out / "results.json").exists():
-        return
-    back = "restore it from a copy, or remove it, and the finished runs are collected again"
-    stored = read_json(out / "results.json", {"config": STORED}, back)["config"]
-    data, now = str(parse(stored["data"])), str(config.data)
-    if data != now:
-        raise ValueError(f"{out} holds a comparison on {data}, but this one is on {now}; choose another folder with --out")
-    seeds = sorted(set(_seeds(stored["seed"], stored["seeds"])) - set(_seeds(config.seed, config.seeds)))
-    if seeds:
-        raise ValueError(
-            f"{out} holds a comparison with the seeds {', '.join(map(str, seeds))} too; choose another folder with --out, or "
-            "include these seeds with --seed and --seeds"
-        )
-    there = {str(parse(target)) for target in with_grid(stored["targets"], stored.get("grid", 0))}
-    lost = sorted(there - {str(parse(target)) for target in with_grid(config.targets, config.grid)})
-    if lost:
-        raise ValueError(f"{out} holds a comparison with {', '.join(lost)}; choose another folder with --out, or include them")
-
-
-def _seeds(first: int, count: int) -> range:
-    return range(first, first + count)
 
 
 def main_measure(rows: Sequence[dict[str, Any]]) -> str:

@@ -15,8 +15,6 @@ folder. A finished run is not run again; an interrupted run is resumed from its 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import multiprocessing
 import os
@@ -25,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,20 +35,24 @@ from tqdm import tqdm
 
 from kdiff.config.parts import Spec, parse, slug
 from kdiff.config.plain import as_dict, from_dict
+from kdiff.config.recipes import chosen_recipe
 from kdiff.config.training import TrainConfig
 from kdiff.evaluation.judge import Judge, evaluate
-from kdiff.files.atomic import FULL, write_json, write_text
+from kdiff.files.atomic import FULL, write_json
 from kdiff.run.build import load_dataset
 from kdiff.run.checkpoint import list_checkpoints
-from kdiff.run.contents import read_evaluation, read_finished
+from kdiff.run.contents import read_evaluation
 from kdiff.run.environment import describe_environment
+from kdiff.run.folder import with_recipe
 from kdiff.run.heap import keep_freed_memory
-from kdiff.run.lock import check_held, check_locks, locked, locks_around
+from kdiff.run.lock import check_locks, locked, locks_around
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import Run, load_run
 from kdiff.run.signals import acting_once
 from kdiff.run.trust import is_trusting, trust_all
 from kdiff.training.trainer import train_run
+
+Judging = Callable[[Run, int, int], dict[str, Any]]
 
 
 class RunFailed(RuntimeError):
@@ -59,7 +61,11 @@ class RunFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its folder, its settings, and the number of samples that judge it (0: it is not judged)."""
+    """One run: its folder, its settings, and the number of samples that judge it (0: it is not judged).
+
+    `judge` judges it in another way than `kdiff.evaluation.judge.evaluate`. It is called with the run, the number of samples
+    and the seed. It returns a record with `figures`, values by sampler and measure, with the `floor`, and `samplers` empty.
+    """
 
     cell: str
     target: str
@@ -67,10 +73,22 @@ class Job:
     folder: Path
     num_samples: int
     exact: bool
+    judge: Judging | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is trained and judged."""
+        return (self.folder / "evaluation.json").exists()
 
 
 def make_jobs(
-    cells: Mapping[str, TrainConfig], targets: Sequence[Spec], seeds: Sequence[int], out: Path, num_samples: int, exact: bool
+    cells: Mapping[str, TrainConfig],
+    targets: Sequence[Spec],
+    seeds: Sequence[int],
+    out: Path,
+    num_samples: int,
+    exact: bool,
+    judge: Judging | None = None,
 ) -> list[Job]:
     """All runs, seed by seed, so that a whole comparison is ready early. Only the first seed has `exact` floors."""
     labels = [str(parse(target)) for target in targets]
@@ -80,10 +98,11 @@ def make_jobs(
         Job(
             cell=cell,
             target=label,
-            config=replace(config, target=target, seed=seed),
+            config=replace(config, target=target, seed=seed, recipe=chosen_recipe(config.recipe, config.loss_space)),
             folder=out / "runs" / slug(cell) / slug(label) / f"seed_{seed}",
             num_samples=num_samples,
             exact=exact and seed == seeds[0],
+            judge=judge,
         )
         for seed, (cell, config), (target, label) in itertools.product(seeds, cells.items(), zip(targets, labels))
     ]
@@ -92,6 +111,8 @@ def make_jobs(
 def execute(job: Job) -> None:
     """Train and judge one run, as far as this has not been done."""
     stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
+    if job.judge:
+        stamp["judge"] = job.judge.__name__
     done = job.folder / "evaluation.json"
     if done.exists() and _as_now(read_evaluation(done).get("job")) == stamp:
         return
@@ -100,7 +121,9 @@ def execute(job: Job) -> None:
     else:
         run = train_run(job.config, job.folder, resume=(job.folder / "config.yaml").exists())
     started = time.perf_counter()
-    if job.num_samples:
+    if job.judge:
+        result = job.judge(run, job.num_samples, job.config.seed)
+    elif job.num_samples:
         result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
     else:
         target = run.model.target.describe()
@@ -127,7 +150,7 @@ def _load_matching(job: Job) -> Run:
 def _as_now(stamp: dict[str, Any] | None) -> dict[str, Any] | None:
     """The stamp of a judged run, with the defaults of settings that are newer than it; None for a stamp of another kind."""
     try:
-        return stamp and {**stamp, "config": as_dict(from_dict(TrainConfig, stamp["config"]))}
+        return stamp and {**stamp, "config": as_dict(from_dict(TrainConfig, with_recipe(TrainConfig, stamp["config"])))}
     except (KeyError, ValueError):
         return None
 
@@ -164,7 +187,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
         FolderReplaced: a folder around the runs that this process has locked was removed or replaced.
     """
     _check_folders(jobs)
-    total = sum(job.config.steps for job in jobs)
+    total, last = sum(job.config.steps for job in jobs), {job.folder: _last_row(job) for job in jobs}
     bar = tqdm(total=total, desc=progress, unit="step", disable=progress is None, smoothing=0.02)
     context = multiprocessing.get_context("spawn")
     processes = ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_start_worker, is_trusting()))
@@ -177,7 +200,9 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
                 locks = locks_around(job.folder)
                 check_locks(locks)
                 running[pool.submit(partial(_execute_within, locks), job)] = job
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+            ended = wait(running, timeout=1, return_when=FIRST_COMPLETED).done
+            last |= {job.folder: _last_row(job) for job in running.values()}  # the others have not changed
+            for future in ended:
                 job = running.pop(future)
                 check_locks(locks_around(job.folder))
                 if error := future.exception():
@@ -187,7 +212,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 2, progress: str | None = None)
                         raise error
                     raise RunFailed(f"{job.folder}: {type(error).__name__}: {error}") from error
                 done += 1
-            _show(bar, jobs, done)
+            _show(bar, jobs, [last[job.folder] for job in jobs], done)
 
 
 @contextlib.contextmanager
@@ -228,58 +253,8 @@ def _last_row(job: Job) -> list[dict[str, Any]]:
         return []
 
 
-def _show(bar: tqdm, jobs: Sequence[Job], done: int) -> None:
-    rows = [_last_row(job) for job in jobs]
+def _show(bar: tqdm, jobs: Sequence[Job], rows: Sequence[list[dict[str, Any]]], done: int) -> None:
     bar.n = sum(row[0]["step"] for row in rows if row)
     moving = [f"{job.target} {row[0]['loss']:.3g}" for job, row in zip(jobs, rows) if row and row[0]["step"] < job.config.steps]
     bar.set_postfix_str(f"{done}/{len(jobs)} runs judged" + (f", loss: {', '.join(moving)}" if moving else ""))
     bar.refresh()
-
-
-def collect(jobs: Sequence[Job], out: Path, **facts: Any) -> list[dict[str, Any]]:
-    """Write results.csv and results.json from the finished runs; returns the tidy rows, one per run, sampler and measure.
-
-    A run that is not judged has one row, without sampler and measure.
-    """
-    rows: list[dict[str, Any]] = []
-    check_held(out)
-    results = [read_evaluation(job.folder / "evaluation.json") for job in jobs]
-    states = [result.get("target_state", {"k": result["k"]}) for result in results]  # older files have only k
-    others = dict.fromkeys(name for state in states for name in state if name != "k")
-    for job, result, state in zip(jobs, results, states):
-        last = read_finished(job.folder)
-        steps = read_metrics(job.folder / "metrics.jsonl")
-        before = [row for row in steps if row["step"] <= 0.75 * job.config.steps] or steps[:1]
-        main = next(iter(state), None)
-        position = "" if result["k"] is None else main or ""  # the name of the number that is the place on the line
-        own = {"main_number": main, **{name: state.get(name) for name in others}} if others else {}
-        common = {
-            "cell": job.cell,
-            "target": job.target,
-            "seed": job.config.seed,
-            "k": result["k"],
-            "k_before": before[-1].get(position) if before else None,
-            "k_last": steps[-1].get(position) if steps else None,
-            "loss": last["last"]["loss"],
-            "loss_along": last["last"].get("loss_along"),
-            "loss_across": last["last"].get("loss_across"),
-            "train_seconds": last["seconds"],
-        }
-        common |= {name: value for name, value in own.items() if name not in common}
-        if not result["samplers"]:
-            rows.append(common)
-        for sampler, judged in result["samplers"].items():
-            for measure, figure in judged["figures"].items():
-                row = {**common, "sampler": sampler, "measure": measure, **figure}
-                row["heldout"] = result["heldout"][measure]["value"]
-                row["exact"] = judged.get("exact", {}).get(measure, {}).get("value")
-                rows.append(row | {name: result[name] for name in ("num_samples", "group_size")})
-    check_held(out)
-    text = io.StringIO()
-    longest = max(rows, key=len)
-    writer = csv.DictWriter(text, fieldnames=list(longest), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "results.csv", text.getvalue())
-    write_json(out / "results.json", {**facts, "environment": describe_environment(), "rows": rows})
-    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def whole(value: Tensor) -> Tensor:
 class Learned(Target):
     """The base of all targets with learned parameters w. They use rate · w; see `LearnedK` for the reason."""
 
-    w: nn.Parameter
+    w: Tensor  # a parameter, or a buffer where it is fixed
     axis = LINE
 
     def _learn(self, logits: list[float], rate: float) -> None:
@@ -63,6 +64,13 @@ class Learned(Target):
         self.rate = float(rate)
         self.w = nn.Parameter(torch.tensor(logits) / rate)
         self._mark("pace", self.rate)  # w has a meaning only together with the rate
+
+    def _keep_fixed(self, values: list[float], names: list[str]) -> None:
+        """Keep w at these values, which are not learned. The names are those under which weights are checked for them."""
+        self.rate = 1.0
+        self.register_buffer("w", torch.tensor(values))
+        for name, value in zip(names, values):
+            self._mark(name, value)
 
     def _logged(self) -> dict[str, int]:
         """The name of each gradient to log, and its index in w."""
@@ -75,7 +83,7 @@ class Learned(Target):
         gradient = whole(self.w.grad).clone()
         return {name: gradient[i] for name, i in self._logged().items()}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Learned:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Keep w in float32 under `.bfloat16()` and `.half()`: in these types Adam's small steps are rounded away."""
         exact = self.w.data
         super()._apply(fn, recurse)

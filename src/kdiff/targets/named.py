@@ -8,9 +8,15 @@ from functools import partial
 from typing import Any
 
 from kdiff.config.parts import Spec, is_number, parse, resolve
+from kdiff.targets.asymflow import AsymFlow
 from kdiff.targets.constant import FixedK, LearnedK
+from kdiff.targets.directed import LearnedDirections
+from kdiff.targets.self_consistent import SelfConsistent
+from kdiff.targets.spectral import Spectral
 from kdiff.targets.target import Target
+from kdiff.targets.two_ended import TwoEndedK
 from kdiff.targets.varied import GeneralTarget, LearnedKOfTime, LearnedPair
+from kdiff.targets.wiener import Wiener
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "noise": partial(FixedK, k=0.0),
@@ -18,8 +24,15 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "data": partial(FixedK, k=1.0),
     "fixed": FixedK,
     "learned": LearnedK,
+    "paper": partial(LearnedK, init=0.5, rate=1.0),
     "learned_pair": LearnedPair,
     "learned_of_time": LearnedKOfTime,
+    "two_ended": TwoEndedK,
+    "spectral": Spectral,
+    "learned_directions": LearnedDirections,
+    "asymflow": AsymFlow,
+    "wiener": Wiener,
+    "self_consistent": SelfConsistent,
     "general": GeneralTarget,
 }
 
@@ -35,8 +48,13 @@ def _number(name: str) -> Callable[..., Target] | None:
 
 
 def fixed_k(spec: Spec) -> float | None:
-    """The k of a target that is a fixed k and nothing else, such as noise, 0.9 or "fixed(k=0.9)"; None for any other target."""
+    """The k of a target that is a fixed k and nothing else, such as noise, 0.9 or "fixed(k=0.9)"; None for any other target.
+
+    It is None too if the target has a weighting of its own.
+    """
     part = parse(spec)
+    if "weighting" in part.options:  # its loss is not that of the other fixed k
+        return None
     factory = TARGETS.get(part.name) or _number(part.name)
     if getattr(factory, "func", factory) is not FixedK:
         return None

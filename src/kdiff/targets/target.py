@@ -103,10 +103,9 @@ class Target(nn.Module, ABC):
     A target may work in another orthonormal basis. `turn` takes samples there, `turn_back` brings them back, and a and b apply
     to the turned samples: u = turn_back(a turn(x) − b turn(n)). Users of the target see only the data's own coordinates.
 
-    A target that is built by its name gets the arguments that its constructor asks for: `shape`, the shape of a sample, and
-    `moments`, a function that returns the mean, variances and principal directions of the training data (`kdiff.data.Moments`).
-    `moments` is None when a saved model is read back, so all that is computed from the moments must be kept in buffers, which
-    are saved with the weights.
+    A target that is built by its name gets what its constructor asks for: `shape`, that of a sample; `path` and `noise_scale`,
+    those of the model; `moments`, `samples`, functions that return `kdiff.data.Moments` of the training data and their samples.
+    Both are None when a saved model is read back: all that is made of the data must be in buffers, saved with the weights.
 
     Args:
         min_denominator: the clamp of |den| in the loss. The sampler has its own clamp; see `to_velocity`.
@@ -167,6 +166,9 @@ class Target(nn.Module, ABC):
         _, a, b, _ = self._turned("x", torch.linspace(0, 1, 5), torch.zeros(5, *shape))
         if (a * b < 0).any():
             raise ValueError(f"the coefficients a and b of {type(self).__name__} have opposite signs; expected the same sign")
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that the model's loss adds, such as a pull of k to a value; None by default."""
 
     def state(self) -> dict[str, float]:
         """The numbers that a training log should show of the target, the main one first; empty by default."""
@@ -235,6 +237,12 @@ class Target(nn.Module, ABC):
         fixed = q.detach()
         error = q * u_hat - (fixed * a.detach()) * x + (fixed * b.detach()) * n
         return self.turn_back(error + (p - p.detach()) * path.mix(x, n, t) if p.requires_grad else error)
+
+    @full_precision
+    def output_units(self, error: Tensor, t: Tensor | float, path: GaussianPath = LINEAR) -> Tensor:
+        """The error of û that belongs to an error of v̂_c: it is divided by q = (α' σ − σ' α)/den_c, which is detached."""
+        t, a, b, (error,) = self._turned("error", t, error)
+        return self.turn_back(error / _conversion(t, path, a, b, self.min_denominator)[1].detach())
 
     @full_precision
     @torch.no_grad()

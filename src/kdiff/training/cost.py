@@ -253,7 +253,8 @@ def dry_run(config: TrainConfig, batch_size: int = 2, steps: int = 2) -> Fitted:
     x = torch.randn(2 * batch_size, *data.shape, generator=generator)
     y = torch.randint(data.num_classes, (len(x),), generator=generator) if data.num_classes else None
     small = replace(config, steps=steps, batch_size=batch_size, accumulate=1, log_every=1, warmup=0, tensorboard=False)
-    model = build_model(config, config.target, tuple(data.shape), data.num_classes, config.seed, partial(moments, x))
+    made = partial(moments, x), lambda: x
+    model = build_model(config, config.target, tuple(data.shape), data.num_classes, config.seed, *made)
     if config.start_from is not None:
         print(as_started(start_from(model, config, x, y)), file=sys.stderr)
     return fit(DiffusionObjective(model), x, y, small, progress="dry run")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,8 @@ class _Steps:
         """Take optimiser step number `step`, counted from 0; the gradients of the `first` step of this loop are checked."""
         self.optimizer.zero_grad()
         values = self._backward(step)
+        several = self.accelerator.num_processes > 1
+        self.objective.settle(partial(self.accelerator.reduce, reduction="sum") if several else None)
         if first:
             check_gradients(self.module)
         norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip or math.inf)

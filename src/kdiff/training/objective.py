@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from kdiff.model import KDiff
 from kdiff.path import full_precision
+from kdiff.targets import SelfConsistent, Weighting
 
 
 class Objective(nn.Module, ABC):
@@ -19,7 +21,10 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and further scalars, which are averaged over the logging interval."""
+        """The loss of a batch, and further scalars, which are averaged over the logging interval. One may be called "loss"."""
+
+    def settle(self, add: Callable[[Tensor], Tensor] | None) -> None:
+        """Called once in each step, after its micro-batches. `add` sums a tensor over all processes; None for one process."""
 
     def state(self) -> dict[str, float]:
         """Numbers of the module's present state to log, such as k."""
@@ -56,15 +61,36 @@ class DiffusionObjective(Objective):
         self.register_buffer("directions", directions, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and its two parts."""
-        error, cosine = self.module.terms(x, **({} if y is None else {"y": y}))
-        loss, extras = error.square().mean(), dict[str, Tensor]()
+        """The loss, and what is logged of it.
+
+        With a weighting or a consistency loss, "loss" is logged without it, so that it compares between targets, and beside it
+        "weighted_loss".
+        """
+        t = self.module.timesteps.sample(x.shape[0], device=x.device)
+        error, cosine = self.module.terms(x, t, **({} if y is None else {"y": y}))
+        weighting, extras = self.module.weighting, dict[str, Tensor]()
+        loss = self.module.weighed(error, t)
+        weighting.observe(error, t)
+        plain = loss.detach()
+        if type(weighting) is not Weighting or isinstance(self.module.target, SelfConsistent):
+            plain = error.detach().square().mean()
+            extras = {"loss": plain, "weighted_loss": loss.detach()}
+        penalty = self.module.target.penalty()
+        if penalty is not None:
+            loss, extras = loss + penalty, {**extras, "loss": plain, "penalty": penalty.detach()}
         if self.directions is not None:
             along = _mean_square_within(error.detach(), self.directions)
-            extras = {"loss_along": along, "loss_across": loss.detach() - along}
+            extras |= {"loss_along": along, "loss_across": plain - along}
         if cosine is None:
             return loss, extras
-        return loss + self.module.cosine_weight * cosine, {**extras, "loss_cosine": cosine.detach()}
+        loss = loss + self.module.cosine_weight * cosine
+        if "loss" in extras:
+            extras |= {"loss": plain + self.module.cosine_weight * cosine.detach(), "weighted_loss": loss.detach()}
+        return loss, {**extras, "loss_cosine": cosine.detach()}
+
+    def settle(self, add: Callable[[Tensor], Tensor] | None) -> None:
+        """Update the running means of the weighting."""
+        self.module.weighting.settle(add)
 
     def state(self) -> dict[str, float]:
         """The state of the target, such as k."""

@@ -162,7 +162,7 @@ def _of_run(
     If it takes samples of another shape, its network is replaced by a copy of this one.
     """
     folder = Path(part.name)
-    run = load_run(folder, **part.options)
+    run = load_run(folder, **part.options, calibrated=False)
     for name in ("path", "noise_scale"):
         theirs, ours = getattr(run.config, name), getattr(config, name)
         if theirs != ours:
@@ -280,6 +280,9 @@ def _labelled(state: dict[str, Tensor], network: nn.Module, new: bool) -> dict[s
 def _take_target(model: KDiff, before: KDiff, init: float | None) -> float:
     """Give the model's target the k of the weights; returns the factor for their last layer."""
     theirs, ours = before.target, model.target
+    if isinstance(theirs, LearnedK) and isinstance(ours, LearnedK) and init is None and theirs.rate == ours.rate:
+        ours.load_state_dict(theirs.state_dict())  # the same w: k computed and taken back would be rounded
+        return 1.0
     if isinstance(theirs, LearnedK):
         theirs = FixedK(theirs.k)
     if isinstance(ours, LearnedK):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.contents import read_data
-from kdiff.run.folder import check_begun, check_place, nothing_to_resume, prepare_folder
+from kdiff.run.folder import check_begun, check_place, nothing_to_resume, prepare_folder, recipe_of
 from kdiff.run.lock import check_held, locked
 from kdiff.run.metrics import check_tensorboard
 from kdiff.run.processes import join_processes
@@ -69,6 +69,7 @@ def train_run(
     if main and (folder / "config.yaml").exists():
         with locked(folder):
             check_begun(folder, resume)  # an occupied folder is refused before the data are read, which may take long
+    config = replace(config, recipe=recipe_of(config, folder, resume))
     source = None if resume and list_checkpoints(folder / "checkpoints") else config.start_from
     if source is not None:
         find_source(source)
@@ -79,7 +80,8 @@ def train_run(
     if on_sample and main and "latents" in dataset.about:
         autoencoder = dataset.about["latents"]["autoencoder"]
         decoder(autoencoder["source"], autoencoder["identity"])
-    model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, dataset.moments)
+    made = dataset.moments, dataset.samples
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, *made)
     _try_out(model, dataset, config.sampling)
     start = None if source is None else start_from(model, config, *dataset.part("train"), dataset)
     if start and progress and main:
@@ -103,7 +105,7 @@ def train_run(
             if main:
                 write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
             processes.wait_for_everyone()
-        return load_run(folder)
+        return load_run(folder, calibrated=False)
 
 
 def _check_expected(config: TrainConfig, dataset: Dataset) -> None:

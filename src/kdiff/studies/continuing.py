@@ -1,0 +1,80 @@
+"""The runs of a comparison, and whether a comparison continues the one in its folder: the same data, recipe, seeds and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdiff.config.parts import Spec, parse
+from kdiff.config.recipes import EARLIER, RecipeName, chosen_recipe
+from kdiff.config.studies import CompareConfig
+from kdiff.files.atomic import read_json
+from kdiff.targets import fixed_k
+
+BACK = "restore it from a copy, or remove it, and the finished runs are collected again"
+STORED = {
+    "data": (str, {"name": str}),
+    "seed": int,
+    "seeds": int,
+    "targets": [(str, float, {"name": str})],
+    "grid?": int,
+    "recipe?": (str, None),
+}
+
+
+def with_grid(targets: Sequence[Spec], grid: int) -> list[Spec]:
+    """The targets and a grid of fixed k: the fixed ones in order of k, then the others. A k that has a name keeps it.
+
+    The values of the grid are rounded to four digits: 0.3333 and 0.6667.
+    """
+    if not grid:
+        return list(targets)
+    given = [(fixed_k(target), target) for target in targets]
+    known = {k for k, _ in given}
+    points = [round(i / (grid - 1), 4) for i in range(grid)]
+    fixed: list[tuple[float, Spec]] = [(k, target) for k, target in given if k is not None]
+    fixed += [(k, k) for k in points if k not in known]
+    fixed.sort(key=lambda pair: pair[0])
+    return [*(target for _, target in fixed), *(target for k, target in given if k is None)]
+
+
+def check_same(config: CompareConfig, out: Path) -> None:
+    """Refuse to write over the results of another comparison. The same comparison with more targets or seeds may continue.
+
+    Only data, seeds and targets are compared here. The other settings of a run are compared when the run is resumed.
+    """
+    if not (out / "results.json").exists():
+        return
+    stored = read_json(out / "results.json", {"config": STORED}, BACK)["config"]
+    data, now = str(parse(stored["data"])), str(config.data)
+    recipes = (stored.get("recipe", EARLIER), find_recipe(config, out))
+    if recipes[0] != recipes[1]:
+        raise ValueError(
+            f"{out} holds a comparison under the recipe {recipes[0]}, but this one is under {recipes[1]}; choose another folder "
+            f"with --out, or type --recipe {recipes[0]}"
+        )
+    if data != now:
+        raise ValueError(f"{out} holds a comparison on {data}, but this one is on {now}; choose another folder with --out")
+    seeds = sorted(set(seed_range(stored["seed"], stored["seeds"])) - set(seed_range(config.seed, config.seeds)))
+    if seeds:
+        raise ValueError(
+            f"{out} holds a comparison with the seeds {', '.join(map(str, seeds))} too; choose another folder with --out, or "
+            "include these seeds with --seed and --seeds"
+        )
+    there = {str(parse(target)) for target in with_grid(stored["targets"], stored.get("grid", 0))}
+    lost = sorted(there - {str(parse(target)) for target in with_grid(config.targets, config.grid)})
+    if lost:
+        raise ValueError(f"{out} holds a comparison with {', '.join(lost)}; choose another folder with --out, or include them")
+
+
+def find_recipe(config: CompareConfig, out: Path) -> RecipeName:
+    """The recipe of a comparison; if it names none, that of the comparison in the folder, or else the default."""
+    if config.recipe is None and (out / "results.json").exists():
+        found: RecipeName = read_json(out / "results.json", {"config": STORED}, BACK)["config"].get("recipe", EARLIER)
+        return found
+    return chosen_recipe(config.recipe, config.loss_space)
+
+
+def seed_range(first: int, count: int) -> range:
+    """The seeds of a comparison."""
+    return range(first, first + count)
