@@ -50,6 +50,8 @@ def quality_rows(study: Study, cell: str, heldout: bool = False) -> list[dict[st
     Data on a manifold are compared as without `heldout`.
     """
     rows = [row for row in study.rows if row["cell"] == cell]
+    if any(row.get("measure") == "distance" for row in rows):  # of a study that has judged by one number already
+        return [{**row, "measure": QUALITY} for row in rows if row["measure"] == "distance"]
     off = {(r["target"], r["seed"], r["sampler"]): r for r in rows if r["measure"] == "off_manifold"}
     if not off:
         measure = "frechet_heldout" if heldout else "frechet"

@@ -13,7 +13,9 @@ The folder of a claim then holds
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,13 @@ from kdiff.run.build import load_dataset
 from kdiff.run.contents import read_evaluation, read_finished
 from kdiff.run.environment import describe_environment
 from kdiff.run.lock import check_held, locked
-from kdiff.studies.runner import collect, run_jobs
+from kdiff.studies.collecting import collect
+from kdiff.studies.runner import Job, run_jobs
 from kdiff.studies.tables import markdown
 
 CLAIMS = (
     *("linear", "dynamics", "toy", "dimension", "depth", "pixel", "latent"),
-    *("architectures", "ablation", "stagnation", "loss_space"),
+    *("architectures", "ablation", "stagnation", "loss_space", "beyond"),
 )
 
 
@@ -62,23 +65,40 @@ def describe(claim: Claim, full: bool) -> str:
     )
 
 
-def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: str | None = None) -> Outcome:
+def reproduce(
+    claim: Claim, full: bool, out: Path, workers: int = 2, progress: str | None = None, only: Sequence[str] = ()
+) -> Outcome:
     """Do the missing runs, examine all runs, and write verdict, table and picture into the folder `out`.
 
+    With `only`, patterns such as `H4*` or `*/learned/*` for CELL/TARGET/seed_N, only the missing runs that match one of them
+    are done, and all finished runs are examined.
+
     Raises:
-        ValueError: `out` holds runs with other settings.
+        ValueError: `out` holds runs with other settings; a claim cannot be examined before all its runs are finished; no run
+            matches `only`; or no run is finished.
     """
+    if only and not claim.piecewise:
+        raise ValueError(f"{claim.name} cannot be reproduced in pieces; leave --only out")
     if claim.prepare:
         claim.prepare(full)
     jobs = claim.jobs(full, out)
-    # Missing data are found before any run. A classifier is trained once here, not once in every worker.
-    judged = {str(job.config.data) for job in jobs if job.num_samples}
-    for name, config in {str(job.config.data): job.config for job in jobs}.items():
-        dataset = load_dataset(config)
-        if name in judged:
-            Judge(dataset)
+    if not any(_matches(job, only) for job in jobs):
+        cells = ", ".join(dict.fromkeys(job.cell for job in jobs))
+        raise ValueError(
+            f"no run of {claim.name} matches {' or '.join(only)}; expected patterns for CELL/TARGET/seed_N: {cells}"
+        )
     with locked(out):
-        run_jobs(jobs, workers, progress)
+        _run(jobs, only, workers, progress)
+        if claim.follow and (ended := [job for job in jobs if job.finished]):
+            study = Study(ended, collect(ended, out, claim=claim.name, full=full), full)
+            there = {job.folder for job in jobs}
+            further = [job for job in claim.jobs_of(claim.follow(study), out) if job.folder not in there]
+            _run(further, only, workers, progress)
+            jobs += further
+        if claim.piecewise:
+            jobs = [job for job in jobs if job.finished]
+        if not jobs:
+            raise ValueError(f"no run of {claim.name} is finished, so there is nothing to examine; leave --only out")
         rows = collect(jobs, out, claim=claim.name, full=full)
         study = Study(jobs, rows, full)
         outcome = claim.examine(study)
@@ -92,6 +112,23 @@ def reproduce(claim: Claim, full: bool, out: Path, workers: int = 2, progress: s
         write_text(out / "report.md", page(claim, outcome, stamp))
         write_json(out / "verdict.json", stamp)
     return outcome
+
+
+def _matches(job: Job, only: Sequence[str]) -> bool:
+    name = f"{job.cell}/{job.target}/seed_{job.config.seed}"
+    return not only or any(fnmatchcase(name, pattern) for pattern in only)
+
+
+def _run(jobs: Sequence[Job], only: Sequence[str], workers: int, progress: str | None) -> None:
+    """Do the runs that match and are missing, after their data have been found and their classifiers trained."""
+    wanted = [job for job in jobs if _matches(job, only)]
+    # Missing data are found before any run. A classifier is trained once here, not once in every worker.
+    judged = {str(job.config.data) for job in wanted if job.num_samples}
+    for name, config in {str(job.config.data): job.config for job in wanted}.items():
+        dataset = load_dataset(config)
+        if name in judged:
+            Judge(dataset)
+    run_jobs(wanted, workers, progress)
 
 
 def _without_refutation(finding: Finding) -> Finding:
