@@ -69,6 +69,9 @@ class KDiff(Flow):
             vectors over the second axis, channels (LightningDiT: 1). Like the first term, it is smallest for an exact network,
             whatever k is.
         weighting: the weight of the error over time: "none" (the paper's v-loss), "den" or "log" (`kdiff.targets.weighting`).
+
+    The attribute `calibration` is None, or a correction of the velocity that was found for the trained model
+    (`kdiff.training.calibrating`). The loss does not use it.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class KDiff(Flow):
         self.null, self.null_rate, self.loss_space = dict(null or {}), null_rate, loss_space
         self.noise_scale, self.cosine_weight = float(noise_scale), float(cosine_weight)
         self.calibration: Calibration | None
-        self.register_module("calibration", None)  # `kdiff.training.calibrating` finds one for a trained model
+        self.register_module("calibration", None)
         self.weighting = make_weighting(weighting)
 
     def predict(self, z: Tensor, t: Tensor | float, **conditions: Any) -> Tensor:

@@ -17,7 +17,7 @@ from kdiff.config.training import TrainConfig
 from kdiff.studies.runner import make_jobs
 from kdiff.training.trainer import train_run
 
-QUALITIES = [5.0, 1.0, 3.0, 2.0, 8.0, 4.0]
+QUALITIES = [5.0, 0.5, 3.0, 2.0, 8.0, 4.0]
 
 
 def rows(seeds: int = 1, cell: str = "one", **quantities: list[float]) -> list[dict]:
@@ -31,7 +31,7 @@ def rows(seeds: int = 1, cell: str = "one", **quantities: list[float]) -> list[d
 def test_a_monotone_function_of_the_quality_ranks_exactly_and_its_negative_backwards() -> None:
     same, back, flat = rank_table(rows(same=[math.exp(q) for q in QUALITIES], back=[-q for q in QUALITIES], flat=[7.0] * 6))
     assert (same.rho, same.picked, same.regret) == (pytest.approx(1), "0.2", pytest.approx(1))
-    assert (back.rho, back.picked, back.regret) == (pytest.approx(-1), "0.5", pytest.approx(8))
+    assert (back.rho, back.picked, back.regret) == (pytest.approx(-1), "0.5", pytest.approx(16))
     assert same.p == back.p < 0.01
     assert (flat.rho, flat.p) == (0, 1)
     assert (same.targets, same.seeds) == (6, 1)
@@ -58,7 +58,7 @@ def test_seeds_give_a_mean_and_a_spread_and_the_regret_is_each_seeds_own() -> No
     (found,) = rank_table(both)
     assert (found.rho, found.seeds) == (pytest.approx(0), 2)
     assert found.spread == pytest.approx(math.sqrt(2))
-    assert found.regret == pytest.approx(math.sqrt(8))
+    assert found.regret == pytest.approx(4)
 
 
 def test_what_is_missing_or_infinite() -> None:
@@ -89,7 +89,7 @@ def test_tables_name_every_cell_and_the_best_quantity_first() -> None:
     header, _, first, second = ranks_markdown(found).splitlines()
     assert header == "| quantity | one (6 targets, 1 seed) | two (6 targets, 1 seed) | mean ρ | lowest ρ | mean regret |"
     assert first == "| good | 1*, regret 1 | 1*, regret 1 | +1.00 | +1.00 | 1 |"
-    assert second == "| bad | -1*, regret 8 |  | -1.00 | -1.00 | 8 |"
+    assert second == "| bad | -1*, regret 16 |  | -1.00 | -1.00 | 16 |"
     lines = list(csv.DictReader(ranks_csv(found).splitlines()))
     assert [(line["cell"], line["quantity"]) for line in lines] == [("one", "bad"), ("one", "good"), ("two", "good")]
     assert float(lines[1]["rho"]) == pytest.approx(1)
@@ -115,4 +115,43 @@ def test_quantities_are_kept_beside_the_run_and_computed_again_for_other_weights
     kept["stamp"]["step"] = 1
     kept["quantities"] = {}
     (jobs[0].folder / ranks.FILE).write_text(json.dumps(kept))
-    assert measured(jobs[0].folder).items() <= row.items()
+    assert measured(jobs[0].folder) == {name: row[name] for name in row if name not in ranks.KEYS}
+
+
+def test_the_runs_of_an_unfinished_study_are_found_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distances = {"one": [3.0, 1.0, None], "two": [1.0, 2.0]}
+    for cell, values in distances.items():
+        for i, value in enumerate(values):
+            folder = tmp_path / "runs" / cell / f"target_{i}" / "seed_0"
+            folder.mkdir(parents=True)
+            config = {"target": {"name": f"0.{i + 1}", "weighting": "log"}, "seed": 0, "data": "moons"}
+            found = {"k": None, "samplers": {}, "job": {"config": config}, "figures": {"clean": {"distance": value}}}
+            (folder / "evaluation.json").write_text(json.dumps(found))
+    (tmp_path / "runs" / "one" / "target_3" / "seed_0").mkdir(parents=True)  # not judged yet
+    monkeypatch.setattr(ranks, "measured", lambda folder: {"q": float(folder.parts[-2][-1])})
+    found = ranks.folder_rows(tmp_path)
+    assert [(row["cell"], row["target"], row["quality"]) for row in found[:3]] == [
+        ("one", "0.1(weighting='log')", 3.0),
+        ("one", "0.2(weighting='log')", 1.0),
+        ("one", "0.3(weighting='log')", math.inf),
+    ]
+    text = ranks.rank_folder(tmp_path)
+    assert "one (3 targets, 1 seed)" in text
+    assert "one, weighting log (3 targets, 1 seed)" in text
+    assert "two" not in text, "two targets have no order to speak of"
+    (whole, split) = csv.DictReader((tmp_path / "criterion.csv").read_text().splitlines())
+    assert float(whole["rho"]) == pytest.approx(float(split["rho"])) == pytest.approx(0.5)
+    assert [row["cell"] for row in ranks.folder_rows(tmp_path, ["tw"])] == ["two", "two"]
+
+
+@pytest.mark.parametrize(
+    ("data", "figures", "wanted"),
+    [
+        ("sphere(ambient_dim=4)", {"sliced_wasserstein": 0.3, "off_manifold": 0.4}, math.sqrt(3 * 0.09 + 0.16)),
+        ("digits", {"sliced_wasserstein": 0.3, "frechet": 1.0, "frechet_heldout": 2.0}, 2.0),
+        ("table", {"sliced_wasserstein": 0.3}, 0.3),
+    ],
+)
+def test_the_quality_of_a_comparisons_run_is_that_of_its_clean_samples(data: str, figures: dict, wanted: float) -> None:
+    samplers = {"clean": {"figures": {name: {"value": value} for name, value in figures.items()}}}
+    assert ranks._quality({"job": {"config": {"data": data}}, "samplers": samplers}) == pytest.approx(wanted)

@@ -157,9 +157,9 @@ def test_without_a_name_they_do_not_stand_among_the_pictures_of_the_run(runs, er
 def test_values_that_are_infinite_only_in_the_datas_own_units_count(runs, error, tmp_path):
     run = Path(shutil.copytree(runs / "usual", tmp_path / "run"))
     data = json.loads((run / "data.json").read_text())
-    one = torch.ones(torch.tensor(data["normalisation"]["scale"]).shape)
+    far = (3e38 * torch.ones(torch.tensor(data["normalisation"]["scale"]).shape)).tolist()
     loaded = kdiff.load_run(run)
-    loaded.data = {**data, "normalisation": {**data["normalisation"], "kind": "scaling", "scale": (3e38 * one).tolist()}}
+    loaded.data = {**data, "normalisation": {**data["normalisation"], "kind": "scaling", "shift": far, "scale": far}}
     with pytest.raises(NotFinite, match=r"\d+ of 20 samples are not finite numbers \(NaN or infinite\)\. They were written to"):
         sample_to_files(loaded, 20, 0, tmp_path / "far")
 

@@ -234,6 +234,25 @@ class TestKeptHashes:
         make_dataset("a", RAW, identity="x", **RANGE)
         assert list(cache_folder.iterdir()) == []
 
+    def test_hashes_of_large_vectors_are_kept_too(self, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
+        rows = RAW.reshape(len(RAW), -1) / np.float32(255)
+        plain = make_dataset("a", rows, LABELS)
+        monkeypatch.setattr(dataset, "KEPT_BYTES", 0)
+        first = make_dataset("a", rows, LABELS, identity="x")
+        assert len(list(cache_folder.rglob("*.json"))) == 1
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("hashed again")
+
+        monkeypatch.setattr(dataset, "split_and_fingerprint", refuse)
+        again = make_dataset("a", rows, LABELS, identity="x")
+        for found in (first, again):
+            assert torch.equal(found.split, plain.split)
+            assert found.fingerprint == plain.fingerprint
+        for options in ({"identity": "y"}, {"y": None}, {"raw": rows[1:], "y": LABELS[1:]}, {"identity": None}):
+            with pytest.raises(AssertionError, match="hashed again"):
+                make_dataset(**{"name": "a", "raw": rows, "y": LABELS, "identity": "x", **options})
+
     def test_a_damaged_file_is_worked_out_again(self, lazy: None, cache_folder: Path) -> None:
         first = make_dataset("a", RAW, identity="x", **RANGE)
         (file,) = cache_folder.rglob("*.json")

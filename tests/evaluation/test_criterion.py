@@ -115,6 +115,38 @@ def test_a_gain_takes_out_what_gain_left_says(probe: Probe) -> None:
     assert with_factors["v_error"] * (1 - with_factors["gain_left"]) == pytest.approx(exact["v_error"], rel=1e-5)
 
 
+class Shifted(nn.Module):
+    """A denoiser of data that are shifted by m: the data prediction of another denoiser (k = 1) at z − α m, plus m."""
+
+    def __init__(self, denoiser: nn.Module, mean: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.mean = denoiser, mean
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.mean + self.denoiser(z - t[:, None] * self.mean, t)
+
+
+def test_the_mean_of_the_data_changes_nothing(probe: Probe) -> None:
+    before = model(torch.tensor([0.9, 1.2, 1.5]).double(), 1.0)
+    wanted, mean = probe.errors(before), torch.tensor([3.0, -1.0, 2.0]).double()
+    moved = Probe(probe.x + mean, None, Spectrum(mean, probe.spectrum.directions, probe.spectrum.variances))
+    assert moved.errors(KDiff(Shifted(before.network, mean), 1.0).double().eval()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_noise_has_the_scale_of_the_model(probe: Probe) -> None:
+    """Twice the data in twice the noise give a linear network twice the error."""
+
+    class Halving(nn.Module):
+        def forward(self, z: Tensor, t: Tensor) -> Tensor:
+            return z / 2
+
+    single = probe.errors(KDiff(Halving(), 0.8).eval())
+    probe.x = 2 * probe.x
+    double = probe.errors(KDiff(Halving(), 0.8, noise_scale=2.0).eval())
+    assert double["v_error"] == pytest.approx(4 * single["v_error"])
+    assert double["noise_left"] == pytest.approx(single["noise_left"])
+
+
 def test_directions_that_training_rows_lack_are_one_band_and_weak(probe: Probe) -> None:
     """Two directions of three are known; the third is what is left. All sums over weak directions stay the same."""
     factors = torch.tensor([1.1, 0.8, 1.5]).double()

@@ -31,7 +31,8 @@ from kdiff.report.drawing import (
 from kdiff.report.run_pictures import describe_run, draw_run, sample_to_files
 from kdiff.report.strip_picture import draw_strip
 from kdiff.run.run import load_run
-from kdiff.studies.runner import Job, collect, execute, make_jobs
+from kdiff.studies.collecting import collect
+from kdiff.studies.runner import Job, execute, make_jobs
 from kdiff.targets import Axis
 from kdiff.training.trainer import train_run
 

@@ -128,6 +128,9 @@ def test_both_answers_get_a_gradient_from_the_disagreement() -> None:
     first, second = found.network.off.grad
     assert first > 0.01
     assert second == pytest.approx(-first)
+    with_it, without = (model(1.0, 0.5, off=(0.4, 0.1), consistency=w) for w in (0.6, 0.0))
+    gradients = [torch.autograd.grad(m.weighed(m.terms(x, t, n)[0], t), m.network.off)[0] for m in (with_it, without)]
+    assert gradients[0] - gradients[1] == pytest.approx(0.3 * found.network.off.grad)
 
 
 def test_samples_come_from_the_first_answer_and_then_from_the_second() -> None:
@@ -196,7 +199,7 @@ CONFIG = {
 }
 
 
-def test_a_run_resumes_to_the_byte_and_is_read_back_and_judged(tmp_path: Path) -> None:
+def test_a_run_resumes_to_the_byte_and_is_read_back(tmp_path: Path) -> None:
     whole = train_run(TrainConfig(**CONFIG, steps=6), tmp_path / "whole")
     train_run(TrainConfig(**CONFIG, steps=4), tmp_path / "parts")
     resumed = train_run(TrainConfig(**CONFIG, steps=6), tmp_path / "parts", resume=True)

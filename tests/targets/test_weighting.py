@@ -183,3 +183,12 @@ def test_without_weighting_the_loss_is_as_before(batch) -> None:
 def test_refusals(options) -> None:
     with pytest.raises(ValueError, match=r"weighting is '(snr'; expected none, den, log|log', which weighs the errors)"):
         KDiff(nn.Identity(), **options)
+
+
+def test_a_batch_of_two_answers_for_each_time_counts_both_at_that_time() -> None:
+    weighting, t = LogWeighting(), torch.tensor([0.1, 0.9])
+    weighting.observe(torch.tensor([[1.0], [2.0], [3.0], [4.0]]), t)
+    weighting.settle()
+    early, late = (t * 25).long().tolist()
+    assert weighting.visits[[early, late]].tolist() == [2, 2]
+    assert weighting.mean_square[[early, late]].tolist() == pytest.approx([5.0, 10.0])

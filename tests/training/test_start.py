@@ -415,7 +415,7 @@ def test_the_page_of_a_run_says_where_k_began(runs, tmp_path):
     text = write_page(run.folder).read_text(encoding="utf-8")
     began = json.loads((run.folder / "start.json").read_text())["k"]
     assert began == pytest.approx(first.model.target.k, abs=1e-6) != 0.5
-    assert f"it began at {began:.3g}" in text
+    assert f"it began at {began:.4g}" in text
     assert f"starting from {first.folder}" in text
 
 

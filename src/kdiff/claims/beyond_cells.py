@@ -40,11 +40,12 @@ WEIGHTINGS = ("none", "den", "log")
 FULL_GRID = tuple(i / 10 for i in range(11))  # on development cells
 FROZEN_GRID = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # on held-out cells
 RECIPE = "learned"  # the default recipe of kdiff, which every cell names: weighting log, k from 0.9
-PLAIN = "learned(init=0.5, rate=10, weighting=none)"  # the default before there were recipes
+PLAIN = "learned(init=0.5, rate=10, weighting='none')"  # the default before there were recipes
 PAPER = "paper"  # the paper's learned k at its own pace, without weights
 RECIPES = (RECIPE, PLAIN, PAPER)
-NOISE = "noise(weighting=none)"  # velocity and data prediction are k = 0.5 and 1 under no weight
-OF_TIME = "two_ended(weighting=log)"  # k falls with t: data prediction early, velocity prediction late
+NOISE = "noise(weighting='none')"  # velocity and data prediction are k = 0.5 and 1 under no weight
+OF_TIME = "two_ended(weighting='log')"  # k falls with t: data prediction early, velocity prediction late
+SELF_CONSISTENT = "self_consistent(weighting='den')"  # two targets of one network; a step costs twice as much
 
 
 def fixed(k: float, weighting: str) -> str:
@@ -58,7 +59,7 @@ def off_line(basis: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """A cell: what is trained, its part of the study, its measure, and the seconds that one run takes on one core.
 
     `seconds` are those of training and of judging, measured on one x86-64 core while other work ran on its neighbour.
@@ -78,7 +79,7 @@ class Cell:
 
 def _cell(
     part: Part, kind: Kind, measure: Measure, data: Any, network: str, steps: int, batch: int, seconds: tuple[float, float]
-) -> Cell:
+) -> StudyCell:
     config = TrainConfig(
         data=data,
         network=network,
@@ -89,7 +90,7 @@ def _cell(
         log_every=steps // 40,
         split_loss=False,
     )
-    return Cell(config, part, kind, measure, seconds)
+    return StudyCell(config, part, kind, measure, seconds)
 
 
 def _unlabelled(of: str) -> dict[str, str]:
@@ -121,33 +122,33 @@ SPIRAL, MOONS = _unlabelled("spiral(ambient_dim=256)"), _unlabelled("moons(ambie
 PHOTOS = "photo_patches(size=8, colour=True)"
 TABLE, TOKENS = "kdiff.claims.beyond_data.table(of=breast_cancer)", "kdiff.claims.beyond_data.tokens"
 
-CELLS: dict[str, Cell] = {
+CELLS: dict[str, StudyCell] = {
     "D1 spiral (S), MLP": _cell("development", "toy", "manifold", SPIRAL, SMALL_MLP, 3000, 256, (22, 1)),
     "D2 bent sheet, MLP": _cell("development", "toy", "manifold", SHEET, SMALL_MLP, 3000, 128, (13, 1)),
     "D3 ring, MLP": _cell("development", "toy", "manifold", RING, SMALL_MLP, 3000, 128, (14, 1)),
     "D4 digits, MLP": _cell("development", "image", "frechet", "digits", MLP, 4000, 128, (29, 1)),
     "D5 digits, DiT": _cell("development", "image", "frechet", "digits", _dit(4, 3), 2000, 64, (42, 3)),
-    "D6 Fashion (F), JiT": _cell("development", "image", "frechet", GREY, SMALL_JIT.format(patch=7), 2000, 64, (170, 16)),
-    "D7 glyphs (G), JiT": _cell("development", "image", "frechet", COLOUR, SMALL_JIT.format(patch=8), 1000, 64, (88, 18)),
-    "D8 Fashion latents, U-ViT": _cell("development", "latent", "frechet", _latents(GREY), _uvit(7, 64), 2000, 64, (34, 4)),
-    "D9 VA-VAE tokens, MLP": _cell("development", "latent", "sliced", TOKENS, MLP, 4000, 128, (27, 1)),
+    "D6 Fashion (F), JiT": _cell("development", "image", "frechet", GREY, SMALL_JIT.format(patch=7), 2000, 64, (110, 17)),
+    "D7 glyphs (G), JiT": _cell("development", "image", "frechet", COLOUR, SMALL_JIT.format(patch=8), 1000, 64, (100, 21)),
+    "D8 Fashion latents, U-ViT": _cell("development", "latent", "frechet", _latents(GREY), _uvit(7, 64), 2000, 64, (44, 4)),
+    "D9 VA-VAE tokens, MLP": _cell("development", "latent", "sliced", TOKENS, MLP, 4000, 128, (29, 1)),
     "H1 bent sphere, MLP": _cell("held-out", "toy", "manifold", SPHERE, SMALL_MLP, 3000, 128, (14, 1)),
     "H2 noisy moons, MLP": _cell("held-out", "toy", "manifold", MOONS, SMALL_MLP, 3000, 128, (22, 1)),
-    "H3 digits, DiT": _cell("held-out", "image", "frechet", "digits", _dit(2, 2), 1500, 32, (28, 5)),
-    "H4 Fashion, JiT, short": _cell("held-out", "image", "frechet", GREY, _jit(7, 16), 1000, 32, (21, 8)),
-    "H5 Fashion, U-ViT, long": _cell("held-out", "image", "frechet", GREY, _uvit(7, 48), 4000, 32, (79, 8)),
-    "H6 glyphs 64, JiT": _cell("held-out", "image", "frechet", LARGE, _jit(16, 64), 1000, 32, (41, 15)),
-    "H7 photo patches, JiT": _cell("held-out", "image", "sliced", PHOTOS, _jit(4, 16), 1500, 32, (29, 4)),
-    "H8 glyph latents, DiT": _cell("held-out", "latent", "frechet", _latents(COLOUR), _dit(4, 2), 1500, 32, (28, 6)),
-    "H9 table, MLP": _cell("held-out", "table", "sliced", TABLE, SMALL_MLP, 2000, 128, (10, 1)),
-    "P1 H3, four times as long": _cell("persistence", "image", "frechet", "digits", _dit(2, 2), 6000, 32, (108, 5)),
-    "P2 H3, twice as wide": _cell("persistence", "image", "frechet", "digits", _dit(2, 2, 128), 1500, 32, (60, 10)),
+    "H3 digits, DiT": _cell("held-out", "image", "frechet", "digits", _dit(2, 2), 1500, 32, (25, 4)),
+    "H4 Fashion, JiT, short": _cell("held-out", "image", "frechet", GREY, _jit(7, 16), 1000, 32, (25, 10)),
+    "H5 Fashion, U-ViT, long": _cell("held-out", "image", "frechet", GREY, _uvit(7, 48), 4000, 32, (105, 7)),
+    "H6 glyphs 64, JiT": _cell("held-out", "image", "frechet", LARGE, _jit(16, 64), 1000, 32, (43, 15)),
+    "H7 photo patches, JiT": _cell("held-out", "image", "sliced", PHOTOS, _jit(4, 16), 1500, 32, (30, 4)),
+    "H8 glyph latents, DiT": _cell("held-out", "latent", "frechet", _latents(COLOUR), _dit(4, 2), 1500, 32, (29, 6)),
+    "H9 table, MLP": _cell("held-out", "table", "sliced", TABLE, SMALL_MLP, 2000, 128, (11, 1)),
+    "P1 H3, four times as long": _cell("persistence", "image", "frechet", "digits", _dit(2, 2), 6000, 32, (106, 5)),
+    "P2 H3, twice as wide": _cell("persistence", "image", "frechet", "digits", _dit(2, 2, 128), 1500, 32, (54, 8)),
     "P3 H4, four times as long": _cell("persistence", "image", "frechet", GREY, _jit(7, 16), 4000, 32, (72, 8)),
-    "P4 H4, twice as wide": _cell("persistence", "image", "frechet", GREY, _jit(7, 16, 128), 1000, 32, (50, 16)),
+    "P4 H4, twice as wide": _cell("persistence", "image", "frechet", GREY, _jit(7, 16, 128), 1000, 32, (63, 14)),
 }
 
 
-def cells(part: Part) -> dict[str, Cell]:
+def cells(part: Part) -> dict[str, StudyCell]:
     """The cells of a part. The cell of VA-VAE tokens is among them only if their file is found."""
     there = find_tokens() is not None
     return {name: cell for name, cell in CELLS.items() if cell.part == part and (there or str(cell.config.data) != TOKENS)}

@@ -19,6 +19,7 @@ import numpy as np
 from kdiff.config.autoencoding import AutoencoderConfig
 from kdiff.config.parts import parse
 from kdiff.data import Dataset, load, load_array, load_latents, make_dataset
+from kdiff.data.latents import is_latent_folder, read_manifest
 from kdiff.files.cache import cache_folder
 from kdiff.training.own_latents import make_latents
 
@@ -73,9 +74,11 @@ def own_latents_of(of: str, channels: Sequence[int] = (16, 32, 64), steps: int =
 
     Autoencoder and latents are kept in the cache folder, under their settings.
     """
-    folder = latent_folder(of, channels, steps)
-    make_latents(AutoencoderConfig(data=parse(of), channels=list(channels), steps=steps), *folder, parse(of).name)
-    return load_latents(folder[1])
+    autoencoder, latents = latent_folder(of, channels, steps)
+    if not is_latent_folder(latents) or read_manifest(latents)["statistics"] is None:
+        config = AutoencoderConfig(data=parse(of), channels=list(channels), steps=steps)
+        make_latents(config, autoencoder, latents, parse(of).name)
+    return load_latents(latents)
 
 
 def latent_folder(of: str, channels: Sequence[int], steps: int) -> tuple[Path, Path]:

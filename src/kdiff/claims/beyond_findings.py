@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
-from kdiff.claims.beyond_analysis import Ratio, Settings, by_seed, chosen, of_kind, ratio, ratios, shown, targets_of
+from kdiff.claims.beyond_analysis import Settings, by_seed, chosen, of_kind, ratio, ratios, shown, targets_of
 from kdiff.claims.beyond_cells import CELLS, CHOOSING, DEVELOPING, OF_TIME, PAPER, PLAIN, RECIPE, WEIGHTINGS
 from kdiff.claims.claim import Finding, Study, decided
 from kdiff.studies.paired import best_of
@@ -28,21 +27,12 @@ def developed(study: Study) -> list[str]:
     return [cell for cell in study.cells if CELLS[cell].part == "development"]
 
 
-def _over(study: Study, cells: Sequence[str], seeds: Sequence[int], of: Callable[[str], list[float]]) -> Ratio:
-    """The ratios of every cell; only a cell with all these seeds is there."""
-    return ratio({cell: of(cell) for cell in cells}, len(seeds))
-
-
 def near_the_best(study: Study, settings: Settings) -> tuple[Finding, dict[str, str | None]]:
     """The default recipe against the best of the grid, which other seeds have chosen; and that best by cell."""
     cells = held_out(study)
     best = {cell: chosen(study, cell, settings.targets, settings.choosing) for cell in cells}
-    found = _over(
-        study,
-        cells,
-        settings.judging,
-        lambda cell: ratios(study, cell, RECIPE, best[cell] or "", settings.judging),
-    )
+    seeds = settings.judging
+    found = ratio({cell: ratios(study, cell, RECIPE, best[cell] or "", seeds) for cell in cells}, len(seeds))
     statement = (
         "held-out cells: one run of the default recipe is as close to the data as the best of a grid of "
         f"{len(settings.targets)} runs: at most {NEAR} times in geometric mean, upper limit at most {NEAR_HIGH}, no cell worse "
@@ -61,8 +51,8 @@ def near_the_best(study: Study, settings: Settings) -> tuple[Finding, dict[str, 
 
 def against(study: Study, settings: Settings, theirs: str, name: str, kind: str, limit: float, decides: bool = True) -> Finding:
     """The default recipe against another learned k, in geometric mean over the held-out cells of a kind."""
-    cells = of_kind(held_out(study), kind)
-    found = _over(study, cells, settings.judging, lambda cell: ratios(study, cell, RECIPE, theirs, settings.judging))
+    cells, seeds = of_kind(held_out(study), kind), settings.judging
+    found = ratio({cell: ratios(study, cell, RECIPE, theirs, seeds) for cell in cells}, len(seeds))
     statement = f"held-out {kind} cells: the recipe's distance is at most {limit} times that of {name}, in geometric mean"
     if not found.each:
         return Finding(statement, "inconclusive", str(found), decides)
@@ -77,9 +67,12 @@ def calibrated(study: Study, settings: Settings) -> list[Finding]:
 
     def of(cell: str, always: bool) -> list[float]:
         adopted = by_seed(study, cell, RECIPE, "calibrated", "adopted")
-        seeds = [*settings.judging] if CELLS[cell].part == "held-out" else sorted(adopted)
-        logs = dict(zip(seeds, ratios(study, cell, RECIPE, RECIPE, seeds, ("calibrated", "clean"))))
-        return [value if always or adopted[seed] else 0.0 for seed, value in logs.items()]
+        judges = CELLS[cell].part == "held-out"
+        seeds = [seed for seed in adopted if seed in settings.judging or not judges]
+        if judges and len(seeds) < len(settings.judging):
+            return []
+        logs = ratios(study, cell, RECIPE, RECIPE, seeds, ("calibrated", "clean"))
+        return [value if always or adopted[seed] else 0.0 for seed, value in zip(seeds, logs, strict=True)]
 
     findings = []
     for always in (False, True):
@@ -106,10 +99,10 @@ def off_the_line(study: Study, settings: Settings) -> tuple[Finding, dict[str, t
     each, pairs = dict[str, list[float]](), dict[str, tuple[str | None, str | None]]()
     for cell in held_out(study):
         off = [target for target in targets_of(study, cell) if target.startswith(("asymflow", "spectral", "wiener"))]
-        pair = chosen(study, cell, off, settings.choosing), chosen(study, cell, settings.under("log"), settings.choosing)
-        pairs[cell] = pair
-        both = ("calibrated", "calibrated")
-        each[cell] = ratios(study, cell, *pair, settings.judging, both) if pair[0] and pair[1] else []
+        ours = chosen(study, cell, off, settings.choosing)
+        theirs = chosen(study, cell, settings.under("log"), settings.choosing)
+        pairs[cell], both = (ours, theirs), ("calibrated", "calibrated")
+        each[cell] = ratios(study, cell, ours, theirs, settings.judging, both) if ours and theirs else []
     found = ratio(each, len(settings.judging))
     statement = f"a target off the line is at most {OFF_CLOSER} times as far as the best scalar k on half of the held-out cells"
     if not found.each:
@@ -124,13 +117,9 @@ def off_the_line(study: Study, settings: Settings) -> tuple[Finding, dict[str, t
 
 def of_time(study: Study, settings: Settings) -> Finding:
     """k(t), data prediction early and velocity prediction late, against the constant k of the recipe (question 1)."""
-    best = {cell: chosen(study, cell, settings.under("log"), settings.choosing) for cell in held_out(study)}
-    found = _over(
-        study,
-        held_out(study),
-        settings.choosing,
-        lambda cell: ratios(study, cell, OF_TIME, best[cell] or "", settings.choosing),
-    )
+    seeds = settings.choosing
+    best = {cell: chosen(study, cell, settings.under("log"), seeds) for cell in held_out(study)}
+    found = ratio({cell: ratios(study, cell, OF_TIME, name or "", seeds) for cell, name in best.items()}, len(seeds))
     statement = "question 1: a k(t) with two learned ends is closer to the data than the best constant k under the same weight"
     if not found.each:
         return Finding(statement, "inconclusive", str(found), decides=False)
@@ -191,7 +180,7 @@ def persists(study: Study) -> Finding:
     """The recipe against the paper's and the default before, with four times the training and twice the width."""
     cells = [cell for cell in study.cells if CELLS[cell].part == "persistence"]
     found = {
-        name: _over(study, cells, CHOOSING, lambda cell, t=target: ratios(study, cell, RECIPE, t, CHOOSING))
+        name: ratio({cell: ratios(study, cell, RECIPE, target, CHOOSING) for cell in cells}, len(CHOOSING))
         for name, target in (("the paper's", PAPER), ("the default before", PLAIN))
     }
     evidence = "; ".join(f"recipe divided by {name}: {each}" for name, each in found.items())
@@ -199,6 +188,6 @@ def persists(study: Study) -> Finding:
     deciding = found["the paper's"]
     if not deciding.each:
         return Finding(statement, "inconclusive", evidence)
-    each = deciding.intervals[1].values()
-    fine = all(one.high < 0 for one in each) and not deciding.missing
-    return Finding(statement, decided(fine, any(one.low > 0 for one in each)), evidence)
+    overall, each = deciding.intervals
+    fine = overall.high < 0 and all(one.mean < 0 for one in each.values()) and not deciding.missing
+    return Finding(statement, decided(fine, any(one.low > 0 for one in each.values())), evidence)

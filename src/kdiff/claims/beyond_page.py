@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdiff.claims.beyond_analysis import Settings, by_seed, mean, ratios, shown, targets_of
-from kdiff.claims.beyond_cells import CELLS, FULL_GRID, PAPER, PLAIN, RECIPE, WEIGHTINGS, fixed
+from kdiff.claims.beyond_analysis import Settings, by_seed, chosen, mean, ratios, shown, targets_of
+from kdiff.claims.beyond_cells import CELLS, FROZEN_GRID, FULL_GRID, PAPER, PLAIN, RECIPE, WEIGHTINGS, fixed
 from kdiff.claims.beyond_judging import AVERAGES, CONTROLS
 from kdiff.claims.claim import Outcome, Study
 from kdiff.claims.evidence import precise
 from kdiff.claims.panels import tidy
+from kdiff.report.curve import logarithmic
 from kdiff.report.drawing import INK, new_figure, save_figure
 from kdiff.studies.paired import interval
 from kdiff.studies.tables import deviation, markdown, with_spread
 
+MATTERS = 1.2  # a choice matters if it makes the distance larger by more than this factor
 COLOURS = {"none": "#8c8c8c", "den": "#dd8452", "log": "#4c72b0"}
 NAMES = {RECIPE: "recipe", PLAIN: "the default before", PAPER: "the paper's"}
 MARKS = {RECIPE: ("*", "#c44e52", 11), PLAIN: ("o", INK, 5), PAPER: ("x", INK, 5)}
@@ -28,6 +30,27 @@ NOTES = [
 ]
 
 
+def advice(study: Study, settings: Settings) -> list[str]:
+    """What to pick, cell by cell: how much the choice matters over the whole grid, and under the log weight near its best k."""
+    little, much = list[str](), list[str]()
+    for cell in study.cells:
+        if chosen(study, cell, settings.targets, settings.choosing) is None:
+            continue
+        values = {target: mean(by_seed(study, cell, target)[s] for s in settings.choosing) for target in settings.targets}
+        near = [values[fixed(k, "log")] for k in settings.grid if 0.7 <= k < 1]
+        text = f"{cell} (whole grid {max(values.values()) / min(values.values()):.3g}, log weight {max(near) / min(near):.3g})"
+        (little if max(near) < MATTERS * min(values.values()) else much).append(text)
+    notes = []
+    if little:
+        notes.append(
+            f"The log weight with any k of the grid from 0.7 to 0.95 is within {MATTERS} times the best of the grid, so that k "
+            f"does not matter, in: {', '.join(little)}. In brackets: the largest distance over the smallest."
+        )
+    if much:
+        notes.append(f"It matters more than that which k is taken, or which weight, in: {', '.join(much)}.")
+    return notes
+
+
 def spread(values: Sequence[float]) -> str:
     """The mean ± standard deviation; empty without values."""
     return with_spread(statistics.mean(values), deviation(list(values))) if values else ""
@@ -36,7 +59,8 @@ def spread(values: Sequence[float]) -> str:
 def table(study: Study, settings: Settings, best: Mapping[str, str | None]) -> str:
     """All tables."""
     parts = ["Held-out cells: distances of the judging seeds", held_out_table(study, settings, best)]
-    parts += ["Every target: distances, k and copying", targets_table(study)]
+    parts += ["Fixed k: distances by weight (the closest of a line in bold), and the least copying ratio", grid_table(study)]
+    parts += ["All other targets", targets_table(study)]
     if controls := controls_table(study):
         parts += ["Controls on development cells: distance divided by that of the clean samples", controls]
     return "\n\n".join([*parts, "The cells, and what a run of each costs", costs_table(study)])
@@ -64,14 +88,35 @@ def floor_of(study: Study, cell: str) -> float:
     return next((row["heldout"] for row in study.rows if row["cell"] == cell and row.get("heldout") is not None), math.nan)
 
 
+def grid_table(study: Study) -> str:
+    """A line for each cell and weight, a column for each k."""
+    ks, lines = sorted({*FULL_GRID, *FROZEN_GRID}), []
+    for cell in study.cells:
+        for weighting in WEIGHTINGS:
+            found = {k: by_seed(study, cell, fixed(k, weighting)) for k in ks}
+            means = {k: mean(values.values()) for k, values in found.items() if values}
+            if not means:
+                continue
+            texts = {k: f"{value:.3g}" for k, value in means.items()}
+            nearest = min(means, key=lambda k: means[k])
+            texts[nearest] = f"**{texts[nearest]}**"
+            copied = [v for k in ks for v in by_seed(study, cell, fixed(k, weighting), measure="copying").values()]
+            seeds = str(max(map(len, found.values())))
+            least = min((value for value in copied if not math.isnan(value)), default=math.nan)
+            lines.append([cell, weighting, seeds, *(texts.get(k, "") for k in ks), f"{least:.3g}"])
+    return markdown(["cell", "weight", "seeds", *(f"k = {k:g}" for k in ks), "copying, least"], lines)
+
+
 def targets_table(study: Study) -> str:
-    """A line for each cell and target."""
-    lines = []
+    """A line for each cell and target that is no fixed k of the grid, and for those whose samples were calibrated too."""
+    lines, grid = [], {fixed(k, weighting) for k in (*FULL_GRID, *FROZEN_GRID) for weighting in WEIGHTINGS}
     for cell in study.cells:
         for target in targets_of(study, cell):
             values = by_seed(study, cell, target)
-            ks = [row["k"] for row in study.runs(cell=cell, target=target) if row["k"] is not None]
             after = by_seed(study, cell, target, "calibrated")
+            if target in grid and not after:
+                continue
+            ks = [row["k"] for row in study.runs(cell=cell, target=target) if row["k"] is not None]
             adopted = by_seed(study, cell, target, "calibrated", "adopted")
             line = [cell, target, f"{len(values)}", spread([*values.values()]), precise(ks, 3) if ks else ""]
             copied = [value for value in by_seed(study, cell, target, measure="copying").values() if not math.isnan(value)]
@@ -115,8 +160,8 @@ def costs_table(study: Study) -> str:
 def draw(study: Study, outcome: Outcome, path: Path) -> None:
     """For each cell the distance over k under each weight, and the recipe, the default before and the paper's at their k."""
     there = [cell for cell in study.cells if CELLS[cell].part != "persistence" and study.runs(cell=cell)]
-    columns = min(3, len(there))
-    rows = math.ceil(len(there) / columns)
+    columns = min(3, max(1, len(there)))
+    rows = max(1, math.ceil(len(there) / columns))
     figure = new_figure(3.6 * columns, 2.5 * rows + 0.4)
     for i, cell in enumerate(there):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -136,7 +181,7 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
 
 def _draw_cell(axes: Any, study: Study, cell: str) -> None:
     for weighting in WEIGHTINGS:
-        found = {k: by_seed(study, cell, fixed(k, weighting)) for k in sorted({*FULL_GRID, 0.95})}
+        found = {k: by_seed(study, cell, fixed(k, weighting)) for k in sorted({*FULL_GRID, *FROZEN_GRID})}
         found = {k: values for k, values in found.items() if values}
         if not found:
             continue
@@ -147,11 +192,9 @@ def _draw_cell(axes: Any, study: Study, cell: str) -> None:
     for target, (mark, colour, size) in MARKS.items():
         values, runs = by_seed(study, cell, target), study.runs(cell=cell, target=target)
         ks = {row["seed"]: row["k"] for row in runs}
-        label = NAMES[target]
-        for seed, value in values.items():
-            axes.plot([ks[seed]], [value], mark, color=colour, markersize=size, alpha=0.7, mfc="none", label=label)
-            label = None
-    axes.set_yscale("log")
+        at = [ks[seed] for seed in values]
+        axes.plot(at, [*values.values()], mark, color=colour, markersize=size, alpha=0.7, mfc="none", label=NAMES[target])
+    logarithmic(axes)
     axes.set_xlim(-0.03, 1.03)
     axes.tick_params(which="both", labelsize=7)
     tidy(axes, f"{cell}: {LABELS[CELLS[cell].measure]}", size=7.5)

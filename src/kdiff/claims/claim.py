@@ -37,7 +37,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """The finished runs of a claim."""
+    """The runs of a claim, and rows of those that are finished: of all, unless the claim is examined in pieces."""
 
     jobs: list[Job]
     rows: list[dict[str, Any]]

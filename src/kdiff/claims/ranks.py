@@ -26,12 +26,14 @@ import numpy as np
 from scipy.stats import rankdata
 
 from kdiff.claims.claim import Study
-from kdiff.claims.quality import quality_rows
+from kdiff.claims.quality import plane_dim, quality_rows
+from kdiff.config.parts import parse
 from kdiff.config.recipes import without_weighting
 from kdiff.config.training import TrainConfig
 from kdiff.evaluation.criterion import Probe
-from kdiff.files.atomic import read_json, write_json
+from kdiff.files.atomic import read_json, write_json, write_text
 from kdiff.run.build import load_dataset
+from kdiff.run.contents import read_evaluation
 from kdiff.run.run import load_run
 from kdiff.studies.tables import counted_seeds, deviation, markdown, with_spread
 
@@ -39,6 +41,7 @@ FILE = "criterion.json"
 VERSION = 1  # of the quantities; another one is computed again
 PERMUTATIONS = 1999
 SIGNIFICANT = 0.05
+LEAST = 3  # targets of a cell
 KEYS = ("cell", "target", "seed", "quality")  # of a row; all other numbers of it are quantities
 KEPT = {"stamp": {...: object}, "quantities": {...: (float, None)}, "seconds": float}
 
@@ -63,8 +66,8 @@ def measured(folder: Path) -> dict[str, float]:
         if found["stamp"] == stamp:
             # JSON has no infinity, which stands for samples or errors that are not finite.
             return {name: math.inf if value is None else value for name, value in found["quantities"].items()}
-    started = time.perf_counter()
-    quantities = probe_of(str(run.config.data)).measure(run.model, run.class_counts)
+    probe, started = probe_of(str(run.config.data)), time.perf_counter()
+    quantities = probe.measure(run.model, run.class_counts)
     run.place.check()
     write_json(path, {"stamp": stamp, "quantities": quantities, "seconds": time.perf_counter() - started})
     return quantities
@@ -84,6 +87,61 @@ def criterion_rows(study: Study, cells: Iterable[str], heldout: bool = True) -> 
                 named = dict(zip(KEYS, (cell, found["target"], found["seed"], quality)))
                 rows.append({**named, **measured(folder)})
     return rows
+
+
+def folder_rows(out: Path, cells: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The same rows from the finished runs in the folder of a study, whether the study is finished or not.
+
+    A cell has the name of its folder. If `cells` is given, only cells whose name begins with one of these count.
+    """
+    rows = []
+    for path in sorted(out.glob("runs/*/*/seed_*/evaluation.json")):
+        cell = path.parts[-4]
+        if cells and not cell.startswith(tuple(cells)):
+            continue
+        found = read_evaluation(path)
+        config = found["job"]["config"]
+        named = dict(zip(KEYS, (cell, str(parse(config["target"])), config["seed"], _quality(found))))
+        rows.append({**named, **measured(path.parent)})
+    return rows
+
+
+def _quality(evaluation: Mapping[str, Any]) -> float:
+    """The distance of the clean samples of one run; infinite if they were not finite."""
+    if "figures" in evaluation:  # of a study that judges by one number
+        value = evaluation["figures"]["clean"]["distance"]
+        return math.inf if value is None else value
+    figures = {name: figure["value"] for name, figure in evaluation["samplers"]["clean"]["figures"].items()}
+    if "off_manifold" in figures:
+        p = plane_dim(str(parse(evaluation["job"]["config"]["data"])))
+        return math.sqrt(p * figures["sliced_wasserstein"] ** 2 + figures["off_manifold"] ** 2)
+    return figures.get("frechet_heldout", figures["sliced_wasserstein"])
+
+
+def rank_folder(out: str | Path, cells: Iterable[str] = ()) -> str:
+    """Write OUT/criterion.csv and OUT/criterion.md for the finished runs of a study, and return the table as Markdown.
+
+    Quantities that a run folder keeps are not computed again, so this can be called while the study goes on.
+
+        python -c "from kdiff.claims.ranks import rank_folder; print(rank_folder('runs/beyond'))"
+    """
+    out = Path(out)
+    rows = folder_rows(out, cells)
+    ranks = rank_table(_several(rows))
+    split = rank_table(_several(within_weightings(rows)))
+    text = f"All targets of a cell:\n\n{ranks_markdown(ranks)}\n"
+    if split:
+        text += f"\nThe targets of one weighting:\n\n{ranks_markdown(split)}\n"
+    write_text(out / "criterion.csv", ranks_csv([*ranks, *split]))
+    write_text(out / "criterion.md", text)
+    return text
+
+
+def _several(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the first seed of each cell, of cells with at least three targets."""
+    first = {cell: min(row["seed"] for row in rows if row["cell"] == cell) for cell in {row["cell"] for row in rows}}
+    chosen = [row for row in rows if row["seed"] == first[row["cell"]]]
+    return [row for row in chosen if sum(row["cell"] == other["cell"] for other in chosen) >= LEAST]
 
 
 def within_weightings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -131,7 +189,7 @@ def rank_table(rows: Sequence[Mapping[str, Any]]) -> list[Rank]:
         of_run = {(row["target"], row["seed"]): row for row in rows if row["cell"] == cell}
         seeds = sorted({seed for _, seed in of_run})
         targets = [t for t in dict.fromkeys(t for t, _ in of_run) if all((t, seed) in of_run for seed in seeds)]
-        if len(targets) < 3:
+        if len(targets) < LEAST:
             raise ValueError(f"{cell} has the runs {sorted(of_run)}; expected at least three targets with all seeds")
         grid = [[of_run[target, seed] for target in targets] for seed in seeds]
         names = [name for name in grid[0][0] if name not in KEYS and all(name in row for line in grid for row in line)]

@@ -35,6 +35,7 @@ CLAIMS = (
     *("linear", "dynamics", "toy", "dimension", "depth", "pixel", "latent"),
     *("architectures", "ablation", "stagnation", "loss_space", "beyond"),
 )
+FILES = {"beyond": "beyond_study"}  # of claims whose name is that of another file
 
 
 def find_claim(name: str) -> Claim:
@@ -47,7 +48,7 @@ def find_claim(name: str) -> Claim:
         close = difflib.get_close_matches(name, CLAIMS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"no claim is called {name!r}{hint} Known: {', '.join(CLAIMS)}, or all")
-    claim: Claim = import_module(f"kdiff.claims.{name}").CLAIM
+    claim: Claim = import_module(f"kdiff.claims.{FILES.get(name, name)}").CLAIM
     return claim
 
 
@@ -74,8 +75,8 @@ def reproduce(
     are done, and all finished runs are examined.
 
     Raises:
-        ValueError: `out` holds runs with other settings; a claim cannot be examined before all its runs are finished; no run
-            matches `only`; or no run is finished.
+        ValueError: `out` holds runs with other settings; a claim cannot be examined before all its runs are finished; or no run
+            matches `only`.
     """
     if only and not claim.piecewise:
         raise ValueError(f"{claim.name} cannot be reproduced in pieces; leave --only out")
@@ -90,16 +91,13 @@ def reproduce(
     with locked(out):
         _run(jobs, only, workers, progress)
         if claim.follow and (ended := [job for job in jobs if job.finished]):
-            study = Study(ended, collect(ended, out, claim=claim.name, full=full), full)
+            study = Study(jobs, collect(ended, out, claim=claim.name, full=full), full)
             there = {job.folder for job in jobs}
             further = [job for job in claim.jobs_of(claim.follow(study), out) if job.folder not in there]
             _run(further, only, workers, progress)
             jobs += further
-        if claim.piecewise:
-            jobs = [job for job in jobs if job.finished]
-        if not jobs:
-            raise ValueError(f"no run of {claim.name} is finished, so there is nothing to examine; leave --only out")
-        rows = collect(jobs, out, claim=claim.name, full=full)
+        # A study knows all its runs, and has rows of those that are finished; with `only` some may be missing.
+        rows = collect([job for job in jobs if job.finished or not only], out, claim=claim.name, full=full)
         study = Study(jobs, rows, full)
         outcome = claim.examine(study)
         if not full:
@@ -140,8 +138,9 @@ def _without_refutation(finding: Finding) -> Finding:
 
 
 def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
+    ended = [job for job in study.jobs if job.finished]
     seconds = sum(
-        read_finished(job.folder)["seconds"] + read_evaluation(job.folder / "evaluation.json")["seconds"] for job in study.jobs
+        read_finished(job.folder)["seconds"] + read_evaluation(job.folder / "evaluation.json")["seconds"] for job in ended
     )
     return {
         "claim": claim.name,
@@ -151,8 +150,9 @@ def _stamp(claim: Claim, study: Study, outcome: Outcome) -> dict[str, Any]:
         "verdict": outcome.verdict,
         "findings": [vars(finding) for finding in outcome.findings],
         "notes": outcome.notes,
-        "runs": len(study.jobs),
-        "seeds": sorted({job.config.seed for job in study.jobs}),
+        "runs": len(ended),
+        **({"planned": len(study.jobs)} if len(ended) < len(study.jobs) else {}),
+        "seeds": sorted({job.config.seed for job in ended}),
         "core_hours": {"estimated": claim.core_hours[study.full], "taken": round(seconds / 3600, 3)},
         "environment": describe_environment(),
     }
@@ -165,7 +165,8 @@ def page(claim: Claim, outcome: Outcome, stamp: dict[str, Any]) -> str:
         for one in outcome.findings
     ]
     seeds, hours = ", ".join(map(str, stamp["seeds"])), stamp["core_hours"]
-    runs = f"{stamp['form']} form: {stamp['runs']} runs, seeds {seeds}"
+    planned = f" of {stamp['planned']}" if "planned" in stamp else ""
+    runs = f"{stamp['form']} form: {stamp['runs']}{planned} runs, seeds {seeds}"
     about = {
         "Claim": claim.says,
         "Varied": claim.varied,

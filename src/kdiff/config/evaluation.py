@@ -21,6 +21,7 @@ class EvaluateConfig(Sampling):
         seed: The seed of the noise.
         ema: The decay of the averaged weights to use, or none for the raw weights. If left out, the first decay of the run.
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
+        calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out.
         exact: Used without --features only: true also computes the floor, which is the figure that an exact denoiser of the
             training data reaches through the same sampler.
         reference: What the images are compared with: a folder of images, as in "photos(size=64)", a .npz file of images or of
@@ -39,6 +40,7 @@ class EvaluateConfig(Sampling):
     seed: int = 0
     ema: float | str | None = None
     checkpoint: int | None = None
+    calibrated: bool = True
     exact: bool = True
     reference: str | None = None
     features: Literal["inception", "dinov2", "classifier"] | None = None
@@ -60,7 +62,7 @@ class EvaluateConfig(Sampling):
 
     def check_for_images(self) -> None:
         """Raise ValueError for options of sampling from a run, where images are judged."""
-        if given := self._given("num_samples", "seed", "ema", "checkpoint", "exact", "autoencoder", *SAMPLER):
+        if given := self._given("num_samples", "seed", "ema", "checkpoint", "calibrated", "exact", "autoencoder", *SAMPLER):
             raise ValueError(f"{given} say how a run is sampled from, but images are judged as they are; leave them out")
 
     def check_without_features(self) -> None:

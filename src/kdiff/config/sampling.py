@@ -72,6 +72,7 @@ class SampleConfig(Sampling):
             named. If left out, the newest checkpoint of --guidance-run.
         ema: The decay of the averaged weights to use, or none for the raw weights. If left out, the first decay of the run.
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
+        calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out.
         out: The name of the files to write, without an ending. If left out, they are written to the folder RUN/samples.
         autoencoder: For a run on latents: the place of their autoencoder, if it has moved since the latents were encoded.
     """
@@ -82,6 +83,7 @@ class SampleConfig(Sampling):
     guidance_checkpoint: int | None = None
     ema: float | str | None = None
     checkpoint: int | None = None
+    calibrated: bool = True
     out: str | None = None
     autoencoder: str | None = None
 

@@ -27,6 +27,8 @@ from kdiff.data.shards import LatentSamples
 from kdiff.data.split import PARTS, SHARES, split_and_fingerprint
 from kdiff.files import cache
 
+KEPT_BYTES = 2**26  # of larger data with an identity, split and fingerprint are kept in the cache
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -140,8 +142,9 @@ def make_dataset(
     values. With `flip`, training mirrors images (N, C, H, W) left to right at random. `about` is added to the description.
 
     Images of type uint8 that would exceed 256 MB as float32, and are normalised by none or range, are not copied and may be
-    mapped from a file. They are hashed one chunk at a time. If `identity` is given, the result is kept in the cache. `identity`
-    is a value whose `repr` differs for different contents of `raw`, such as the name, size and modification time of the file.
+    mapped from a file. They are hashed one chunk at a time. If `identity` is given, the hashes of these images, and of all
+    samples of more than 64 MiB, are kept in the cache. `identity` is a value whose `repr` differs for different contents of
+    `raw`, such as the name, size and modification time of the file.
 
     Raises TypeError if `raw` or `y` is not an array or a tensor. Raises ValueError for values that are not integers or floats,
     a rank below 2, fewer than 10 samples, entries that are not finite or outside `value_range`, labels that are not whole
@@ -160,7 +163,7 @@ def make_dataset(
         x = ImageSamples(values, normalisation)
         split, fingerprint, statistics = _hashes(name, x, labels, identity)
     else:
-        split, fingerprint = split_and_fingerprint(name, values, labels)
+        split, fingerprint = _kept_split(name, values, labels, identity)
         data, statistics = torch.from_numpy(values), None
         normalisation = Normalisation.fit(normalise, data[split == 0], value_range)
         _check_range(name, values, value_range)
@@ -208,14 +211,37 @@ def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float]
 
 def _hashes(name: str, x: ImageSamples, labels: Tensor | None, identity: object) -> tuple[Tensor, str, Mapping[str, float]]:
     """Split, fingerprint, and statistics of the training part, from the cache or computed now."""
-    classes = None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
 
     def work() -> dict[str, Any]:
         split, fingerprint = split_and_fingerprint(name, x.raw, labels)
-        digits = "".join(map(str, split.tolist()))
-        return {"split": digits, "fingerprint": fingerprint, "statistics": summarise(x.select(split == 0))}
+        return {"split": _as_digits(split), "fingerprint": fingerprint, "statistics": summarise(x.select(split == 0))}
 
-    file = cache.entry("hashes", identity, SHARES, classes, x.shape, x.normalisation.describe()).with_suffix(".json")
-    kept = work() if identity is None else cache.json_of(file, work)
-    split = torch.from_numpy(np.frombuffer(kept["split"].encode(), np.int8) - np.int8(ord("0")))
-    return split, kept["fingerprint"], kept["statistics"]
+    facts = identity, SHARES, _digest(labels), x.shape, x.normalisation.describe()
+    kept = work() if identity is None else cache.json_of(cache.entry("hashes", *facts).with_suffix(".json"), work)
+    return _from_digits(kept["split"]), kept["fingerprint"], kept["statistics"]
+
+
+def _kept_split(name: str, values: np.ndarray, labels: Tensor | None, identity: object) -> tuple[Tensor, str]:
+    """Split and fingerprint; those of large data with an identity come from the cache, or are computed now and kept there."""
+    if identity is None or values.nbytes <= KEPT_BYTES:
+        return split_and_fingerprint(name, values, labels)
+
+    def work() -> dict[str, str]:
+        split, fingerprint = split_and_fingerprint(name, values, labels)
+        return {"split": _as_digits(split), "fingerprint": fingerprint}
+
+    facts = identity, SHARES, _digest(labels), values.shape, str(values.dtype)
+    kept = cache.json_of(cache.entry("splits", *facts).with_suffix(".json"), work)
+    return _from_digits(kept["split"]), kept["fingerprint"]
+
+
+def _digest(labels: Tensor | None) -> str | None:
+    return None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
+
+
+def _as_digits(split: Tensor) -> str:
+    return "".join(map(str, split.tolist()))
+
+
+def _from_digits(digits: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(digits.encode(), np.int8) - np.int8(ord("0")))

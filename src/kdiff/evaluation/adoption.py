@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,8 +59,8 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float, float]:
-        """The mean of log(calibrated / plain), and its 95 % interval; infinite where samples are not finite."""
-        if not all(map(math.isfinite, [*self.plain, *self.calibrated])):
+        """The mean of log(calibrated / plain), and its 95 % interval; infinite if samples are not finite or a distance is 0."""
+        if not all(0 < value < math.inf for value in [*self.plain, *self.calibrated]):
             return math.inf, -math.inf, math.inf
         logs = [math.log(after / before) for before, after in zip(self.plain, self.calibrated)]
         mean, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
@@ -137,6 +138,8 @@ def calibrate_run(
     """
     began, size = time.perf_counter(), options.pop("size", SIZE)
     dataset = run.dataset() if dataset is None else dataset
+    if run.config.train_on == "all":
+        warnings.warn(f"{run.folder} was trained on all of its data, and so on what is called held out here", stacklevel=2)
     folds = calibrate(run, dataset, progress, seed=seed, **options).tolist()
     fitted = time.perf_counter() - began
     calibration = run.model.calibration

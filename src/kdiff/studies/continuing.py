@@ -1,4 +1,4 @@
-"""The runs of a comparison, and whether a comparison continues the one in its folder: the same data, recipe, seeds and targets."""
+"""What a comparison runs, and whether it continues the one in its folder: the same data, recipe, seeds and targets."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def check_same(config: CompareConfig, out: Path) -> None:
     recipes = (stored.get("recipe", EARLIER), find_recipe(config, out))
     if recipes[0] != recipes[1]:
         raise ValueError(
-            f"{out} holds a comparison under the recipe {recipes[0]}, but this one is under {recipes[1]}; choose another folder "
-            f"with --out, or type --recipe {recipes[0]}"
+            f"{out} holds a comparison under the recipe {recipes[0]}, but this one is under {recipes[1]}; choose another "
+            f"folder with --out, or type --recipe {recipes[0]}"
         )
     if data != now:
         raise ValueError(f"{out} holds a comparison on {data}, but this one is on {now}; choose another folder with --out")

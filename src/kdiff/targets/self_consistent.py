@@ -11,9 +11,10 @@ so nothing is divided by and no clamp is needed. For data and velocity on the li
 the two data predictions. An exact network makes v̂₁ = v̂₂ and each L_i minimal; C is then 0, so it moves no minimum.
 
 The paper was not at hand. What is built here follows public summaries of it: one network with two modes; a v-loss, an x-loss
-and 0.1 times the squared difference of the two data predictions; the data prediction first and the velocity after t = ½. With
-early = data, late = velocity and weighting "den" this is that loss, times ½. The generalisation to any pair of k and to the
-model's other weightings is kdiff's. So are these two choices:
+and 0.1 times the squared difference of the two data predictions; the data prediction first and the velocity after t = ½. The
+summaries do not give the weights of the first two terms, which are taken as equal here. With early = data, late = velocity and
+weighting "den" the loss above is then that loss, times ½. The generalisation to any pair of k and to the model's other
+weightings is kdiff's. So are these two choices:
 
 - The question is told by the time that the network is shown: t for the first and t + 2 for the second. Every network has an
   embedding of time, so that this works with all of them, and needs neither parameters nor another output layer.

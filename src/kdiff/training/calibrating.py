@@ -19,6 +19,7 @@ direction is empty, a = 0, h is 0.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ FOLDS = 8
 WINDOW = (1.0, 2.0, 3.0, 2.0, 1.0)  # weights of neighbouring knots in the shrinkage
 EMPTY = 1e-12  # the share of the mean of c² below which a direction counts as empty
 FEW = 2048  # rows whose mean is taken, beyond D = 4096
-BATCH_BYTES = 2**21  # of float32, for the samples of a batch
+BATCH_BYTES = 2**24  # of float32, for the samples of a batch
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def predictions(
     The rows are drawn at random without repetition, as far as there are enough, and a row is always in the same fold. The
     noise depends on the number of the sample alone. The prediction has no clamp and, if the model has a calibration, has it.
     """
-    device = next(model.parameters()).device
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(mix_seed(seed, len(x))))
     size = max(1, BATCH_BYTES // (4 * x[:1].numel()))
     parts = [
@@ -214,7 +215,9 @@ def fit_calibration(
     if len(x) < FOLDS:
         raise ValueError(f"{len(x)} training samples were given; expected at least {FOLDS}")
     basis, centre = directions or directions_of(x, default_basis(tuple(x.shape[1:])))
-    found = Calibration(basis, knot_times(knots), centre=centre).to(next(model.parameters()).device)
+    found = Calibration(basis, knot_times(knots), centre=centre).to(
+        next(itertools.chain(model.parameters(), model.buffers())).device
+    )
     used, model.calibration = model.calibration, None
     try:
         sums = gather(model, x, y, found, samples, seed, progress)

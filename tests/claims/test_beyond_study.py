@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from kdiff.claims import beyond
 from kdiff.claims import beyond_cells as cells
 from kdiff.claims import beyond_findings as findings
+from kdiff.claims import beyond_study as beyond
 from kdiff.claims.beyond_analysis import Settings, by_seed, chosen, ratio, ratios
 from kdiff.claims.beyond_cells import CELLS, CHOOSING, JUDGING, PAPER, PLAIN, RECIPE, fixed
-from kdiff.claims.beyond_data import TOKENS, find_tokens, table, tokens, unlabelled
+from kdiff.claims.beyond_data import TOKENS, find_tokens, own_latents_of, table, tokens, unlabelled
 from kdiff.claims.beyond_judging import clean, copying, distance, judge_of, with_controls
-from kdiff.claims.beyond_page import draw
+from kdiff.claims.beyond_page import advice, draw
 from kdiff.claims.claim import Group, Study
 from kdiff.claims.quality import quality_rows
 from kdiff.claims.reproduction import reproduce
@@ -63,6 +63,8 @@ def test_the_pilots_settings_are_for_development() -> None:
 
 def test_every_target_has_its_own_folder_and_names_its_weight(tmp_path) -> None:
     jobs = beyond.CLAIM.jobs(True, tmp_path)
+    assert {RECIPE, PLAIN, PAPER, cells.NOISE, cells.OF_TIME, cells.SELF_CONSISTENT} <= {job.target for job in jobs}
+    assert {*cells.off_line("patch"), *cells.off_line("principal")} <= {job.target for job in jobs}
     assert all(job.config.recipe == "balanced" for job in jobs)
     assert all("weighting" in job.target for job in jobs if job.target not in (RECIPE, PAPER))
     held = Counter((job.target, job.config.seed) for job in jobs if job.cell == IMAGE)
@@ -115,6 +117,16 @@ def test_the_data_of_the_study() -> None:
     assert spiral.manifold is not None
     with pytest.raises(ValueError, match="breast_cancer, diabetes, wine, iris"):
         table("california")
+
+
+@pytest.mark.slow
+def test_own_latents_are_made_once(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("diffusers")
+    monkeypatch.setenv("KDIFF_CACHE", str(tmp_path))
+    first = own_latents_of("digits", channels=(4, 8), steps=2)
+    assert first.shape == (4, 4, 4)
+    monkeypatch.setattr("kdiff.claims.beyond_data.make_latents", lambda *_: pytest.fail("made again"))
+    assert own_latents_of("digits", channels=(4, 8), steps=2).fingerprint == first.fingerprint
 
 
 # Criteria, on made-up rows
@@ -211,6 +223,8 @@ def test_calibration(after, adopted, verdict) -> None:
         rows += [row(name, RECIPE, seed, after * NOISE[seed] * (1 + seed / 1000), "calibrated") for seed in JUDGING]
         rows += [row(name, RECIPE, seed, adopted, "calibrated", "adopted") for seed in JUDGING]
     used, always = findings.calibrated(study_of(rows, [TOY, IMAGE, OTHER_IMAGE]), GRID)
+    half = [one for one in rows if one["cell"] != IMAGE or one["seed"] != 3]  # one of the judging seeds is missing
+    assert f"missing: {IMAGE}" in findings.calibrated(study_of(half, [TOY, IMAGE, OTHER_IMAGE]), GRID)[0].evidence
     assert used.verdict == verdict, used.evidence
     assert used.decides
     assert not always.decides
@@ -278,6 +292,16 @@ def test_the_rule_is_compared_with_the_grid(monkeypatch) -> None:
     assert not found.decides
 
 
+def test_what_to_pick() -> None:
+    flat = rows_of(TOY, dict(zip(GRID.targets, (3.0, 2.0, 1.5, 1.0))), CHOOSING)
+    other = rows_of(IMAGE, dict(zip(GRID.targets, (1.0, 2.0, 1.5, 1.6))), CHOOSING)
+    little, much = advice(study_of(flat + other, [TOY, IMAGE, OTHER_IMAGE]), GRID)
+    assert TOY in little
+    assert IMAGE not in little
+    assert IMAGE in much
+    assert OTHER_IMAGE not in little + much  # its runs are not finished
+
+
 def test_ratios_of_cells_without_enough_seeds_are_missing() -> None:
     found = ratio({"a": [0.1, 0.2], "b": [0.1], "c": []}, 2)
     assert list(found.each) == ["a"]
@@ -325,7 +349,8 @@ def test_pieces_of_a_study_are_run_and_reported(tmp_path, monkeypatch) -> None:
     tiny, done = {first: TINY, second: replace(TINY, steps=4)}, list[str]()
 
     def plan(full: bool) -> list[Group]:
-        return [Group(tiny, settings.targets, [0], 20, judge=clean), Group(tiny, [RECIPE, PLAIN], [1], 20, judge=with_controls)]
+        groups = [Group(tiny, settings.targets, [0], 20, judge=clean), Group(tiny, [RECIPE, PLAIN], [1], 20, judge=clean)]
+        return [*groups, Group({first: TINY}, [RECIPE], [1], 20, judge=with_controls)]
 
     def follow(study: Study) -> list[Group]:
         best = {name: chosen(study, name, settings.targets, [0]) for name in tiny}
@@ -346,8 +371,10 @@ def test_pieces_of_a_study_are_run_and_reported(tmp_path, monkeypatch) -> None:
     outcome = reproduce(claim, False, tmp_path, only=["H9*"])
     assert done == [first] * 5
     assert first in outcome.findings[0].evidence
+    assert f"missing: {second}" in outcome.findings[0].evidence
+    assert "5 of 9 runs, seeds 0, 1" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "clamp 0.2" in (tmp_path / "results.csv").read_text(encoding="utf-8")
-    assert f"| {first} | learned |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"| {first} | learned | 1 |" in (tmp_path / "report.md").read_text(encoding="utf-8")
     done.clear()
     outcome = reproduce(claim, False, tmp_path)
     assert done == [second] * 5
