@@ -86,7 +86,7 @@ def test_the_weights_say_what_is_captured(tmp_path) -> None:
     from kdiff.claims import arrangements
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrangements, "load_run", lambda folder: run)
+        patch.setattr(arrangements, "load_run", lambda folder, **_: run)
         assert arrangements.data_captured(tmp_path) == pytest.approx(4, abs=1e-4)
 
 

@@ -132,3 +132,24 @@ def test_exactly_the_papers_step(tmp_path: Path) -> None:
         loss.backward()
         losses.append((loss.item(), model.target.w.grad.item(), model.target.w.item()))
     assert losses[0] == losses[1]
+
+
+def test_the_file_of_a_run_folder_from_before_recipes_means_plain(tmp_path: Path) -> None:
+    """As a command reads it; a file of the user's own without `recipe` means the default."""
+    from kdiff.commands.arguments import read_config
+
+    for folder, recipe in (("own", None), ("run", "plain")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.yaml").write_text("steps: 5\n")
+        if recipe:
+            (tmp_path / folder / "data.json").write_text("{}")
+        argv = [str(tmp_path / folder / "config.yaml")]
+        assert read_config("train", TrainConfig, argv, "[CONFIG]")[0].recipe == recipe
+        assert read_config("train", TrainConfig, [*argv, "--recipe", "paper"], "[CONFIG]")[0].recipe == "paper"
+
+
+def test_an_interrupted_comparison_from_before_recipes_goes_on_as_plain(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "digits" / "learned" / "seed_0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("data: digits\n")
+    assert find_recipe(CompareConfig(), tmp_path) == "plain"

@@ -220,7 +220,7 @@ def test_the_exact_floor_at_k_1_shows_what_the_clamp_leaves(spiral, make_run) ->
 
 def test_the_exact_floor_without_a_clamp_in_the_way(spiral, make_run) -> None:
     """At k = ½ the clamp never acts, so the last step is the same for both samplers; a learned k is taken as it stands."""
-    run = make_run("learned")
+    run = make_run("learned(init=0.5)")
     assert run.model.target.k == pytest.approx(0.5, abs=0.01)
     paper, clean = spiral.exact_floors(run, 200).values()
     for measure in paper:

@@ -54,10 +54,10 @@ def exported(loaded: Callable[[Path], Any]) -> Callable[[Any, Path], Any]:
 
 @pytest.fixture(scope="session")
 def run(trained: Callable[..., Path]) -> Any:
-    """A run that is only read."""
+    """A run that is only read. Its k is near ½, where Euler's steps differ from the flow."""
     from kdiff.run.run import load_run
 
-    return load_run(trained())
+    return load_run(trained(recipe="plain"))
 
 
 @pytest.fixture(scope="session")

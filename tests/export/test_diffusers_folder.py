@@ -19,7 +19,7 @@ from torch import nn
 
 import kdiff
 from kdiff.commands.main import main
-from kdiff.export.diffusers_folder import export, push
+from kdiff.export.diffusers_folder import as_pipeline, export, push
 from kdiff.export.model_card import first_classes
 from kdiff.run.run import load_run
 
@@ -38,6 +38,14 @@ def test_another_path_is_refused(trained, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Bent.*LinearPath"):
         export(run, tmp_path / "pipeline")
     assert not (tmp_path / "pipeline").exists()
+
+
+@pytest.mark.parametrize(("recipe", "target"), [("plain", "velocity"), ("paper", "learned")])
+def test_a_run_of_any_recipe_is_exported(recipe, target, trained) -> None:
+    run = load_run(trained(network=MLP, steps=8, recipe=recipe, target=target))
+    transformer = as_pipeline(run).transformer
+    assert str(transformer.model.target) == str(run.model.cpu().target)
+    assert transformer.model.state_dict().keys() == run.model.state_dict().keys()
 
 
 # What is in the folder

@@ -210,7 +210,7 @@ def test_the_pictures_of_a_run(target, images, tmp_path) -> None:
     assert samples == tmp_path / "run" / "samples" / "step_00000004_seed_0.png"
     assert pixels(samples).shape == (795, 750, 3)
     text = describe_run(run)
-    assert ("k=0.5" in text) == learned
+    assert ("k=0.9" in text) == learned
     assert "no classes, normalisation 'standard'" in text
 
 

@@ -389,3 +389,10 @@ def test_weights_of_another_target_are_refused(first, second, message):
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["principal", "random"])
+def test_samples_alone_are_refused_where_moments_are_needed(kind) -> None:
+    """The basis would else be the identity, and the variances those along random directions."""
+    with pytest.raises(ValueError, match="expected moments"):
+        Spectral((3,), basis=kind, samples=lambda: torch.randn(20, 3))

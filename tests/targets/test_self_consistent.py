@@ -17,6 +17,7 @@ from kdiff.path import GaussianPath
 from kdiff.run.build import build_model
 from kdiff.run.run import load_run
 from kdiff.targets import SelfConsistent, find_target
+from kdiff.targets.constant import is_constant, learned_from
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.trainer import train_run
 
@@ -225,9 +226,18 @@ def test_an_export_has_the_same_velocity() -> None:
 
     model = build_model(TrainConfig(**CONFIG), CONFIG["target"], (3,), 3, seed=1)
     nn.init.normal_(model.network.output.weight)
-    exported = KDiffTransformer(CONFIG["network"], CONFIG["target"], [3], 3)
+    exported = KDiffTransformer(CONFIG["network"], CONFIG["target"], [3], 3, recipe="balanced")
     exported.model.load_state_dict(model.state_dict())
     z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     for t in (0.25, 0.75):
         ours = model.velocity(z, t, y=y)
         assert torch.allclose(exported(z, 1000 * (1 - t), y).sample, -ours, atol=1e-6)
+
+
+@pytest.mark.parametrize("switch", [0.0, 0.2, 0.9])
+def test_its_network_is_not_taken_for_that_of_another_target(switch) -> None:
+    """Its network is shown t + 2, also where the k of its samples is the same at most times."""
+    target = SelfConsistent(switch=switch)
+    assert not is_constant(target)
+    with pytest.raises(ValueError, match="expected a fixed one"):
+        learned_from(target)

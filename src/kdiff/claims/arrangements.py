@@ -85,7 +85,7 @@ def read_end(folder: Path, captured: bool = False) -> Ended:
 
 def data_captured(folder: Path) -> float:
     """tr Vᵀ Π V: the number of data dimensions within the subspace of the output."""
-    run = load_run(folder)
+    run = load_run(folder, calibrated=False)
     network = run.model.network
     assert isinstance(network, LowRankLinear)
     basis = torch.linalg.qr(network.span.detach().cpu().double())[0]

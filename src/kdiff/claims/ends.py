@@ -33,7 +33,7 @@ def at_the_ends(folder: Path, x: Tensor, y: Tensor | None) -> tuple[list[str], d
         x: samples of its data, (N, *shape), normalised.
         y: (N,) labels, if the data have labels.
     """
-    model = load_run(folder).model
+    model = load_run(folder, calibrated=False).model
     device = next(model.parameters()).device
     x, conditions = x.to(device), {} if y is None else {"y": y.to(device)}
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(device)

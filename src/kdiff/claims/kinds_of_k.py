@@ -45,6 +45,6 @@ def datasets(full: bool) -> list[str]:
 def curve(folder: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Times t, and k(t) of the averaged weights at the end of a run."""
     t = torch.linspace(0, 1, 201)
-    target = load_run(folder).model.target
+    target = load_run(folder, calibrated=False).model.target
     assert isinstance(target, LearnedKOfTime)
     return t.numpy(), target.k_at(t.to(target.w.device)).cpu().numpy()

@@ -83,11 +83,8 @@ def reproduce(
     if claim.prepare:
         claim.prepare(full)
     jobs = claim.jobs(full, out)
-    if not any(_matches(job, only) for job in jobs):
-        cells = ", ".join(dict.fromkeys(job.cell for job in jobs))
-        raise ValueError(
-            f"no run of {claim.name} matches {' or '.join(only)}; expected patterns for CELL/TARGET/seed_N: {cells}"
-        )
+    if not (claim.follow and any(job.finished for job in jobs)):
+        _check_matched(claim, jobs, only)
     with locked(out):
         _run(jobs, only, workers, progress)
         if claim.follow and (ended := [job for job in jobs if job.finished]):
@@ -96,6 +93,7 @@ def reproduce(
             further = [job for job in claim.jobs_of(claim.follow(study), out) if job.folder not in there]
             _run(further, only, workers, progress)
             jobs += further
+            _check_matched(claim, jobs, only)
         # A study knows all its runs, and has rows of those that are finished; with `only` some may be missing.
         rows = collect([job for job in jobs if job.finished or not only], out, claim=claim.name, full=full)
         study = Study(jobs, rows, full)
@@ -110,6 +108,15 @@ def reproduce(
         write_text(out / "report.md", page(claim, outcome, stamp))
         write_json(out / "verdict.json", stamp)
     return outcome
+
+
+def _check_matched(claim: Claim, jobs: Sequence[Job], only: Sequence[str]) -> None:
+    """Raise ValueError if the patterns match no run."""
+    if not any(_matches(job, only) for job in jobs):
+        cells = ", ".join(dict.fromkeys(job.cell for job in jobs))
+        raise ValueError(
+            f"no run of {claim.name} matches {' or '.join(only)}; expected patterns for CELL/TARGET/seed_N: {cells}"
+        )
 
 
 def _matches(job: Job, only: Sequence[str]) -> bool:

@@ -235,7 +235,7 @@ def _draw_quality(axes: Any, study: Study, data: str) -> None:
 
 def _draw_samples(figure: Any, places: Any, study: Study, data: str, D: int) -> None:
     found = distances(study)[cell(data, D)]
-    runs = {target: load_run(study.folder(cell(data, D), target, 0)) for target in COLOURS}
+    runs = {target: load_run(study.folder(cell(data, D), target, 0), calibrated=False) for target in COLOURS}
     dataset = runs["learned"].dataset()
     view = view_of(dataset.part("train")[0], dataset.manifold)
     shown = {f"held-out data, D = {D}": (dataset.part("heldout")[0][:SHOWN], INK)}

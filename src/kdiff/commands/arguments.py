@@ -148,7 +148,7 @@ def _formatter() -> type:
 
         def _expand_help(self, action: Any) -> str:
             text = re.sub(r"type: (?!(?:int|float|str|bool), ).*, (?=default: )", "", super()._expand_help(action))
-            return re.sub(r"Part\('(.*?)'\)", r"\1", re.sub(r" \((type: \w+, )?default: (null)?\)$", "", text))
+            return re.sub(r"Part\((['\"])(.*?)\1\)", r"\2", re.sub(r" \((type: \w+, )?default: (null)?\)$", "", text))
 
     return Formatter
 
@@ -173,11 +173,11 @@ def _fields(kind: type) -> dict[str, str]:
 def _explain(error: Exception, options: list[str]) -> str:
     """jsonargparse's message on one line. If an option is unknown, it suggests the most similar one."""
     text = re.sub(r'^Parser key "([\w.]+)": (?:Not of type \w+: )?', r"\1: ", " ".join(str(error).split()))
-    if typed := re.search(r"^([\w.]+): Expected a (.+?)\. Got value: (.*)", text):
-        wanted = (
-            typed[2].replace("<class 'int'>", "whole number").replace("<class 'float'>", "number").replace("typing.Literal", "")
-        )
-        text = f"{typed[1]}: expected a {wanted}, got {typed[3]!r}".replace("a [", "one of [")
+    one_or_none = r"^([\w.]+): Does not .*? - Expected a (.+?)(?:\. Got .*)? - Expected a <class 'NoneType'> .*value: (.*)"
+    if typed := re.search(r"^([\w.]+): Expected a (.+?)\. Got value: (.*)", text) or re.search(one_or_none, text):
+        wanted = typed[2].replace("<class 'int'>", "whole number").replace("<class 'float'>", "number")
+        wanted = "true or false" if wanted == "<class 'bool'>" else f"a {wanted}".replace("a typing.Literal[", "one of [")
+        text = f"{typed[1]}: expected {wanted}, got {typed[3]!r}"
     if value := re.search(r"argument --(\w+): ignored explicit argument (.*)", text):
         place = "; name the run folder by --out" if value[1] == "resume" else ""
         return f"--{value[1]} takes no value, but {value[2]} was given{place}"

@@ -8,10 +8,10 @@ from kdiff.commands.arguments import needed_run, read_config
 from kdiff.config.plain import check_least
 
 ABOUT = """Finds a calibration of a trained run: a gain on its data prediction for each direction and time, by least squares on
-the training data, in seconds and without training. It is adopted only if samples are then closer to held-out data. All
-commands use an adopted calibration with the weights it was found for, unless told --calibrated false. The result is written to
-RUN/calibration. Examples: kdiff calibrate runs/digits; kdiff calibrate runs/digits --ema none; kdiff sample runs/digits
---calibrated false."""
+the training data, without training. It is adopted only if samples are then closer to held-out data. The commands sample,
+evaluate, sweep, report and export then use it with the weights it was found for; sample, evaluate and export leave it out
+with --calibrated false. The result is written to RUN/calibration. Examples: kdiff calibrate runs/digits; kdiff calibrate
+runs/digits --ema none; kdiff sample runs/digits --calibrated false."""
 
 
 @dataclass

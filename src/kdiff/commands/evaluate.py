@@ -65,4 +65,5 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     result = evaluate(run, judge, config.num_samples, config.seed, config.guidance, config.exact, progress="sampling")
     run.place.check()
     write_json(run.folder / "evaluation.json", result)
-    print(f"{evaluation_table(result)}\n\n{run.folder / 'evaluation.json'}")
+    how = " with its calibration" if run.calibrated else ""
+    print(f"{evaluation_table(result)}\n\n{run.weights} at step {run.step}{how}: {run.folder / 'evaluation.json'}")

@@ -38,7 +38,7 @@ def command(argv: list[str]) -> None:
     loss = "".join(f"loss {row['loss']:.4g}, " for row in run.metrics()[-1:])
     print(f"\n{out}: {run.step} steps, {loss}target {run.model.target}")
     print("".join(f"picture    {path}\n" for path in pictures), end="")
-    print(f"Next: kdiff sample {out}, kdiff evaluate {out}")
+    print(f"Next: kdiff sample {out}, kdiff evaluate {out}, kdiff calibrate {out}")
 
 
 def _dry_run(config: TrainConfig) -> None:

@@ -1,7 +1,7 @@
 """Recipes: the weight of the loss over time, and where a learned k starts and how fast it moves.
 
-    balanced    each time weighs as much as its error allows (weighting "log"); a learned k starts at 0.9, ten times as fast
-                as a weight of the network. The default.
+    balanced    the error at each time is divided by its running mean (weighting "log"); a learned k starts at 0.9, ten times
+                as fast as a weight of the network. The default.
     plain       the v-loss without weights; a learned k starts at 0.5, ten times as fast as a weight. The default until
                 there were recipes.
     paper       the v-loss without weights; a learned k starts at 0.5 and moves like a weight of the network (arXiv 2601.21419).

@@ -20,8 +20,9 @@ class CompareConfig(LoopConfig, ModelConfig):
     """Settings for a comparison of prediction targets.
 
     Args:
-        targets: The targets to compare: noise, velocity, data, learned, paper, fixed values of k, or "learned(init=0.5)". If
-            left out: velocity and data as they are usually trained, the paper's learned k, and learned k under the recipe.
+        targets: The targets to compare: noise, velocity, data, learned, paper, fixed values of k, "learned(init=0.5)",
+            or any other target of `kdiff train`, such as spectral. If left out: velocity and data as they are usually
+            trained, the paper's learned k, and learned k under the recipe.
         grid: The number of further fixed values of k to compare, evenly spaced from 0 to 1; 0 adds none.
         seeds: The number of seeds with which each target is trained. They are counted upwards from --seed.
         num_samples: The number of samples that are drawn from each run to judge it.

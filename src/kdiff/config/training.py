@@ -81,8 +81,9 @@ class ModelConfig:
         network: The network: a name (such as MLP or JiT-B/16) or a class path (package.module.Class); options stand in
             brackets, as in "MLP(width=512)", or are given as --network.width 512.
         recipe: The weight of the loss over time, and the start and pace of a learned k: balanced (weighting log; k starts at
-            0.9), plain (no weight; k starts at 0.5), or paper (no weight; k starts at 0.5 and is slow). If left out, balanced,
-            or that of the run that is resumed. A target can have its own, as in "velocity(weighting=none)".
+            0.9), plain (no weight; k starts at 0.5), or paper (no weight; k starts at 0.5 and is slow). If left out, balanced
+            (with a loss_space of u, plain), or that of the run that is resumed. A target can have its own weight, none, den or
+            log, as in "velocity(weighting=none)".
         path: The path from noise to data: linear or variance_preserving.
         timesteps: The distribution of t in training: uniform, "uniform(stratified=True)" or "logit_normal(mean=-0.8, std=0.8)".
         null_rate: The probability that training hides a sample's class, for guidance. It has no effect on data without labels.
@@ -136,8 +137,8 @@ class TrainConfig(LoopConfig, ModelConfig):
     Args:
         target: What the network predicts: noise, velocity, data, learned (k is trained with the network), a fixed k such as
             0.8, or "learned(init=0.5, rate=1)", with the k to start from and its pace relative to a weight of the network.
-            Targets with a k for each direction of the data are spectral, learned_directions, asymflow and wiener, and with a k
-            for each time two_ended and learned_of_time.
+            paper is the paper's learned k. Targets with a k for each direction of the data are spectral, learned_directions,
+            asymflow and wiener; with a k for each time two_ended and learned_of_time; with two outputs self_consistent.
         sample_every: The number of steps between two pictures of samples, which are drawn with the average of the first decay;
             0 draws one picture at the end.
         train_on: train uses the part of the data that is for training. all also uses the held-out samples, so that figures on

@@ -126,7 +126,7 @@ def calibrate_run(
         dataset: the run's data, if they are loaded already.
         seed: the seed of rows, noise and samples.
         progress: the name of the progress bars; None for none.
-        options: `knots` and `samples` of `fit_calibration`, and `size` of `compare_samples`.
+        options: `knots`, `samples` and `directions` of `fit_calibration`, and `size` of `compare_samples`.
 
     The result is what is written to calibration.json: "adopted" and "why", "folds" (by which share the squared error of v of
     each unseen fold fell), "errors" (the mean square error of the data prediction on held-out rows at some times), "distances"
@@ -144,7 +144,8 @@ def calibrate_run(
     fitted = time.perf_counter() - began
     calibration = run.model.calibration
     assert calibration is not None
-    facts: dict[str, Any] = {"seed": seed, **options, "data": run.data["fingerprint"], "target": str(run.config.target)}
+    plain = {name: value for name, value in options.items() if name != "directions"}  # their basis is named beside them
+    facts: dict[str, Any] = {"seed": seed, **plain, "data": run.data["fingerprint"], "target": str(run.config.target)}
     facts |= {"folds": folds, "errors": squared_errors(run.model, *dataset.part("heldout"), seed=seed)}
     adopted, why = False, "no correction lowers the error of samples that it was not found on"
     if calibration.h.any():

@@ -160,7 +160,7 @@ def find_extractor(name: str, config: EvaluateConfig, run: Run | None) -> Extrac
     if name == "dinov2":
         return Dino(config.feature_weights)
     if config.reference is not None and is_run(Path(config.reference)):
-        run = load_run(config.reference)
+        run = load_run(config.reference, calibrated=False)
     if run is None:
         raise ValueError("a classifier belongs to a run's data; name the run by --reference RUN, or choose other --features")
     if run.latents:
@@ -186,7 +186,7 @@ def find_reference(
     if config.reference is None and (run is None or config.save_statistics):
         return None
     if config.reference is None or is_run(Path(config.reference)):
-        own = run if config.reference is None else load_run(config.reference)
+        own = run if config.reference is None else load_run(config.reference, calibrated=False)
         assert own
         return partial(image_reference, _as_large(_own_images(own), shape), extractor, config.batch_size, only)
     path = Path(config.reference).expanduser()

@@ -87,6 +87,7 @@ def as_pipeline(run: Run) -> Any:
         noise_scale=config.noise_scale,
         null_rate=config.null_rate,
         calibration=None if run.model.calibration is None else plain_calibration(run.model.calibration),
+        recipe=config.recipe,
     )
     transformer.model.load_state_dict({name: value.cpu() for name, value in run.model.state_dict().items()})
     if run.latents:

@@ -23,6 +23,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from kdiff.config.parts import Spec
+from kdiff.config.recipes import EARLIER, RecipeName
 from kdiff.config.training import ModelConfig
 from kdiff.path import LinearPath, VariancePreservingPath, broadcast_time, full_precision
 from kdiff.run.build import build_model
@@ -48,6 +49,8 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         null_rate: how often training hid a sample's class; after 0 the model knows no "no class", and guidance is refused.
         calibration: from `kdiff.run.calibrations.plain_calibration`, for a run with a calibration, whose numbers are among the
             weights.
+        recipe: the run's recipe, which fills in what the target leaves out. An export without it was made before there were
+            recipes.
 
     Raises:
         ValueError: the path is neither linear nor variance_preserving, or a weight is complex.
@@ -68,9 +71,10 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         min_denominator: float = PAPER_CLAMP,
         null_rate: float = ModelConfig.null_rate,
         calibration: dict[str, Any] | None = None,
+        recipe: RecipeName = EARLIER,
     ) -> None:
         super().__init__()
-        config = ModelConfig(network=network, path=path, noise_scale=noise_scale, null_rate=null_rate)
+        config = ModelConfig(network=network, recipe=recipe, path=path, noise_scale=noise_scale, null_rate=null_rate)
         self.model = build_model(config, target, tuple(shape), num_classes)
         self.model.target.requires_grad_(False)
         if calibration is not None:

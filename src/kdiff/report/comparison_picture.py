@@ -51,7 +51,7 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
 
     panel(figure, top[0, 0], matched_heldout(dataset).x[: view.shown], view, "held-out data", INK)
     for i, target in enumerate(targets, start=1):
-        run = load_run(next(job for job in jobs if job.target == target).folder)
+        run = load_run(next(job for job in jobs if job.target == target).folder, calibrated=False)
         x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")
         panel(figure, top[i // columns, i % columns], x, view, short_label(target), colours[target])
 
@@ -153,7 +153,8 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
             _mark_beyond(axes, i + offset, statistics.mean(values), marker, style)
     axes.set_xlim(-0.5, len(targets) - 0.5)
     turned = len(targets) > 4
-    axes.set_xticks(range(len(targets)), map(short_label, targets), rotation=15 if turned else 0, fontsize=8)
+    labels = [short_label(target) if turned else short_label(target).replace("(", "\n(", 1) for target in targets]
+    axes.set_xticks(range(len(targets)), labels, rotation=15 if turned else 0, fontsize=8)
     handles = [
         axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
         axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],

@@ -156,8 +156,8 @@ def view_of(data: Samples, manifold: Manifold | None = None) -> View:
 
 
 def short_label(part: str) -> str:
-    """A part's label for a title or a tick, where a class path is shortened to the name of the class."""
-    return re.sub(r"^[\w.:]*[.:](?=[^\W\d])", "", part)
+    """A part's label for a title or a tick: a class path is shortened to the name of the class, and words have no quotes."""
+    return re.sub(r"='(\w+)'", r"=\1", re.sub(r"^[\w.:]*[.:](?=[^\W\d])", "", part))
 
 
 def panel(figure: FigureBase, place: Any, x: Tensor, view: View, title: str, colour: str = INK, columns: int = 8) -> Axes:

@@ -81,5 +81,11 @@ def meaning(dataset: Dataset, views: Sequence[View], data: str) -> str:
             "- A trained network is not linear and learns with a loss on v, so its k need not end at any of these values.",
             "  To find out what k is best for a trained network, run:",
             f"  kdiff compare {shlex.quote(data)} --grid 6",
+            "",
+            "Recommendation",
+            "- For one run, take the default. It needs none of these numbers: k is learned from 0.9, and times are weighed.",
+            f"  kdiff train --data {shlex.quote(data)}",
+            "  The evidence so far is one run on each of some development cells (docs/results/recipes.md). Its samples were",
+            "  at 0.37 to 1.09 times the distance of those of learned k from 0.5 without a weight. The test is not finished.",
         ]
     )

@@ -106,7 +106,8 @@ def _hero(record: Record) -> Markup:
     aside = definitions(facts)
     if now is None or name is None:
         return element("div", element("p", f"Target {record.target}.", class_="lead"), aside, class_="hero")
-    value = element("p", element("i", name), " = ", number(now, 3), class_="k-value")
+    size = "k-value" if len(name) < 3 else "k-value k-long"
+    value = element("p", element("i", name), " = ", number(now, 3), class_=size)
     near = f", {_near(axis, now)}" if axis else ""
     words = f"{name} is fixed{near}."
     if start != now:

@@ -37,6 +37,7 @@ data { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .hero { display: grid; grid-template-columns: minmax(0, 1fr); gap: 2rem 3.5rem; align-items: end; }
 .k-value { font-size: clamp(3.2rem, 15vw, 5.5rem); color: var(--k); margin: 0; letter-spacing: -0.02em;
   line-height: 1; white-space: nowrap; }
+.k-long { font-size: clamp(2rem, 9vw, 3.3rem); }
 .k-value i { padding-right: 0.06em; }
 .k-value data { font-variant-numeric: lining-nums; }
 .k-said { color: var(--soft); margin: 0.75rem 0 1.25rem; }

@@ -8,7 +8,9 @@ from pathlib import Path
 from kdiff.config.parts import Spec, parse
 from kdiff.config.recipes import EARLIER, RecipeName, chosen_recipe
 from kdiff.config.studies import CompareConfig
+from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import read_json
+from kdiff.run.folder import read_run_config
 from kdiff.targets import fixed_k
 
 BACK = "restore it from a copy, or remove it, and the finished runs are collected again"
@@ -71,6 +73,10 @@ def find_recipe(config: CompareConfig, out: Path) -> RecipeName:
     """The recipe of a comparison; if it names none, that of the comparison in the folder, or else the default."""
     if config.recipe is None and (out / "results.json").exists():
         found: RecipeName = read_json(out / "results.json", {"config": STORED}, BACK)["config"].get("recipe", EARLIER)
+        return found
+    begun = next(out.glob("runs/*/*/seed_*/config.yaml"), None)
+    if config.recipe is None and begun is not None:  # a comparison that was interrupted
+        found = read_run_config(begun.parent, TrainConfig).recipe
         return found
     return chosen_recipe(config.recipe, config.loss_space)
 

@@ -77,8 +77,15 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is trained and judged."""
-        return (self.folder / "evaluation.json").exists()
+        """Whether the run is trained, and judged as the job says."""
+        done = self.folder / "evaluation.json"
+        return done.exists() and _as_now(read_evaluation(done).get("job")) == self.stamp
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What evaluation.json records of the job."""
+        judge = {"judge": self.judge.__name__} if self.judge else {}
+        return {"config": as_dict(self.config), "num_samples": self.num_samples, "exact": self.exact, **judge}
 
 
 def make_jobs(
@@ -110,11 +117,7 @@ def make_jobs(
 
 def execute(job: Job) -> None:
     """Train and judge one run, as far as this has not been done."""
-    stamp = {"config": as_dict(job.config), "num_samples": job.num_samples, "exact": job.exact}
-    if job.judge:
-        stamp["judge"] = job.judge.__name__
-    done = job.folder / "evaluation.json"
-    if done.exists() and _as_now(read_evaluation(done).get("job")) == stamp:
+    if job.finished:
         return
     if (job.folder / "finished.json").exists():
         run = _load_matching(job)
@@ -130,7 +133,7 @@ def execute(job: Job) -> None:
         result = {"k": target.position, "target_state": target.scalars, "samplers": {}}
         result["environment"] = describe_environment()
     run.place.check()
-    write_json(done, {"job": stamp, **result, "seconds": time.perf_counter() - started})
+    write_json(job.folder / "evaluation.json", {"job": job.stamp, **result, "seconds": time.perf_counter() - started})
 
 
 def _execute_within(locks: dict[Path, tuple[int, int]], job: Job) -> None:
@@ -141,7 +144,7 @@ def _execute_within(locks: dict[Path, tuple[int, int]], job: Job) -> None:
 
 def _load_matching(job: Job) -> Run:
     """The run in a job's folder, if it has the job's settings."""
-    run = load_run(job.folder)
+    run = load_run(job.folder, calibrated=False)  # as `train_run` returns it
     if as_dict(run.config) != as_dict(job.config):
         raise ValueError(f"{job.folder} holds a run with other settings; choose another folder with --out, or delete it")
     return run

@@ -278,13 +278,15 @@ def make_basis(
             Without both, as when a saved model is built, principal and patch start as the identity, and loading fills them.
 
     Raises:
-        ValueError: the kind is unknown, or the basis cannot have this shape or size.
+        ValueError: the kind is unknown, the basis cannot have this shape or size, or "principal" is given samples alone.
     """
     if kind not in KINDS:
         raise ValueError(f"basis is {kind!r}; expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if size is not None and kind != "patch":
         raise ValueError(f"size is {size}, the side of a patch, but basis is {kind!r}; expected basis='patch' with it")
     if kind == "principal":
+        if moments is None and samples is not None:
+            raise ValueError("a principal basis was given samples alone; expected moments, as in moments=dataset.moments")
         return PrincipalBasis(shape, moments)
     if kind == "patch":
         return PatchBasis(shape, size, moments, samples)

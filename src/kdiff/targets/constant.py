@@ -184,6 +184,8 @@ def is_constant(target: Target) -> bool:
 def _constants(target: Target) -> tuple[float, float] | None:
     if any(True for _ in target.parameters()):
         return None
+    if type(target).velocity_error is not Target.velocity_error:  # a loss of its own, such as that of two answers
+        return None
     device = next((buffer.device for buffer in target.buffers()), torch.device("cpu"))
     pairs = (target.coefficients(torch.tensor([t], device=device)) for t in (0.25, 0.75))
     early, late = ([torch.as_tensor(value) for value in pair] for pair in pairs)

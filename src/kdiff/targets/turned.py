@@ -47,6 +47,8 @@ class TurnedTarget(Target):
         self.floor = float(floor)
         self._mark("basis_number", float(KINDS.index(kind)))
         self._mark("least_variance", self.floor)
+        if kind == "random" and moments is None and samples is not None:
+            raise ValueError("a random basis was given samples alone; expected moments, as in moments=dataset.moments")
         found = torch.ones(self.basis.coefficient_shape)
         if kind == "random" and moments is not None:
             found = moments().variances.double()

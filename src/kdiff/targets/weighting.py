@@ -76,7 +76,7 @@ class LogWeighting(Weighting):
         return self
 
     def _intervals(self, t: Tensor, batch: int) -> Tensor:
-        t = t.detach().reshape(-1)
+        t = torch.as_tensor(t, device=self.mean_square.device).detach().reshape(-1)
         t = t.repeat(batch // len(t))  # one time for all samples, or a batch of two answers for each time
         return (t.to(self.mean_square.dtype) * BINS).long().clamp(0, BINS - 1)
 

@@ -63,30 +63,27 @@ class DiffusionObjective(Objective):
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and what is logged of it.
 
-        With a weighting or a consistency loss, "loss" is logged without it, so that it compares between targets, and beside it
-        "weighted_loss".
+        With a weighting, a consistency loss or a penalty, "loss" is logged without it, so that it compares between targets.
+        Beside it stand "weighted_loss", which is what a step minimises, and "penalty", as far as the model has them.
         """
         t = self.module.timesteps.sample(x.shape[0], device=x.device)
         error, cosine = self.module.terms(x, t, **({} if y is None else {"y": y}))
-        weighting, extras = self.module.weighting, dict[str, Tensor]()
+        weighting, penalty, extras = self.module.weighting, self.module.target.penalty(), dict[str, Tensor]()
         loss = self.module.weighed(error, t)
         weighting.observe(error, t)
-        plain = loss.detach()
-        if type(weighting) is not Weighting or isinstance(self.module.target, SelfConsistent):
-            plain = error.detach().square().mean()
-            extras = {"loss": plain, "weighted_loss": loss.detach()}
-        penalty = self.module.target.penalty()
-        if penalty is not None:
-            loss, extras = loss + penalty, {**extras, "loss": plain, "penalty": penalty.detach()}
+        weighted = type(weighting) is not Weighting or isinstance(self.module.target, SelfConsistent)
+        plain = error.detach().square().mean() if weighted else loss.detach()
         if self.directions is not None:
             along = _mean_square_within(error.detach(), self.directions)
-            extras |= {"loss_along": along, "loss_across": plain - along}
-        if cosine is None:
-            return loss, extras
-        loss = loss + self.module.cosine_weight * cosine
-        if "loss" in extras:
-            extras |= {"loss": plain + self.module.cosine_weight * cosine.detach(), "weighted_loss": loss.detach()}
-        return loss, {**extras, "loss_cosine": cosine.detach()}
+            extras = {"loss_along": along, "loss_across": plain - along}
+        if cosine is not None:
+            added = self.module.cosine_weight * cosine
+            loss, plain, extras = loss + added, plain + added.detach(), {**extras, "loss_cosine": cosine.detach()}
+        if penalty is not None:
+            loss, extras = loss + penalty, {**extras, "loss": plain, "penalty": penalty.detach()}
+        if weighted:
+            extras = {**extras, "loss": plain, "weighted_loss": loss.detach()}
+        return loss, extras
 
     def settle(self, add: Callable[[Tensor], Tensor] | None) -> None:
         """Update the running means of the weighting."""

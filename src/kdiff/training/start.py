@@ -295,6 +295,6 @@ def _take_target(model: KDiff, before: KDiff, init: float | None) -> float:
         raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}; expected the same, or learned")
     try:
         ours.load_state_dict(theirs.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"target is {ours}, but the weights belong to the target {theirs}: {error}") from None
+    except RuntimeError:
+        raise ValueError(f"target is {ours}, but the weights belong to {theirs}; expected the same options") from None
     return 1.0
