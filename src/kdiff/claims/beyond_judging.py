@@ -71,7 +71,7 @@ def copying(judge: Judge, x: Tensor) -> float:
 
 
 def floor(judge: Judge) -> float:
-    """The distance of as many training samples as there are held out, from what the measure compares samples with."""
+    """The distance between the training data and the held-out data, by the same measure."""
     if judge.dataset.manifold is not None:
         return distance(judge, judge.heldout)
     return distance(judge, judge.train)

@@ -85,7 +85,7 @@ def meaning(dataset: Dataset, views: Sequence[View], data: str) -> str:
             "Recommendation",
             "- For one run, take the default. It needs none of these numbers: k is learned from 0.9, and times are weighed.",
             f"  kdiff train --data {shlex.quote(data)}",
-            "  The evidence so far is one run on each of some development cells (docs/results/recipes.md). Its samples were",
-            "  at 0.37 to 1.09 times the distance of those of learned k from 0.5 without a weight. The test is not finished.",
+            "  The evidence so far is one run on each of nine development cells (docs/results/recipes.md). Its samples were at",
+            "  0.37 to 1.09 times the distance of those of learned k from 0.5 without a weight. The test is not finished.",
         ]
     )
