@@ -16,6 +16,7 @@ import torch
 
 from kdiff import FixedK, KDiff, LearnedK, LinearPath, VariancePreservingPath
 from kdiff.data.directions import moments
+from kdiff.targets import find_target
 from kdiff.targets.asymflow import AsymFlow
 from kdiff.targets.bases import KINDS
 from kdiff.targets.directed import LearnedDirections
@@ -396,3 +397,12 @@ def test_samples_alone_are_refused_where_moments_are_needed(kind) -> None:
     """The basis would else be the identity, and the variances those along random directions."""
     with pytest.raises(ValueError, match="expected moments"):
         Spectral((3,), basis=kind, samples=lambda: torch.randn(20, 3))
+
+
+@pytest.mark.parametrize("name", ["spectral", "learned_directions", "asymflow", "wiener"])
+@pytest.mark.parametrize(("shape", "kind"), [((12,), "principal"), ((1, 4, 4), "patch")])
+def test_the_basis_by_default_suits_the_shape(name, shape, kind) -> None:
+    """Neighbouring entries of a vector need not be related, so that patches of them mean nothing."""
+    x = torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))
+    given = {"shape": shape, "moments": lambda: moments(x), "samples": lambda: x}
+    assert find_target(f"{name}(rank=2)" if name == "asymflow" else name, **given)().basis.kind == kind

@@ -29,7 +29,8 @@ class AsymFlow(TurnedTarget):
         shape: the shape of a sample.
         rank: m, the number of leading directions, those of the greatest variance; from 0 to all.
         scale: s.
-        basis: "patch", "principal", "dct", "channels" or "random" (`kdiff.targets.bases`).
+        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`). By default "patch", and for
+            vectors of up to 4,096 numbers "principal".
         size: the side of a patch.
         seed: the seed of a random basis.
         moments: a function that returns the moments of the data, or None if saved weights follow.
@@ -45,7 +46,7 @@ class AsymFlow(TurnedTarget):
         shape: tuple[int, ...],
         rank: int = 8,
         scale: float = 1.0,
-        basis: str = "patch",
+        basis: str | None = None,
         size: int | None = None,
         seed: int = 0,
         moments: MakeMoments = None,

@@ -23,7 +23,8 @@ class LearnedDirections(TurnedTarget, Learned):
 
     Args:
         shape: the shape of a sample.
-        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`).
+        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`). By default "patch", and for
+            vectors of up to 4,096 numbers "principal".
         init: k at the start, the same in every direction.
         rate: the pace, as for `LearnedK`.
         pull: the weight p of a term of the model's loss, p times the variance over directions of logit k_i. It pulls all k to
@@ -39,7 +40,7 @@ class LearnedDirections(TurnedTarget, Learned):
     def __init__(
         self,
         shape: tuple[int, ...],
-        basis: str = "patch",
+        basis: str | None = None,
         init: float = 0.9,
         rate: float = 10.0,
         pull: float = 0.0,

@@ -25,8 +25,9 @@ class Spectral(TurnedTarget, Learned):
 
     Args:
         shape: the shape of a sample.
-        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`). In a random basis the λ are those
-            of the principal components, as a control.
+        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`). By default "patch", and for
+            vectors of up to 4,096 numbers "principal". In a random basis the λ are those of the principal components, as a
+            control.
         w0: w₀, at the start if it is learned.
         w1: w₁, likewise.
         learned: whether w₀ and w₁ are learned together with the network.
@@ -45,7 +46,7 @@ class Spectral(TurnedTarget, Learned):
     def __init__(
         self,
         shape: tuple[int, ...],
-        basis: str = "patch",
+        basis: str | None = None,
         w0: float = 0.0,
         w1: float = 0.5,
         learned: bool = True,

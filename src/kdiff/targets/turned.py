@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdiff.targets.bases import KINDS, make_basis
-from kdiff.targets.scatter import MakeMoments, MakeSamples
+from kdiff.targets.scatter import MAX_DENSE, MakeMoments, MakeSamples
 from kdiff.targets.target import LINE, Target
 
 DRAWN = 200  # points of a curve over directions, at most
@@ -31,7 +31,7 @@ class TurnedTarget(Target):
 
     def _set_basis(
         self,
-        kind: str,
+        kind: str | None,
         shape: tuple[int, ...],
         size: int | None,
         seed: int,
@@ -40,7 +40,12 @@ class TurnedTarget(Target):
         moments: MakeMoments,
         samples: MakeSamples,
     ) -> None:
-        """Make the basis and measure λ. Without moments and samples both wait to be filled from saved weights."""
+        """Make the basis and measure λ. Without moments and samples both wait to be filled from saved weights.
+
+        If no kind is named, it is "patch", and for vectors "principal", because their neighbouring entries need not be related.
+        """
+        if kind is None:
+            kind = "principal" if len(shape) == 1 and math.prod(shape) <= MAX_DENSE else "patch"
         if not (math.isfinite(floor) and floor > 0):
             raise ValueError(f"floor is {floor}; expected a positive number, the least variance in units of the noise's")
         self.basis = make_basis(kind, shape, size=size, seed=seed, moments=moments, samples=samples)

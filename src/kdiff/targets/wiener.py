@@ -26,7 +26,8 @@ class Wiener(TurnedTarget):
 
     Args:
         shape: the shape of a sample.
-        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`).
+        basis: "principal", "patch", "dct", "channels" or "random" (`kdiff.targets.bases`). By default "patch", and for
+            vectors of up to 4,096 numbers "principal".
         size: the side of a patch.
         seed: the seed of a random basis.
         floor: the least λ, in units of the noise's variance. At t = 1 it keeps a and b finite in empty directions.
@@ -41,7 +42,7 @@ class Wiener(TurnedTarget):
     def __init__(
         self,
         shape: tuple[int, ...],
-        basis: str = "patch",
+        basis: str | None = None,
         size: int | None = None,
         seed: int = 0,
         floor: float = 1e-4,
