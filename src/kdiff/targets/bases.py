@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from itertools import chain
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdiff.path import full_precision
+from kdiff.targets.float32 import Float32Module
 from kdiff.targets.scatter import MAX_DENSE, MakeMoments, MakeSamples, components, scatter
 
 MAX_PATCH = 8  # the largest default side of a patch
 
 
-class Basis(nn.Module, ABC):
+class Basis(Float32Module, ABC):
     """An orthonormal basis of samples of one shape: turn_back(turn(x)) = x, and turn keeps lengths.
 
     Both run in float32 or better, also under autocast. All that is made from data or a seed is kept in buffers, which are saved
@@ -82,16 +82,6 @@ class Basis(nn.Module, ABC):
         padded = (1,) * (len(self.coordinate_shape) - len(self.coefficient_shape)) + self.coefficient_shape
         shared = total.sum_to_size(padded) / (self.dimension / math.prod(padded))
         return shared.reshape(self.coefficient_shape).clamp_min(0)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
-        """Keep the basis in float32 under `.bfloat16()` and `.half()`."""
-        exact = {name: value for name, value in self._buffers.items() if value is not None}
-        super()._apply(fn, recurse)
-        for name, value in exact.items():
-            now = self._buffers[name]
-            if now is not None and now.itemsize < 4:
-                self._buffers[name] = value.to(now.device, torch.float32)
-        return self
 
     def extra_repr(self) -> str:
         """The options that `print` shows."""

@@ -12,16 +12,15 @@ divided by σ, so that v stays finite and g goes to 1 like σ at t = 1. h is fou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdiff.path import GaussianPath, broadcast_time, full_precision
 from kdiff.targets.bases import Basis
+from kdiff.targets.float32 import Float32Module
 
 
-class Calibration(nn.Module):
+class Calibration(Float32Module):
     """The correction above; all its numbers are buffers in float32, also if the model is in half precision.
 
     Args:
@@ -73,16 +72,6 @@ class Calibration(nn.Module):
         t = broadcast_time(t, z)
         c = self.basis.turn(path.data(z, v, t)) - self.centre
         return v + path.determinant(t) * self.basis.turn_back(self.at(t).to(c) * c)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Calibration:
-        """Keep all in float32 under `.bfloat16()` and `.half()`."""
-        exact = {name: value for name, value in self._buffers.items() if value is not None}
-        super()._apply(fn, recurse)
-        for name, value in exact.items():
-            now = self._buffers[name]
-            if now is not None and now.itemsize < 4:
-                self._buffers[name] = value.to(now.device, torch.float32)
-        return self
 
     def extra_repr(self) -> str:
         """The options that `print` shows."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,14 +80,6 @@ class Learned(Target):
             return {}
         gradient = whole(self.w.grad).clone()
         return {name: gradient[i] for name, i in self._logged().items()}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Keep w in float32 under `.bfloat16()` and `.half()`: in these types Adam's small steps are rounded away."""
-        exact = self.w.data
-        super()._apply(fn, recurse)
-        if self.w.itemsize < 4:
-            self.w.data = exact.to(self.w.device, torch.float32)
-        return self
 
 
 def initial_logit(k: float) -> float:

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdiff.path import PAPER_CLAMP, GaussianPath, LinearPath, at_least_float32, broadcast_time, check_shapes, full_precision
+from kdiff.targets.float32 import Float32Module
 
 Coefficient = Tensor | float
 LINEAR = LinearPath()
-# In float32 only an exactly singular denominator (k = 1 at t = 1, k = 0 at t = 0) is smaller than this.
-SMALLEST_DENOMINATOR = 1e-8
+SMALLEST_DENOMINATOR = 1e-8  # in float32 only an exactly singular one is smaller (k = 1 at t = 1, k = 0 at t = 0)
 
 
 def as_coefficient(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Description:
         return cls(dict(plain["scalars"]), axis, [Curve(**curve) for curve in plain["curves"]])
 
 
-class Target(nn.Module, ABC):
+class Target(Float32Module, ABC):
     """A prediction target u = a x − b n. A subclass defines `coefficients`; a and b must have the same sign.
 
     A target may work in another orthonormal basis. `turn` takes samples there, `turn_back` brings them back, and a and b apply

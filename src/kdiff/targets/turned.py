@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,16 +73,6 @@ class TurnedTarget(Target):
         count = min(len(ordered), DRAWN)
         places = torch.linspace(0, len(ordered) - 1, count).round().long()
         return places.tolist(), ordered.cpu()[places].tolist()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Keep the target's own buffers in float32 under `.bfloat16()` and `.half()`."""
-        exact: dict[str, Any] = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, value in exact.items():
-            now = self._buffers[name]
-            if now is not None and now.itemsize < 4:
-                self._buffers[name] = value.to(now.device, torch.float32)
-        return self
 
     def extra_repr(self) -> str:
         """The options that `print` shows."""

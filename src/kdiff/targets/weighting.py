@@ -18,7 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kdiff.path import GaussianPath, at_least_float32, full_precision
+from kdiff.path import GaussianPath, full_precision
+from kdiff.targets.float32 import Float32Module
 from kdiff.targets.target import LINEAR, Target
 
 BINS = 25  # intervals of t of equal length, each with its own running mean
@@ -26,7 +27,7 @@ MEMORY = 0.98  # the share of a running mean that a new sample of its interval l
 LARGEST = 1e4  # the largest ratio of two weights: a time without any error would else have all the weight
 
 
-class Weighting(nn.Module):
+class Weighting(Float32Module):
     """No weight: the loss is the mean square of the error. The other weightings extend this one."""
 
     @full_precision
@@ -68,12 +69,6 @@ class LogWeighting(Weighting):
         self.register_buffer("mean_square", torch.ones(BINS))
         self.register_buffer("visits", torch.zeros(BINS, dtype=torch.int64))
         self._seen: Tensor | None = None  # sums of squares and counts. No buffer: DDP would copy that of one process to all
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogWeighting:
-        """Keep the running means in float32 under `.bfloat16()` and `.half()`, where their small steps are rounded away."""
-        super()._apply(fn, recurse)
-        self.mean_square = at_least_float32(self.mean_square)
-        return self
 
     def _intervals(self, t: Tensor, batch: int) -> Tensor:
         t = torch.as_tensor(t, device=self.mean_square.device).detach().reshape(-1)
