@@ -128,7 +128,7 @@ def _run(jobs: Sequence[Job], only: Sequence[str], workers: int, progress: str |
     """Do the runs that match and are missing, after their data have been found and their classifiers trained."""
     wanted = [job for job in jobs if _matches(job, only)]
     # Missing data are found before any run. A classifier is trained once here, not once in every worker.
-    judged = {str(job.config.data) for job in wanted if job.num_samples}
+    judged = {str(job.config.data) for job in wanted if job.num_samples and not job.finished}
     for name, config in {str(job.config.data): job.config for job in wanted}.items():
         dataset = load_dataset(config)
         if name in judged:
