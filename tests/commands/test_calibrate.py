@@ -81,6 +81,8 @@ def test_evaluations_and_info_say_whether_it_was_used(folder: Path, capsys: pyte
         assert main(["evaluate", str(folder), "--num-samples", "1", "--exact", "false", "--calibrated", used]) == 0
         result = json.loads((folder / "evaluation.json").read_text())
         assert result["calibrated"] is (used == "true")
+        assert main(["report", str(folder)]) == 0
+        assert ("weights ema 0.9, calibrated, " in (folder / "report.html").read_text()) is (used == "true")
         values[used] = result["samplers"]["clean"]["figures"]["off_manifold"]["value"]
     assert values["true"] < values["false"]
     capsys.readouterr()

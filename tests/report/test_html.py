@@ -125,8 +125,14 @@ def test_the_numbers_are_those_that_were_measured(pages) -> None:
         assert figure["value"] in page.numbers
     found = read_json(next((pages.parent / "sweeps").glob("*/sweep.json")))
     assert {setting["value"] for setting in found["settings"]} <= set(page.numbers)
-    said = " ".join(page.text)
-    for fact in ("digits", "MLP(width=8, depth=1)", "learned(rate=50)", read_json(pages.parent / "data.json")["fingerprint"]):
+    said = "".join(page.text)
+    for fact in (
+        "digits",
+        "MLP(width=8, depth=1)",
+        "learned(rate=50)",
+        "balanced, weight over time: log",
+        read_json(pages.parent / "data.json")["fingerprint"],
+    ):
         assert fact in said
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kdiff import LinearPath
+from kdiff.commands.main import main
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import Damaged
 from kdiff.run.calibrations import FACTS, TENSORS, calibration_place, read_calibration, read_facts, save_calibration
@@ -186,3 +188,39 @@ def test_other_runs_start_from_the_weights_without_the_calibration(folder: Path,
     run = train_run(TrainConfig(**{**SETTINGS, "start_from": str(folder)}), tmp_path / "next")  # type: ignore[arg-type]
     assert json.loads((tmp_path / "next" / "start.json").read_text())["velocity_change"]["0.5"] < 1e-5
     assert not run.calibrated
+
+
+@pytest.mark.parametrize("command", ["sample", "sweep"])
+def test_what_is_compared_is_calibrated_alike(command: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guidance by a checkpoint without a calibration, and a ranking of averages of which one has none, use none at all."""
+    store(load_run(folder))
+    argv = {
+        "sample": ["--num", "4", "--guidance", "2", "--guidance-checkpoint", "2", "--out", str(folder / "x")],
+        "sweep": ["--ema", "0.999", "none", "--num-samples", "40", "--steps", "3"],
+    }[command]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main([command, str(folder), *argv]) == 0
+    said = [str(each.message) for each in caught if "no calibration is used" in str(each.message)]
+    assert len(said) == 1
+    assert ("step 2" if command == "sample" else "(raw, step 4)") in said[0]
+    if command == "sweep":
+        assert json.loads(next(folder.glob("sweeps/*/sweep.json")).read_text())["calibrated"] is False
+        return
+    found = load_file(folder / "x.safetensors")
+    assert main([command, str(folder), *argv, "--calibrated", "false"]) == 0
+    again = load_file(folder / "x.safetensors")
+    assert all(torch.equal(found[name], again[name]) for name in again)
+
+
+def test_a_sweep_of_one_average_uses_its_calibration_unless_told_not_to(folder: Path) -> None:
+    store(load_run(folder))
+    values = []
+    for used in ("true", "false"):
+        out = folder / f"out_{used}"
+        argv = ["--num-samples", "40", "--steps", "3", "--calibrated", used, "--out", str(out)]
+        assert main(["sweep", str(folder), *argv]) == 0
+        found = json.loads((out / "sweep.json").read_text())
+        assert found["calibrated"] is (used == "true")
+        values.append(found["settings"][0]["value"])
+    assert values[0] != values[1]

@@ -9,8 +9,8 @@ from kdiff.config.plain import check_least
 
 ABOUT = """Finds a calibration of a trained run: a gain on its data prediction for each direction and time, by least squares on
 the training data, without training. It is adopted only if samples are then closer to held-out data. The commands sample,
-evaluate, sweep, report and export then use it with the weights it was found for; sample, evaluate and export leave it out
-with --calibrated false. The result is written to RUN/calibration. Examples: kdiff calibrate runs/digits; kdiff calibrate
+evaluate, sweep, report and export then use it with the weights it was found for. All of these but report leave it out with
+--calibrated false. The result is written to RUN/calibration. Examples: kdiff calibrate runs/digits; kdiff calibrate
 runs/digits --ema none; kdiff sample runs/digits --calibrated false."""
 
 

@@ -18,7 +18,7 @@ def command(argv: list[str]) -> None:
     extras = {"sampler": SAMPLER_OPTION}
     config, folder, _ = read_config("sample", SampleConfig, argv, "RUN", extras, sampled_as(argv), ABOUT)
     from kdiff.report.run_pictures import sample_to_files
-    from kdiff.run.run import load_run
+    from kdiff.run.run import calibrate_alike, load_run
 
     run = load_run(needed_run(folder, "sample"), config.checkpoint, config.ema, calibrated=config.calibrated)
     run.autoencoder = config.autoencoder
@@ -27,6 +27,7 @@ def command(argv: list[str]) -> None:
         weaker = load_run(
             config.guidance_run or run.folder, config.guidance_checkpoint, config.ema, calibrated=config.calibrated
         )
+        calibrate_alike(run, weaker)
     out = Path(config.out) if config.out else None
     files = sample_to_files(run, config.num, config.seed, out, weaker, **sampler_options(config))
     print("\n".join(str(file) for file in files))

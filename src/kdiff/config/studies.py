@@ -114,6 +114,8 @@ class SweepConfig:
         num_samples: The number of samples for each setting. All settings use the same noise and classes.
         seed: The seed of the noise.
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
+        calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out. It is
+            left out too if another one of the averages has none.
         features: The features by which images are ranked: inception (FID) or dinov2 (FD-DINOv2), as for kdiff evaluate. If left
             out, samples are ranked by their distance to the training data: the Fréchet distance in the features of the data's
             own classifier, or the sliced Wasserstein distance if the data have no labels.
@@ -135,6 +137,7 @@ class SweepConfig:
     num_samples: int = 1000
     seed: int = 0
     checkpoint: int | None = None
+    calibrated: bool = True
     features: Literal["inception", "dinov2"] | None = None
     feature_weights: str | None = None
     reference: str | None = None

@@ -97,7 +97,8 @@ def _floors(result: dict[str, Any]) -> Markup:
     header = ["measure", f"{result['num_samples']:,} samples", "floor of the samples: exact denoiser"]
     header += [f"groups of {result['group_size']:,} samples", "floor of the groups: held-out data"]
     caption = join(
-        f"Step {result['step']:,}, weights {result['weights']}, seed {result['seed']}, solver {options['solver']} with ",
+        f"Step {result['step']:,}, weights {result['weights']}{', calibrated' if result.get('calibrated') else ''}, ",
+        f"seed {result['seed']}, solver {options['solver']} with ",
         f"{options['steps']} steps, guidance {options['guidance']:g}. A floor is the value that would remain with a perfect ",
         "network. The floor of the samples is that of an exact denoiser of the training data with the same sampler. The floor ",
         "of the groups is that of as many held-out data as one group has; even sets from the same distribution differ. A ",
@@ -120,7 +121,9 @@ def _features(result: dict[str, Any]) -> Markup:
     reference, sampler = result.get("reference", {}), samples.get("sampler", {})
     against = next((reference[name] for name in ("statistics", "images", "data") if reference.get(name)), None)
     said = [f"Features of {features['name']}, weights {features['weights']}; {samples['num']:,} samples"]
-    said += [f"step {samples['step']:,}, weights {samples['weights']}, seed {samples['seed']}"] if "seed" in samples else []
+    if "seed" in samples:
+        used = ", calibrated" if samples.get("calibrated") else ""
+        said.append(f"step {samples['step']:,}, weights {samples['weights']}{used}, seed {samples['seed']}")
     said += [", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in sampler.items())] if sampler else []
     said += [f"reference {against}, {reference['num'] or 'an unknown number of'} images"] if against else []
     left_out = result.get("left_out", {}).items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdiff import __version__
+from kdiff.config.recipes import chosen_recipe, resolved
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import write_text
 from kdiff.report.chart import Line, chart, position_scale
@@ -129,6 +130,7 @@ def _near(axis: Axis, value: float) -> str:
 
 def _trained(record: Record) -> Markup:
     data, config, run = record.data, record.config, record.run
+    recipe = chosen_recipe(config.recipe, config.loss_space)
     classes, shape = data.get("class_names") or [], " × ".join(map(str, data["shape"]))
     counted = f"{data['num_classes']} classes" if data["num_classes"] else "no classes"
     named = element("small", ", ".join(classes[:CLASSES]), " …" if len(classes) > CLASSES else "") if classes else None
@@ -143,6 +145,7 @@ def _trained(record: Record) -> Markup:
         "data": join(f"{data['name']}: {data['counts']['train']:,} training samples of shape {shape}, {counted}", named, more),
         "network": join(code(config.network), parameters),
         "target": join(code(record.target), weights),
+        "recipe": join(code(recipe), ", weight over time: ", code(resolved(config.target, recipe)[1])),
         "path": join(code(config.path), ", times in training: ", code(config.timesteps)),
     }
     if record.other_weights:

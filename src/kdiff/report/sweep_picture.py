@@ -41,6 +41,12 @@ def draw_sweep(path: Path, found: Sweep) -> None:
         save_figure(figure, path)
 
 
+def _number(setting: Setting, name: str) -> float:
+    """The value of an option on an axis. The raw weights, ema "none", are an average with decay 0."""
+    value = setting.options[name]
+    return 0.0 if value == "none" else float(value)
+
+
 def _parts(found: Sweep, axes: Sequence[str], alone: str) -> dict[str, list[Setting]]:
     """The finite settings by the varied options that are not an axis; under the name `alone` if there are none."""
     others = [name for name in found.varied if name not in axes]
@@ -62,7 +68,7 @@ def _draw_contours(path: Path, found: Sweep, parts: dict[str, list[Setting]], na
         axes.set_axis_off()
     drawn: Any = None
     for axes, (label, settings) in zip(panels.flat, parts.items()):
-        x, y = ([float(setting.options[name]) for setting in settings] for name in names)
+        x, y = ([_number(setting, name) for setting in settings] for name in names)
         if len(set(x)) > 1 and len(set(y)) > 1:
             drawn = axes.tricontourf(x, y, [setting.value for setting in settings], levels=levels, cmap="viridis_r")
         for setting, across, up in zip(settings, x, y):
@@ -84,7 +90,7 @@ def _draw_lines(axes: Axes, found: Sweep, parts: dict[str, list[Setting]], names
     costs = names in (["steps"], [])
 
     def place(setting: Setting) -> float:
-        return setting.evaluations if costs else float(setting.options[names[0]])
+        return setting.evaluations if costs else _number(setting, names[0])
 
     for i, (label, settings) in enumerate(parts.items()):
         colour, style = COLOURS[i % len(COLOURS)], ("-", "--", ":")[i // len(COLOURS) % 3]

@@ -17,6 +17,7 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,19 @@ def load_run(
     run = Run(folder, config, data, model.to(device).eval(), step, weights, weights_digest=digest)
     run.place = place
     return run
+
+
+def calibrate_alike(*runs: Run) -> None:
+    """Leave the calibrations out, with a warning, unless all of these runs have one: what is compared must be alike.
+
+    Guidance by a weaker run would otherwise multiply the calibration, and a ranking of weights would rank calibrations.
+    """
+    without = [f"{run.folder} ({run.weights}, step {run.step})" for run in runs if not run.calibrated]
+    if without and len(without) < len(runs):
+        for run in runs:
+            run.model.calibration = None
+        named = ", ".join(dict.fromkeys(without))
+        warnings.warn(f"no calibration is used, because {named} has none; kdiff calibrate finds one", stacklevel=2)
 
 
 def _remedy(checkpoints: dict[int, Path], damaged: int) -> str:

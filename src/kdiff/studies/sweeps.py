@@ -49,7 +49,7 @@ from kdiff.run.environment import describe_environment
 from kdiff.run.folder import sampling_of
 from kdiff.run.generate import generate
 from kdiff.run.lock import check_held, locked
-from kdiff.run.run import Run, load_run
+from kdiff.run.run import Run, calibrate_alike, load_run
 from kdiff.studies.sweep_result import OPTIONS, SETTING, Setting, Sweep, as_plain, shown, summarise
 
 GROUPS = 10
@@ -113,8 +113,10 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
         ValueError: guidance for a model without labels, an average that the run does not have, an unknown solver or grid; and
             all errors of `FeatureDistance`, of other types too. All come before anything is sampled.
     """
-    first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None)
-    runs = {ema: load_run(folder, config.checkpoint, ema) for ema in config.ema or first.config.ema[:1]}
+    used = config.calibrated
+    first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None, calibrated=used)
+    runs = {ema: load_run(folder, config.checkpoint, ema, calibrated=used) for ema in config.ema or first.config.ema[:1]}
+    calibrate_alike(first, *runs.values())
     for scale in config.guidance:
         first.check_guidance(scale)
     fixed = {name: value for name, value in sampling_of(str(folder)).items() if name in FIXED}
@@ -210,7 +212,8 @@ def _write(found: Sweep, config: SweepConfig, stamp: dict[str, Any], run: Run, o
         numbers = [setting.evaluations, setting.value, *setting.groups, round(setting.seconds, 2)]
         writer.writerow([*options, *numbers, setting in found.close])
     write_text(out / "sweep.csv", text.getvalue())
-    facts = {"run": str(run.folder), "k": run.model.target.describe().position, **stamp, "measure": found.measure}
+    facts = {"run": str(run.folder), "k": run.model.target.describe().position, **stamp, "calibrated": run.calibrated}
+    facts |= {"measure": found.measure}
     result = {**facts, "config": as_dict(config), "best": found.best.options, "cheapest_as_good": found.cheap.options}
     result["settings"] = [as_plain(setting) | {"close": setting in found.close} for setting in found.settings]
     write_json(out / "sweep.json", {**result, "environment": describe_environment()})
