@@ -9,6 +9,7 @@ import pytest
 
 from kdiff import FixedK, GeneralTarget, LearnedK, LogitNormal, Uniform, VariancePreservingPath, load_data
 from kdiff.config.parts import Part, data_name, parse, resolve
+from kdiff.config.plain import as_dict, from_dict
 from kdiff.config.training import TrainConfig
 from kdiff.networks import MLP
 from kdiff.run.build import build, build_model, load_dataset
@@ -266,3 +267,11 @@ def test_class_paths_that_do_not_work_say_why(module):
 def test_an_error_inside_the_users_module_is_not_taken_for_a_missing_class(module):
     with pytest.raises(ValueError, match=r"importing .*broken failed: AttributeError: .*no_such_function"):
         build("network", f"{module}.broken.Net", shape=(3,))
+
+
+def test_an_option_called_name_is_stored_and_read_back() -> None:
+    """As a mapping it would take the place of the part's own name."""
+    part = parse("package.data.table(name='wine', size=2)")
+    assert parse(part.plain()) == part
+    config = TrainConfig(data=part)
+    assert from_dict(TrainConfig, as_dict(config)).data == part

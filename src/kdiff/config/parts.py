@@ -47,7 +47,7 @@ class Part:
 
     def plain(self) -> float | str | dict[str, Any]:
         """The part as YAML and JSON write it: a number, a name, or a mapping with the options."""
-        if self.values:
+        if self.values or "name" in self.options:  # in a mapping an option called name would take the part's own place
             return str(self)
         if self.options:
             return {"name": self.name, **self.options}
