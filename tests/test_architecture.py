@@ -138,7 +138,8 @@ def room_of(path: Path) -> str:
 
 def test_the_house_is_small() -> None:
     assert {room_of(path) for path in ROOMS} == set(ORDER)
-    assert len({path.parent for path in FILES if path.parent != SOURCE}) <= 17, "folders"
+    # The rooms, and one folder within a room: the file formats, of which each is one file.
+    assert len({path.parent for path in FILES if path.parent != SOURCE}) <= 18, "folders"
     assert len([path for path in FILES if path.parent == SOURCE]) <= 6, "files beside the folders"
 
 

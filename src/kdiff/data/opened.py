@@ -2,7 +2,8 @@
 
 A `Source` is one array (N, *shape) on disk. It knows its shape and type before anything is read, reads any rows, and says
 which rows are stored together. `Opened` has the source of the samples, and those of labels, conditions and the mask, with the
-facts of the file. Each format of `kdiff.data.formats` is one function that returns an `Opened`. Nothing else in kdiff knows a format.
+facts of the file. Each format of `kdiff.data.formats` is one function that returns an `Opened`. Nothing else in kdiff knows a
+format.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Opened:
 
     - `x`: the samples.
     - `y`: integer labels (N,), or None. Names of classes, if the file has them, are in `classes`, by label.
-    - `conditions`: further conditions by name, (N, ...) each. `kinds` has the kind of a condition (`kdiff.config.conditions`)
-      where its shape and type do not say it.
+    - `conditions`: further conditions by name, (N, ...) each. `kinds` has the kind of a condition where its shape and type do
+      not say it (`kdiff.config.condition_spec`).
     - `mask`: which entries are present, bool (N, *shape), or None if only NaN and the fill values of the format, which `x`
       returns as NaN, are missing.
     - `value_range`: the two values that mean black and white, for images.

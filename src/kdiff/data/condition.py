@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdiff.config.conditions import ConditionSpec
+from kdiff.config.condition_spec import ConditionSpec
 from kdiff.data.normalisation import Normalisation
 from kdiff.data.samples import Samples
 
