@@ -49,8 +49,9 @@ test: $(DEVELOPMENT) ## run the tests; ARGS goes to pytest
 test-fast: $(DEVELOPMENT) ## run the tests that take no time: no long training, no processes, no browser
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
 
-tutorials: $(DEVELOPMENT) ## run the tutorial in full, ten minutes, into tutorials/
-	$(BIN)/python tools/run_tutorial.py docs/tutorial.md tutorials
+tutorials: $(DEVELOPMENT) ## run the tutorials in full, twenty minutes, into tutorials/
+	$(BIN)/python tools/run_tutorial.py docs/tutorial.md tutorials/pictures
+	$(BIN)/python tools/run_tutorial.py docs/scientists.md tutorials/fields
 
 lint: $(DEVELOPMENT) ## check style and formatting
 	$(BIN)/ruff check .

@@ -52,6 +52,62 @@ def autoencoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_kinds(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Tiny autoencoders of several classes in diffusers' format, every weight drawn at random; each is made once.
+
+    Wan 2.2's is called AutoencoderKLWan22.
+    """
+    import diffusers
+
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    scale = {"latents_mean": [0.1, -2.0, 0.3], "latents_std": [0.5, 2.0, 4.0]}
+    wan = {"base_dim": 4, "z_dim": 3, "num_res_blocks": 1, **scale}
+    stages = {f"{part}_block_out_channels": (8, 8) for part in ("encoder", "decoder")}
+    deep = {f"{part}_block_types": ("ResBlock", "EfficientViTBlock") for part in ("encoder", "decoder")}
+    deep |= {f"{part}_layers_per_block": (1, 1) for part in ("encoder", "decoder")}
+    deep |= {f"{part}_qkv_multiscales": ((), (5,)) for part in ("encoder", "decoder")}
+    patched = {"is_residual": True, "decoder_base_dim": 8, "dim_mult": [1, 1], "temperal_downsample": [False]}
+
+    def options(name: str, channels: int) -> dict[str, Any]:
+        images = {"in_channels": channels, "out_channels": channels}
+        return {
+            "AutoencoderKL": {**images, "block_out_channels": (8, 16), **levels, "norm_num_groups": 4, "shift_factor": 0.5},
+            "AutoencoderKLFlux2": {
+                **images,
+                "block_out_channels": (8, 16),
+                **levels,
+                "norm_num_groups": 4,
+                "latent_channels": 3,
+            },
+            "AutoencoderDC": {"in_channels": channels, "latent_channels": 4, "attention_head_dim": 4, **stages, **deep}
+            | {"scaling_factor": 0.41407},
+            "AutoencoderTiny": {**images, **stages, "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+            | {"scaling_factor": 0.7, "shift_factor": 0.1},
+            "AutoencoderKLQwenImage": {"input_channels": channels, "dim_mult": [1, 2], "temperal_downsample": [True], **wan},
+            "AutoencoderKLQwenImage21": {**dict.fromkeys(images, 4), "dim_mult": [1, 1], "temperal_downsample": [True], **wan},
+            "AutoencoderKLWan": {**images, "dim_mult": [1, 2], "temperal_downsample": [True], **wan},
+            "AutoencoderKLWan22": dict.fromkeys(images, 4 * channels) | {"patch_size": 2, **wan, **patched},
+        }[name]
+
+    made: dict[tuple[str, int], Path] = {}
+
+    def make(name: str, channels: int = 3) -> Path:
+        if (name, channels) not in made:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(0)
+                module = getattr(diffusers, name.removesuffix("22"))(**options(name, channels))
+                for key, value in module.state_dict().items():
+                    if value.is_floating_point():
+                        # Near what the constructor sets, so that signals pass, but no weight is 0 or 1.
+                        value.add_(0.1 * (torch.rand_like(value) if "running_var" in key else torch.randn_like(value)))
+            made[name, channels] = tmp_path_factory.mktemp("kinds") / name
+            module.save_pretrained(made[name, channels])
+        return made[name, channels]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny DINOv2 as transformers saves it: 16 features."""
     transformers = pytest.importorskip("transformers")

@@ -45,7 +45,7 @@ MAY_REQUIRE = {
     "config": set(),
     "sampling": {"torch", "torchdiffeq"},
     "files": {"torch", "numpy", "safetensors", "filelock"},
-    "data": {"torch", "numpy", "sklearn", "safetensors", "PIL", "fontTools", "filelock", "tqdm"},
+    "data": {"torch", "numpy", "sklearn", "scipy", "safetensors", "PIL", "fontTools", "filelock", "tqdm"},
     "latent": {"torch", "diffusers", "huggingface_hub"},
     "theory": {"torch", "numpy", "scipy", "sklearn"},
 }

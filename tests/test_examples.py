@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -73,3 +74,21 @@ def test_diffusers_schedulers(example, tmp_path, capsys) -> None:
     assert found["Euler"] < 1e-5
     assert min(found["Heun"], found["UniPC"]) > 1e-5
     assert capsys.readouterr().out.count("\n") == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*the windows of one series share a part")
+def test_forecast(example, tmp_path) -> None:
+    """The law that the example states is that of its equation, and an ensemble that saw two frames beats the climate."""
+    pytest.importorskip("h5py")
+    module = example("forecast", "--out", tmp_path / "out", "--runs", 40, "--steps", 40, "--truths", 8)
+    frames = module.runs(400, 3, np.random.default_rng(1))
+    assert frames.mean((0, 2, 3, 4)) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert frames.var((0, 2, 3, 4)) == pytest.approx(np.ones(3), abs=0.08)
+    _, variance, decay = module.spectra()
+    modes = np.fft.rfft2(frames[:, :, 0], norm="forward")
+    moved = np.abs(modes[:, 1]) ** 2 + decay**2 * np.abs(modes[:, 0]) ** 2
+    # With the turn of the wind unknown, the squares still tell: E|u′|² = decay² E|u|² + the variance of the noise.
+    noise = (moved - 2 * decay**2 * np.abs(modes[:, 0]) ** 2).mean(0)
+    assert noise == pytest.approx(variance * (1 - decay**2), abs=0.05 * variance.max())
+    model, climate = module.main()
+    assert model.crps + 3 * model.standard_error < climate.crps

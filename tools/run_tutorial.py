@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-QUICK = {"--steps": "20", "--num_samples": "270", "--num": "8", "--sample_every": "10"}
+QUICK = {"--steps": "20", "--num_samples": "270", "--num": "8", "--sample_every": "10", "--truths": "12"}
 
 
 def quick(words: list[str]) -> list[str]:

@@ -61,6 +61,8 @@ class KDiff(Flow):
         timesteps: the distribution of t in training. If left out, uniform.
         null: the value that stands for "no condition", for each condition that can be left out, as in {"y": 10}.
         null_rate: the probability with which the loss, in training mode, replaces a sample's conditions by null, for guidance.
+            One number replaces all of them together. A mapping, as in {"y": 0.1, "params": 0.2}, replaces each with its own
+            probability, independently of the others; conditions that it does not name are always kept.
         loss_space: "v" is the loss on the velocity. "u" is the loss on the network's output, for the linear theory; its scale
             changes with k, so that it cannot be used to learn k.
         noise_scale: the scale s of the noise n ~ N(0, s² I) in training and at the start of sampling (JiT at 512 pixels: 2). A
@@ -81,7 +83,7 @@ class KDiff(Flow):
         path: GaussianPath | str | None = None,
         timesteps: Timesteps | None = None,
         null: Mapping[str, Any] | None = None,
-        null_rate: float = 0.0,
+        null_rate: float | Mapping[str, float] = 0.0,
         loss_space: Literal["v", "u"] = "v",
         noise_scale: float = 1.0,
         cosine_weight: float = 0.0,
@@ -90,8 +92,7 @@ class KDiff(Flow):
         super().__init__()
         if loss_space not in ("v", "u"):
             raise ValueError(f"loss_space is {loss_space!r}; expected 'v' (the velocity) or 'u' (the network's output)")
-        if not 0 <= null_rate <= 1 or (null_rate and not null):
-            raise ValueError(f"null_rate is {null_rate} with null={null}; expected a probability, and a null if it is above 0")
+        _check_rates(null_rate, null)
         if not (math.isfinite(noise_scale) and noise_scale > 0 and math.isfinite(cosine_weight) and cosine_weight >= 0):
             raise ValueError(f"noise_scale is {noise_scale}, cosine_weight is {cosine_weight}; expected > 0 and ≥ 0")
         if cosine_weight and loss_space == "u":
@@ -110,7 +111,8 @@ class KDiff(Flow):
             )
         self.path = path if isinstance(path, GaussianPath) else find_path(path or "linear")()
         self.timesteps = timesteps or Uniform()
-        self.null, self.null_rate, self.loss_space = dict(null or {}), null_rate, loss_space
+        self.null, self.loss_space = dict(null or {}), loss_space
+        self.null_rate = dict(null_rate) if isinstance(null_rate, Mapping) else null_rate
         self.noise_scale, self.cosine_weight = float(noise_scale), float(cosine_weight)
         self.calibration: Calibration | None
         self.register_module("calibration", None)
@@ -241,11 +243,26 @@ class KDiff(Flow):
                 raise ValueError(f"{name} {found}; expected a tensor with one entry for each of the {batch} samples")
 
     def _drop(self, conditions: dict[str, Any], batch: int, device: torch.device) -> dict[str, Any]:
-        """Replace all conditions of a sample by null together, with probability `null_rate` for each sample."""
+        """Replace conditions of a sample by null: all together with probability `null_rate`, or each with its own."""
         self._check_conditions(conditions, batch)
-        drop = torch.rand(batch, device=device) < self.null_rate
+        drop: Mapping[str, Tensor]
+        if isinstance(self.null_rate, Mapping):
+            # A draw for each rate, also if its condition is not given, so that one condition does not change another's draws.
+            drop = {name: torch.rand(batch, device=device) < rate for name, rate in self.null_rate.items()}
+        else:
+            drop = dict.fromkeys(self.null, torch.rand(batch, device=device) < self.null_rate)
         return conditions | {
-            name: torch.where(per_sample(drop, value, name), null_like(value, self.null[name]), value)
+            name: torch.where(per_sample(drop[name], value, name), null_like(value, self.null[name]), value)
             for name, value in conditions.items()
-            if name in self.null and isinstance(value, Tensor)
+            if name in drop and isinstance(value, Tensor)
         }
+
+
+def _check_rates(null_rate: float | Mapping[str, float], null: Mapping[str, Any] | None) -> None:
+    """Raise ValueError unless the rates are probabilities, and conditions with a rate above 0 have a null."""
+    if not isinstance(null_rate, Mapping):
+        if not 0 <= null_rate <= 1 or (null_rate and not null):
+            raise ValueError(f"null_rate is {null_rate} with null={null}; expected a probability, and a null if it is above 0")
+        return
+    if wrong := {name: rate for name, rate in null_rate.items() if not 0 <= rate <= 1 or (rate and name not in (null or {}))}:
+        raise ValueError(f"null_rate is {wrong} with null={null}; expected a probability, and a null if it is above 0")

@@ -64,8 +64,8 @@ def test_there_is_one_positional_argument() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--network.width", "16"],
-        ["--network.width=16"],
+        ["--network", "MLP", "--network.width", "16"],
+        ["--network.width=16", "--network=MLP"],
         ["--network", "MLP(width=16)"],
         ["--network", "{name: MLP, width: 16}"],
         ["--network", '{"name": "MLP", "width": 16}'],
@@ -83,8 +83,13 @@ def test_every_form_of_a_component_is_the_same_one(argv, yaml_file) -> None:
         argv = [yaml_file(argv[1]), *argv[2:]]
     config = train(*argv)
     assert parse(config.network) == parse("MLP(width=16)")
-    config.network = "MLP"
+    config.network = "auto"
     assert config == TrainConfig(), "nothing else may change"
+
+
+def test_options_of_a_network_that_is_left_out_wait_for_the_choice() -> None:
+    assert parse(train("--network.width", "16").network) == parse("auto(width=16)")
+    assert parse(train("--network.budget", "30m").network) == parse("auto(budget='30m')")
 
 
 def test_options_of_a_component_are_added_to_those_it_has() -> None:
@@ -324,7 +329,7 @@ def test_values_that_only_look_different(text, values, yaml_file) -> None:
 
 
 def test_whole_numbers_with_an_exponent_on_the_command_line() -> None:
-    config = train("--steps", "1e3", "--batch-size=2e1", "--expects.shape", "[1, 8]", "--network.width", "1e1")
+    config = train("--steps", "1e3", "--batch-size=2e1", "--expects.shape", "[1, 8]", "--network=MLP", "--network.width", "1e1")
     assert (config.steps, config.batch_size, config.network.options) == (1000, 20, {"width": 10})
     assert type(find_network(config.network, shape=(4,), num_classes=0)().hidden[1].out_features) is int
     autoencoder = read_config("encode", AutoencoderConfig, ["fashion", "--channels", "1e1", "20"], "DATA")[0]

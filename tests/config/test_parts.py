@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -72,6 +74,8 @@ def module(tmp_path, monkeypatch):
         ("images.npz(labels=null, normalise=none)", "images.npz", {"labels": None, "normalise": "none"}),
         ("images.npz(value_range=(0, 255), key='a, (b)')", "images.npz", {"value_range": (0, 255), "key": "a, (b)"}),
         ("pack.nets.Net(sizes=[1, 2], options={'a': 1})", "pack.nets.Net", {"sizes": [1, 2], "options": {"a": 1}}),
+        ("sim.h5(condition=[params, 'a b', 3])", "sim.h5", {"condition": ["params", "a b", 3]}),
+        ("sim.h5(condition={params: vector})", "sim.h5", {"condition": {"params": "vector"}}),
         ("data (1).npz", "data (1).npz", {}),
         ({"name": "MLP", "width": 512}, "MLP", {"width": 512}),
         ({"name": "MLP"}, "MLP", {}),
@@ -111,6 +115,8 @@ def test_a_number_is_a_fixed_k_to_its_last_digit(k):
         "learned(**{'rate': 1})",
         "learned(rate=__import__('os'))",
         "learned(rate=a.b)",
+        "learned(rate=[a.b])",
+        "learned(rate={**{'a': 1}})",
         "learned(rate=1; init=2)",
     ],
 )
@@ -217,10 +223,22 @@ def test_values_without_a_name_reach_the_data_of_a_configuration():
 
 @pytest.mark.parametrize("name", ["JiT-B/16", "DiT(patch_size=1)"])
 def test_a_network_for_images_says_so_of_other_samples(name):
-    with pytest.raises(ValueError, match=r"is a network for images \(C, H, W\), but the samples have the shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"is a network for images \(C, H, W\), signals .* the samples have the shape \(5,\)"):
         build_model(TrainConfig(network=name), "learned", (5,), 0)
-    with pytest.raises(ValueError, match=r"the shape \(8, 8\); save grey images as \(N, 1, H, W\), by images\[:, None\], or"):
-        build_model(TrainConfig(network=name), "learned", (8, 8), 0)
+    with pytest.raises(ValueError, match=r"volumes \(C, D, H, W\), but the samples have the shape \(1, 2, 3, 4, 5\)"):
+        build_model(TrainConfig(network=name), "learned", (1, 2, 3, 4, 5), 0)
+
+
+def test_matrices_are_signals_and_whoever_means_images_is_told():
+    with pytest.raises(ValueError, match=r"image_size is 8 with patch_size 16.*save grey images as \(N, 1, H, W\), by images"):
+        build_model(TrainConfig(network="JiT-B/16"), "learned", (8, 8), 0)
+    network = "JiT(patch_size=4, hidden_size=8, depth=1, num_heads=1)"
+    with pytest.warns(UserWarning, match=r"signals of 8 channels and length 8; if they are grey images, save them as"):
+        assert build_model(TrainConfig(network=network), "learned", (8, 8), 0).network.shape == (8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_model(TrainConfig(network=network), "learned", (2, 8), 0).network.grid == (2,)
+        assert build_model(TrainConfig(network=network), "learned", (2, 8, 4, 4), 0).network.grid == (2, 1, 1)
 
 
 def test_a_network_for_images_that_passes_its_options_on_says_so_too(tmp_path, monkeypatch):
@@ -229,8 +247,8 @@ def test_a_network_for_images_that_passes_its_options_on_says_so_too(tmp_path, m
         "        super().__init__(patch_size=4, num_classes=0, hidden_size=8, depth=1, num_heads=1, **options)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"Passing is a network for images .* save grey images as \(N, 1, H, W\)"):
-        build_model(TrainConfig(network="passing.Passing"), "learned", (8, 8), 0)
+    with pytest.raises(ValueError, match=r"Passing is a network for images .* take a network for samples of any shape"):
+        build_model(TrainConfig(network="passing.Passing"), "learned", (8,), 0)
 
 
 def test_folders_are_named_after_the_data_the_file_or_the_function(tmp_path, monkeypatch):
@@ -275,3 +293,28 @@ def test_an_option_called_name_is_stored_and_read_back() -> None:
     assert parse(part.plain()) == part
     config = TrainConfig(data=part)
     assert from_dict(TrainConfig, as_dict(config)).data == part
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("sim.h5(key=[u, v])", {"key": ["u", "v"]}),
+        ("sim.h5(condition={params: vector, past: field})", {"condition": {"params": "vector", "past": "field"}}),
+        ("sim.h5(key=['a b', u], window={past: 2, future: 1})", {"key": ["a b", "u"], "window": {"past": 2, "future": 1}}),
+        (
+            "a.npz(condition={kind: class, 'a class': class}, key='class')",
+            {"condition": {"kind": "class", "a class": "class"}, "key": "class"},
+        ),
+        ("a(x=[u, 2], y=[true, null, -1.5], z=[])", {"x": ["u", 2], "y": [True, None, -1.5], "z": []}),
+    ],
+)
+def test_bare_words_inside_lists_and_mappings_are_text(text: str, options: dict[str, Any]) -> None:
+    part = parse(text)
+    assert part.options == options
+    assert parse(str(part)) == part
+
+
+@pytest.mark.parametrize("text", ["a(x=[u(1)])", "a(x={**u})", "a(x=[u for u in v])", "a(x={u, v})"])
+def test_lists_and_mappings_hold_plain_values_only(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot read"):
+        parse(text)

@@ -235,6 +235,23 @@ class TestOtherFiles:
     def test_folders_and_other_endings(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"is a folder, expected a file ending in \.npy, .*load_folder"):
             load_array(tmp_path)
-        (tmp_path / "a.csv").write_text("1,2")
-        with pytest.raises(ValueError, match=r"ending in '\.csv'; accepted endings: \.npy, \.npz, \.safetensors"):
-            load(tmp_path / "a.csv")
+        (tmp_path / "a.xyz").write_text("1,2")
+        with pytest.raises(ValueError, match=r"ending in '\.xyz'; accepted endings: \.npy, \.npz, \.safetensors"):
+            load(tmp_path / "a.xyz")
+
+
+def test_conditions_of_an_npz_are_named_on_the_command_line(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    raw, params, kind = drawn.standard_normal((200, 2, 4, 4)), drawn.random((200, 2)), np.arange(200) % 3
+    np.savez(tmp_path / "sim.npz", fields=raw, params=params, kind=kind)
+    dataset = load(f"{tmp_path}/sim.npz(condition={{params: vector, kind: class}})")
+    assert [each.spec.kind for each in dataset.conditions.values()] == ["vector", "class"]
+    assert dataset.shape == (2, 4, 4)
+    assert list(load(f"{tmp_path}/sim.npz(key=fields, condition=params)").conditions) == ["params"]
+    with pytest.raises(ValueError, match="no condition under 'parms'; the file holds"):
+        load(f"{tmp_path}/sim.npz(condition=parms)")
+    raw[3, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "gaps.npz", fields=raw)
+    with pytest.raises(ValueError, match="missing=mask"):
+        load(tmp_path / "gaps.npz")
+    assert load(f"{tmp_path}/gaps.npz(missing=mask)").mask is not None

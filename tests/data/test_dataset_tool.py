@@ -130,9 +130,9 @@ def test_from_the_command_line(root: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "images.zip").write_bytes(b"")
+    (tmp_path / "images.7z").write_bytes(b"")
     with pytest.raises(ValueError, match=r"accepted endings: .*; unpack an archive first, and name the folder$"):
-        load(tmp_path / "images.zip")
+        load(tmp_path / "images.7z")
 
 
 def test_a_dataset_json_without_labels_is_said_not_to_be_used(tmp_path: Path) -> None:

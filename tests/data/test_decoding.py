@@ -164,3 +164,19 @@ class TestPixelsAtOnce:
         known = decoding.Header((4, 4), False, 16)
         found = tried(lambda image: decoding.decode(image, known, "RGB", None), path)
         assert found == "ValueError: it changed while it was read: 5×6, expected 4×4"
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_turned_tiff_files_are_read_upright(tmp_path: Path, turned: int, compression: str | None) -> None:
+    """Pillow 13 scrambles uncompressed ones of orientation 5 to 8 if it opens them by name (findings/)."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    ways = (Image.Transpose(way) for way in (0, 3, 1, 5, 4, 6, 2))
+    expected = dict(enumerate((Image.fromarray(pixels).transpose(way) for way in ways), 2)).get(turned, Image.fromarray(pixels))
+    known = tried(lambda image: header(image, None), tmp_path / "a.tif")
+    assert known.size == expected.size
+    found = tried(lambda image: decoding.decode(image, known, "L", None), tmp_path / "a.tif")
+    assert np.array_equal(found[0], np.asarray(expected))

@@ -255,7 +255,7 @@ class TestCache:
         monkeypatch.setattr(progress, "DELAY", 0)
         load(write(tmp_path / "b", COLOUR))
         shown = capsys.readouterr().err
-        for work in (rf"looking through {tmp_path}/b", rf"decoding {tmp_path}/b", "hashing b", "mean and variance"):
+        for work in (rf"decoding {tmp_path}/b", "hashing b", "mean and variance"):
             assert re.search(rf"{work}: 100%.*(40/40|24/24)", shown), work
 
     @pytest.mark.parametrize("change", ["content", "name", "new", "gone"])
@@ -343,7 +343,7 @@ class TestRefusals:
             ({"size": 0}, ValueError, "size in pixels must be at least 1, found 0"),
             ({"size": 2.5}, ValueError, r"size of .* is 2\.5; expected a whole number"),
             ({"size": True}, ValueError, "whole number"),
-            ({"channels": "RGBA"}, ValueError, "channels must be one of RGB, L, found 'RGBA'"),
+            ({"channels": "RGBA"}, ValueError, "channels must be one of RGB, L, all, found 'RGBA'"),
             ({"corrupt": "ignore"}, ValueError, "corrupt must be list or error, found 'ignore'"),
             ({"resize": 8}, ValueError, "has no option resize .*its options are size, channels, flip, corrupt, labels"),
         ],
@@ -358,3 +358,89 @@ def test_no_warning_without_reason(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(write(tmp_path, COLOUR))
+
+
+class TestIndexing:
+    """Small images of one form are decoded as soon as they are opened; the result is that of two passes."""
+
+    @pytest.mark.parametrize("ending", [".png", ".jpg", ".gif"])
+    @pytest.mark.parametrize("options", [{}, {"size": 4}, {"channels": "L"}, {"channels": "RGB", "size": 5}])
+    def test_one_pass_and_two_give_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, options: dict[str, object]
+    ) -> None:
+        root = write(tmp_path / "images", COLOUR, ("b", "a"), ending)
+        (root / "a" / f"bad{ending}").write_bytes(b"nonsense")
+        passes = []
+        for most in (image_folder.SMALL, 0):
+            monkeypatch.setenv("KDIFF_CACHE", str(tmp_path / f"cache {most}"))
+            monkeypatch.setattr(image_folder, "SMALL", most)
+            with pytest.warns(UserWarning, match="1 of 41 images cannot be read"):
+                passes.append(load(root, **options))
+        first, second = passes
+        assert torch.equal(first.x[:], second.x[:])
+        assert (first.fingerprint, first.describe()) == (second.fingerprint, second.describe())
+
+    def test_each_file_of_one_form_is_opened_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root, opened, original = write(tmp_path / "images", COLOUR), list[str](), decoding.Image.open
+
+        def counted(file: object, *more: object) -> Image.Image:
+            opened.append(str(getattr(file, "name", file)))
+            return original(file, *more)
+
+        monkeypatch.setattr(decoding.Image, "open", counted)
+        load(root)
+        assert sorted(set(opened)) == sorted(str(path) for path in root.iterdir())
+        assert len(opened) <= len(COLOUR) + 4  # the first one also shows the form of all, and whether it is deep
+
+    @pytest.mark.parametrize("grey_first", [True, False])
+    def test_a_form_that_the_first_image_does_not_have(self, tmp_path: Path, grey_first: bool) -> None:
+        root = write(tmp_path / "images", COLOUR)
+        save(root / ("000.png" if grey_first else "999.png"), GREY[0])
+        pixels = bytes_of(load(root))
+        assert pixels.shape[1:] == (3, 6, 8)
+        assert torch.equal(pixels[0 if grey_first else -1], torch.from_numpy(GREY[0]).expand(3, -1, -1))
+        assert torch.equal(pixels[1 if grey_first else 0], torch.from_numpy(COLOUR[1 if grey_first else 0]).permute(2, 0, 1))
+
+    def test_the_cache_is_used_again_until_any_file_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = write(tmp_path / "images", COLOUR)
+        first = load(root)
+        with monkeypatch.context() as patch:
+            patch.setattr(image_folder, "_decode_all", None)
+            assert load(root).fingerprint == first.fingerprint
+        before = (root / "007.png").stat()
+        save(root / "007.png", COLOUR[8])
+        os.utime(root / "007.png", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps the time
+        again = load(root)
+        assert again.fingerprint != first.fingerprint
+        assert torch.equal(bytes_of(again)[7], torch.from_numpy(COLOUR[8]).permute(2, 0, 1))
+
+    def test_stamps_of_many_files_are_those_of_each(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = write(tmp_path / "images", COLOUR[:3], ("b", "a"))
+        names = ["a/001.png", "b/000.png"]
+        monkeypatch.chdir(tmp_path)
+        for folder in (root, Path("images"), Path("images/../images")):
+            assert cache.stamps(folder, names) == [cache.stamp(folder / name) for name in names]
+
+
+class TestLeftOut:
+    def test_files_are_counted_by_kind_and_empty_classes_named(self, tmp_path: Path) -> None:
+        root = write(tmp_path / "images", COLOUR, ("a", "b"))
+        for name in ("a/x.txt", "a/y.txt", "notes", "b/z.heic", "b/._z.png", ".DS_Store", "dataset.json"):
+            (root / name).write_text("[]")
+        (root / "c").mkdir()
+        with pytest.warns(UserWarning, match=r"left out|hold no images") as said:
+            image_folder.image_names(root)
+        texts = [str(one.message) for one in said]
+        assert len(texts) == 2
+        assert "1 pictures are left out, because kdiff does not read .heic (1); convert them to .png" in texts[0]
+        assert "4 files that are no images are left out too: .txt (2)" in texts[0]
+        assert "no ending (1)" in texts[0]
+        assert "hidden (1)" in texts[0]
+        assert "the folders c hold no images, so they are no classes" in texts[1]
+
+    def test_nothing_is_said_where_nothing_is_left_out(self, tmp_path: Path) -> None:
+        root = write(tmp_path / "images", COLOUR, ("a", "b"))
+        (root / ".DS_Store").write_text("")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(image_folder.image_names(root)) == len(COLOUR)

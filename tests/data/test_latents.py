@@ -171,6 +171,7 @@ def test_with_noise_the_whole_variance_is_one(folder: Path) -> None:
     torch.testing.assert_close(drawn.var((0, 2, 3)), torch.ones(3), atol=0.02, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*root mean square of the latents")
 def test_the_autoencoders_own_scale(folder: Path) -> None:
     data = load_latents(folder, normalise="scaling")
     torch.testing.assert_close(data.x[:], torch.from_numpy((ARRAYS["mean"] - 3.0) * 0.25))
@@ -185,6 +186,7 @@ def scaled(folder: Path, **scale: Any) -> torch.Tensor:
     return data.x[:]
 
 
+@pytest.mark.filterwarnings("ignore:.*root mean square of the latents")
 def test_the_autoencoders_own_mean_and_std_by_channel(folder: Path) -> None:
     """(latent − mean) · scaling / std, as pipelines of diffusers have it."""
     mean, std = np.array([-1.6, 0.5, 30.0]), np.array([8.4, 5.9, 0.01])
@@ -193,22 +195,31 @@ def test_the_autoencoders_own_mean_and_std_by_channel(folder: Path) -> None:
     torch.testing.assert_close(found, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-4)
 
 
-def test_the_autoencoders_own_mean_and_std_in_patches(folder: Path) -> None:
-    """As FLUX.2 has it: a norm over batches of the latents in patches of 2×2."""
-    norm = torch.nn.BatchNorm2d(12, eps=1e-4, affine=False).eval()
-    norm.running_mean, norm.running_var = torch.randn(12), torch.rand(12) + 0.1
-    deviations = (norm.running_var.double() + 1e-4).sqrt()
-    found = scaled(folder, mean=norm.running_mean.tolist(), std=deviations.tolist())
-    patches = torch.nn.functional.pixel_unshuffle(torch.from_numpy(ARRAYS["mean"]), 2)
-    torch.testing.assert_close(torch.nn.functional.pixel_unshuffle(found, 2), norm(patches), rtol=1e-5, atol=1e-5)
-
-
 def test_a_scale_that_is_not_known_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"normalise is scaling, but here holds no factor .*; take normalise=channels"):
         scaled(folder, scaling=None)
-    change(folder, shape=[3, 2, 5])
-    with pytest.raises(ValueError, match="patches of 2×2, and the latents are 2×5"):
+    with pytest.raises(ValueError, match="the mean and std of its autoencoder are not those of 3 channels"):
         scaled(folder, mean=[0.0] * 12, std=[1.0] * 12)
+
+
+def test_numbers_that_do_not_suit_the_latents_are_said(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """The channels here have the deviations 0.2, 1 and 30, and means twice as large."""
+    scaled(folder, mean=[0.4, 2.0, 60.0], std=[0.2, 1.0, 30.0])
+    assert not list(recwarn)
+    for factor, rms in ((100.0, "0.01"), (0.01, "1e\\+02")):
+        std = [factor * each for each in (0.2, 1.0, 30.0)]
+        with pytest.warns(UserWarning, match=f"the root mean square of the latents is {rms}, .* take normalise=channels"):
+            scaled(folder, mean=[0.4, 2.0, 60.0], std=std)
+
+
+@pytest.mark.filterwarnings("ignore:.*root mean square of the latents")
+def test_draws_from_a_posterior_that_the_autoencoder_does_not_have(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", posterior=False)
+    with pytest.raises(ValueError, match="or encode with --posterior true into another folder"):
+        load_latents(folder, posterior=True)
+    scaled(folder, **{"class": "AutoencoderDC", "posterior": False})
+    with pytest.raises(ValueError, match=r"was encoded without posterior; leave posterior out: an AutoencoderDC has none$"):
+        load_latents(folder, posterior=True)
 
 
 def test_the_scale_of_other_latents(folder: Path, tmp_path: Path) -> None:

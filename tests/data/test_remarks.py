@@ -143,3 +143,13 @@ def test_every_remark_is_one_line_and_changes_nothing() -> None:
         data = make_dataset("a", raw, normalise="features")
     train = torch.from_numpy(raw)[data.split == 0].double()
     assert torch.equal(data.normalisation.scale, train.std(0, correction=0).float())
+
+
+def test_a_channel_that_hardly_varies_beside_another_one() -> None:
+    fields = np.random.default_rng(0).standard_normal((200, 2, 4, 4)).astype(np.float32) * np.array([1.0, 0.01])[:, None, None]
+    with pytest.warns(
+        UserWarning, match=r"channel 1 has a standard deviation of 0.0\d+, and channel 0 has .*normalise=channels"
+    ):
+        make_dataset("fields", fields, normalise="standard")
+    make_dataset("fields", fields, normalise="channels")
+    make_dataset("fields", fields * np.array([1.0, 10.0])[:, None, None], normalise="standard")

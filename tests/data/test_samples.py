@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from kdiff.data import Dataset, ImageSamples, Normalisation, checks, dataset, load, make_dataset, principal_directions, samples
+from kdiff.data import (
+    Dataset,
+    ImageSamples,
+    Normalisation,
+    checks,
+    kept_splits,
+    load,
+    make_dataset,
+    principal_directions,
+    samples,
+)
 from kdiff.data.dataset import PARTS
 from kdiff.data.samples import summarise
 from kdiff.files import cache as cache_module
@@ -219,8 +229,8 @@ class TestKeptHashes:
         def refuse(*_: object) -> None:
             raise AssertionError("hashed again")
 
-        monkeypatch.setattr(dataset, "split_and_fingerprint", refuse)
-        monkeypatch.setattr(dataset, "summarise", refuse)
+        monkeypatch.setattr(kept_splits, "split_and_fingerprint", refuse)
+        monkeypatch.setattr(kept_splits, "summarise", refuse)
         again = make_dataset("a", RAW, LABELS, identity="x", **RANGE)
         assert torch.equal(first.split, again.split)
         assert again.split.dtype == torch.int8
@@ -237,14 +247,14 @@ class TestKeptHashes:
     def test_hashes_of_large_vectors_are_kept_too(self, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
         rows = RAW.reshape(len(RAW), -1) / np.float32(255)
         plain = make_dataset("a", rows, LABELS)
-        monkeypatch.setattr(dataset, "KEPT_BYTES", 0)
+        monkeypatch.setattr(kept_splits, "KEPT_BYTES", 0)
         first = make_dataset("a", rows, LABELS, identity="x")
         assert len(list(cache_folder.rglob("*.json"))) == 1
 
         def refuse(*_: object) -> None:
             raise AssertionError("hashed again")
 
-        monkeypatch.setattr(dataset, "split_and_fingerprint", refuse)
+        monkeypatch.setattr(kept_splits, "split_and_fingerprint", refuse)
         again = make_dataset("a", rows, LABELS, identity="x")
         for found in (first, again):
             assert torch.equal(found.split, plain.split)

@@ -43,7 +43,11 @@ class Rough(nn.Module):
 def run_of(network: nn.Module, **options: Any) -> Any:
     """As much of a run as `compare_samples` reads, with a network that predicts white data."""
     return SimpleNamespace(
-        model=KDiff(network, 1.0).eval(), config=SimpleNamespace(sampling=Sampling(**options)), shape=(3,), class_counts=None
+        model=KDiff(network, 1.0).eval(),
+        config=SimpleNamespace(sampling=Sampling(**options)),
+        shape=(3,),
+        class_counts=None,
+        given=None,
     )
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from kdiff.data import Dataset, make_dataset
+from kdiff.data.normalisation import Normalisation
+from kdiff.data.samples import ImageSamples, LazySamples
 from kdiff.evaluation import classifier, subsets
 from kdiff.evaluation.frechet import frechet_distance, statistics
 from kdiff.evaluation.judge import Judge
-from kdiff.evaluation.subsets import drawn, matched_heldout
+from kdiff.evaluation.subsets import drawn, matched_heldout, most_rows
 from kdiff.run.generate import balanced_labels
 
 CENTRES = 3 * np.random.default_rng(5).standard_normal((1000, 4))
@@ -150,3 +152,23 @@ def test_every_figure_of_weighted_held_out_samples_is_weighted(monkeypatch) -> N
     uniform = judge._figures(judge.heldout, torch.full((len(judge.heldout),), 1 / len(judge.heldout)).double())
     for name in ("frechet", "sliced_wasserstein", "mmd", "copying"):
         assert uniform[name].value == pytest.approx(equal[name].value, rel=1e-4, abs=1e-6), name
+
+
+def test_fewer_rows_of_large_fields_on_disk_are_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in memory and images of bytes are used as they always were."""
+
+    class Fields(LazySamples):
+        def __getitem__(self, rows: int | slice | torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError
+
+        def select(self, rows: torch.Tensor) -> LazySamples:
+            raise NotImplementedError
+
+    shape = (1000, 2, 8, 8)
+    monkeypatch.setattr(subsets, "ENTRIES", 100 * 128)
+    fields = Fields(shape, Normalisation.none(), None)
+    assert [most_rows(fields, limit) for limit in (60, 5000)] == [60, 100]
+    assert most_rows(Fields((1000, 2, 800, 8), Normalisation.none(), None), 5000) == 50
+    images = ImageSamples(np.zeros((1000, 1, 8, 8), dtype=np.uint8), Normalisation.none())
+    for samples in (torch.zeros(shape), images):
+        assert most_rows(samples, 5000) == 5000

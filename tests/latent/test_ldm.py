@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from diffusers import AutoencoderKLFlux2
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdiff.latent import Autoencoder
+from kdiff.latent import Autoencoder, load_autoencoder
+from kdiff.latent.kinds import KINDS
 from kdiff.latent.ldm import from_ldm, ldm_config
 
 VA_VAE = {"block_out_channels": (128, 128, 256, 256, 512), "latent_channels": 32, "layers_per_block": 2}
@@ -112,7 +114,7 @@ def test_the_architecture_of_va_vae_is_read_off_its_keys(make_attended, to_ldm) 
     }
     assert config["down_block_types"] == list(module.config.down_block_types)
     assert config["up_block_types"] == list(module.config.up_block_types)
-    assert Autoencoder.factor.fget(type("", (), {"module": module})()) == 16  # type: ignore[attr-defined]
+    assert KINDS["AutoencoderKL"].side(module.config) == 16
 
 
 def test_without_quant_convolutions(make_attended, to_ldm) -> None:
@@ -147,11 +149,15 @@ def test_flux2s_own_file_keeps_its_quant_convolutions_and_its_scale(flux2) -> No
     with torch.no_grad():
         expected = Reference(moved).encode(x, levels=2, blocks=1)
         torch.testing.assert_close(module.encode(x).latent_dist.parameters, expected, atol=1e-4, rtol=1e-4)
+        patched = expected[:, :4].unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(0, 1, 3, 5, 2, 4).reshape(1, 16, 2, 2)
+        torch.testing.assert_close(Autoencoder(module, "a").encode(x)[0], patched, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(
             module.decode(latent).sample, Reference(moved).decode(latent, levels=2, blocks=1), atol=1e-4, rtol=1e-4
         )
     facts = Autoencoder(module, "a").describe()
-    assert (facts["scaling"], facts["shift"], len(facts["mean"])) == (1.0, 0.0, 16)
+    assert (facts["class"], facts["scaling"], facts["shift"]) == ("AutoencoderKLFlux2", 1.0, 0.0)
+    assert (facts["factor"], facts["channels"], facts["patch"]) == (4, 16, 2)
+    assert facts["mean"] == flux2["bn.running_mean"].tolist()
     assert facts["std"] == pytest.approx((flux2["bn.running_var"] + 1e-4).sqrt().tolist())
 
 
@@ -172,6 +178,25 @@ def test_flux2s_own_file_keeps_its_quant_convolutions_and_its_scale(flux2) -> No
 def test_a_weight_without_a_place_is_refused_by_name(flux2, name) -> None:
     with pytest.raises(ValueError, match=rf"1 not in this network \({name}"):
         from_ldm({**flux2, name: torch.ones(8, 8, 1, 1)})
+
+
+def test_flux2s_own_file_is_the_same_autoencoder_as_that_of_diffusers(to_ldm, tmp_path) -> None:
+    """Also with a decoder of other widths, and without the counter of batches; without half of the statistics it is refused."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    module = AutoencoderKLFlux2(**FLUX2, **blocks, decoder_block_out_channels=(64, 32), layers_per_block=1)
+    module.bn.running_mean.normal_()
+    module.bn.running_var.uniform_(0.5, 2)
+    module.save_pretrained(tmp_path)
+    state = to_ldm(module.state_dict())
+    del state["bn.num_batches_tracked"]
+    folder, file = load_autoencoder(tmp_path), Autoencoder(from_ldm(state), "file")
+    assert {**file.describe(), "source": None} == {**folder.describe(), "source": None}
+    z = torch.randn(1, 16, 2, 2)
+    assert torch.equal(file.decode(z), folder.decode(z))
+    with pytest.raises(ValueError, match=r"1 missing \(bn.running_var\)"):
+        from_ldm({key: value for key, value in state.items() if key != "bn.running_var"})
+    with pytest.raises(ValueError, match=r"2 of another shape \(bn.running_mean \(17,\) instead of \(16,\)"):
+        from_ldm({**state, "bn.running_mean": torch.ones(17), "bn.running_var": torch.ones(17)})
 
 
 def test_the_scale_of_a_file_without_one_is_not_known(make_attended, to_ldm) -> None:

@@ -72,3 +72,16 @@ def test_configurations_are_told_of_unknown_sizes_and_vectors():
         build("network", "DiTT", shape=(3,), num_classes=0)
     with pytest.raises(ValueError, match="needs a value for image_size, channels"):
         build("network", "DiT-S/2", shape=(3,), num_classes=0)
+
+
+def test_a_patch_has_one_side_for_all_axes_or_a_list_of_them():
+    def grid(patch):
+        name = f"JiT(patch_size={patch}, hidden_size=8, depth=1, num_heads=1)"
+        return build("network", name, channels=1, image_size=(8, 8), num_classes=0).grid
+
+    assert [grid(patch) for patch in ("4", "4e0", "[2, 4]")] == [(2, 2), (2, 2), (4, 2)]
+    for wrong in ("abc", "1.5", "[1, 2.5]"):
+        with pytest.raises(ValueError, match=r"patch_size of JiT is .*; expected a whole number or a list"):
+            grid(wrong)
+    with pytest.raises(ValueError, match=r"patch_size is \[8\] with image_size 8×8; expected one number, or 2"):
+        grid("[8]")

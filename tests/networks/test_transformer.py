@@ -13,9 +13,9 @@ from kdiff.networks.embedding import (
     LabelEmbedding,
     PatchEmbedding,
     TimeEmbedding,
-    image_and_grid,
     sine_positions,
     sinusoid,
+    tiling,
     unpatchify,
 )
 from kdiff.networks.transformer import (
@@ -41,7 +41,7 @@ def test_unpatchify_puts_back_what_patches_are_cut_from():
         for r in range(grid[0])
         for c in range(grid[1])
     ]
-    assert_close(unpatchify(torch.stack(tokens, dim=1), grid, p), image, rtol=0, atol=0)
+    assert_close(unpatchify(torch.stack(tokens, dim=1), grid, (p, p)), image, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("bottleneck", [None, 5])
@@ -63,11 +63,11 @@ def test_patch_embedding_is_one_linear_map_for_all_patches_in_row_major_order(bo
 @pytest.mark.parametrize(("size", "patch"), [(10, 4), ((8, 10), 4), ((0, 8), 4), (8, 0), (8, -4)])
 def test_patches_must_tile_the_image(size, patch):
     with pytest.raises(ValueError, match=r"image_size is .* patch_size"):
-        image_and_grid(size, patch)
+        tiling(size, patch)
 
 
 def test_positions_are_columns_then_rows():
-    table = sine_positions(3, 4, 32)[0].unflatten(0, (3, 4))
+    table = sine_positions((3, 4), 32)[0].unflatten(0, (3, 4))
     assert_close(table[0, :, :16], table[2, :, :16], rtol=0, atol=0)
     assert_close(table[:, 0, 16:], table[:, 3, 16:], rtol=0, atol=0)
     assert_close(table[1, 3, 0], torch.tensor(3.0).sin())  # column 3, frequency 1
@@ -91,7 +91,7 @@ def test_time_embedding_follows_the_precision_of_its_layers():
 
 def test_attention_scores_under_rotation_depend_on_relative_position_only():
     rows, columns, h = 5, 6, 16
-    table = rotary_table(rows, columns, h)
+    table = rotary_table((rows, columns), h)
     q, k = torch.randn(2, h)
     scores = rotate(q.expand(rows * columns, h), table) @ rotate(k.expand(rows * columns, h), table).T
     by_place = scores.reshape(rows, columns, rows, columns)
@@ -108,7 +108,7 @@ def test_rotation_turns_adjacent_pairs_by_row_and_column():
     frequencies = torch.tensor([1.0, 0.01])
     angles = torch.cat([(row * frequencies).expand(3, 4, 2), (column * frequencies).expand(3, 4, 2)], dim=2)
     expected = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).reshape(12, h)
-    table = rotary_table(3, 4, h)
+    table = rotary_table((3, 4), h)
     for form in (table, for_this_device(table)):
         assert_close(rotate(x.reshape(12, h), form), expected)
         half = rotate(x.reshape(12, h).bfloat16(), form)
@@ -118,11 +118,11 @@ def test_rotation_turns_adjacent_pairs_by_row_and_column():
 
 
 def test_rotation_keeps_lengths_and_leaves_the_prefix():
-    table, x = rotary_table(3, 4, 8, prefix=2), torch.randn(5, 14, 8)
+    table, x = rotary_table((3, 4), 8, prefix=2), torch.randn(5, 14, 8)
     turned = rotate(x, table)
     assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert_close(turned[:, :3], x[:, :3], rtol=0, atol=0)  # the prefix, and the patch at (0, 0)
-    assert_close(turned[:, 2:], rotate(x[:, 2:], rotary_table(3, 4, 8)), rtol=0, atol=0)
+    assert_close(turned[:, 2:], rotate(x[:, 2:], rotary_table((3, 4), 8)), rtol=0, atol=0)
     assert ((turned - x)[:, 3:].abs().amax(dim=-1) > 1e-3).all()
 
 
@@ -271,8 +271,8 @@ def test_labels_out_of_the_table_are_refused(y, message):
     [
         (lambda: Attention(10, 3), "hidden_size is 10 with num_heads 3"),
         (lambda: Attention(10, 0), "num_heads 0"),
-        (lambda: rotary_table(2, 2, 6), "6 channels"),
-        (lambda: sine_positions(2, 2, 6), "hidden_size is 6"),
+        (lambda: rotary_table((2, 2), 6), "6 channels"),
+        (lambda: sine_positions((2, 2), 6), "hidden_size is 6"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make, message):

@@ -20,7 +20,8 @@ from kdiff.files.atomic import read_json, write_json
 from kdiff.report.markup import VOID, Markup, document, element
 from kdiff.report.page import duration, spaced, write_page
 from kdiff.report.record import names, read_record
-from kdiff.report.run_pictures import SampleGrids, draw_run, settings
+from kdiff.report.run_pictures import SampleGrids, draw_run
+from kdiff.report.run_text import settings
 from kdiff.run.checkpoint import list_checkpoints, record_again
 from kdiff.run.contents import record_settings
 from kdiff.run.metrics import read_metrics

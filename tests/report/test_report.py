@@ -28,7 +28,8 @@ from kdiff.report.drawing import (
     short_label,
     view_of,
 )
-from kdiff.report.run_pictures import describe_run, draw_run, sample_to_files
+from kdiff.report.run_pictures import draw_run, sample_to_files
+from kdiff.report.run_text import describe_run
 from kdiff.report.strip_picture import draw_strip
 from kdiff.run.run import load_run
 from kdiff.studies.collecting import collect

@@ -101,6 +101,7 @@ def test_shards_hold_what_the_autoencoder_gives(config, whole, autoencoder_folde
     assert len(list(whole.glob("shard_*"))) == 5
 
 
+@pytest.mark.filterwarnings("ignore:.*root mean square of the latents")
 def test_loaded_they_are_the_latents_of_the_images(config, whole, autoencoder_folder) -> None:
     dataset, latents = load_dataset(config), load(whole, normalise="none")
     for part in ("train", "classifier", "heldout"):
@@ -114,6 +115,7 @@ def test_loaded_they_are_the_latents_of_the_images(config, whole, autoencoder_fo
     torch.testing.assert_close(scaled, (latents.x[:] - 0.5) * 0.25)
 
 
+@pytest.mark.filterwarnings("ignore:.*root mean square of the latents")
 def test_a_run_is_not_resumed_on_another_scale(copy, tmp_path) -> None:
     """The shards, and so the fingerprint, are the same; what the autoencoder's authors scale by is recorded beside them."""
     data = {"name": str(copy), "normalise": "scaling"}

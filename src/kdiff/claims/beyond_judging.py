@@ -78,7 +78,7 @@ def floor(judge: Judge) -> float:
 
 
 def _drawn(run: Run, model: KDiff, num: int, seed: int, options: dict[str, Any]) -> Tensor:
-    return generate(model, num, run.shape, run.class_counts, seed, **options)[0]
+    return generate(model, num, run.shape, run.given, seed, **options)[0]
 
 
 def _judged(run: Run, num: int, seed: int, calibrated: bool, controls: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kdiff.config.parts import Spec
-from kdiff.config.recipes import EARLIER
+from kdiff.config.recipes import EARLIER, EARLIER_NETWORK
 from kdiff.config.training import TrainConfig
+from kdiff.networks.choice import is_auto
 from kdiff.run.metrics import read_metrics
 from kdiff.studies.paired import Verdict
 from kdiff.studies.runner import Job, Judging, make_jobs
@@ -135,7 +136,8 @@ class Claim:
     def jobs(self, full: bool, out: Path) -> list[Job]:
         """All runs of a form, in order of seeds, so that the first seed soon gives a whole picture.
 
-        The recipe is "plain" unless a cell names one: the claims are about targets, and were run before there were recipes.
+        The recipe is "plain" and the network an MLP unless a cell names others: the claims are about targets, and were run
+        before there were recipes.
         """
         return self.jobs_of(self.plan(full), out)
 
@@ -144,7 +146,13 @@ class Claim:
         """The runs of some groups, in order of seeds. A run that is in two groups is made once, as the last of them says."""
         jobs: dict[Path, Job] = {}
         for group in groups:
-            cells = {name: replace(config, recipe=config.recipe or EARLIER) for name, config in group.cells.items()}
+            cells = {name: _as_then(config) for name, config in group.cells.items()}
             made = make_jobs(cells, group.targets, group.seeds, out, group.num_samples, group.exact, group.judge)
             jobs |= {job.folder: job for job in made}
         return sorted(jobs.values(), key=lambda job: job.config.seed)
+
+
+def _as_then(config: TrainConfig) -> TrainConfig:
+    """The settings with the recipe and the network that were the defaults when the claims were first run."""
+    network = EARLIER_NETWORK if is_auto(config.network) else config.network
+    return replace(config, recipe=config.recipe or EARLIER, network=network)

@@ -78,7 +78,7 @@ def draw_samples(axes: Axes, study: Study, lines: Mapping[str, tuple[str, str]],
     `lines` has the cell and the target of each run by the name of its row. All must have pictures of one size.
     """
     runs = [load_run(study.folder(cell, target, 0), calibrated=False) for cell, target in lines.values()]
-    drawn = [generate(run.model, shown, run.shape, run.class_counts, last_step="data")[0] for run in runs]
+    drawn = [generate(run.model, shown, run.shape, run.given, last_step="data")[0] for run in runs]
     pictures, views = zip(*[seen(run, x) for run, x in zip(runs, drawn)])
     views[0].draw(axes, torch.cat(pictures), columns=shown)
     axes.set_yticks((np.arange(len(lines)) + 0.5) * (pictures[0].shape[-2] + 1), list(lines), fontsize=7)

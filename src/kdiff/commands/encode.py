@@ -13,6 +13,8 @@ and the autoencoder. The same command continues an encoding that was interrupted
 trains on the latents, and kdiff sample decodes what it draws. Examples: kdiff encode fashion --autoencoder
 runs/fashion_autoencoder; kdiff encode photos/ --data.size 256 --data.flip true --autoencoder stabilityai/sd-vae-ft-mse."""
 
+JUDGED = 32  # held-out images that the printed PSNR is measured on
+
 
 def command(argv: list[str]) -> None:
     """Encode the images, draw reconstructions, and print what to do next."""
@@ -24,13 +26,18 @@ def command(argv: list[str]) -> None:
     from kdiff.latent.autoencoder import decoder
     from kdiff.report.reconstructions import draw_reconstructions
     from kdiff.training.encoding import encode
+    from kdiff.training.small_autoencoder import reconstruction_quality
 
     out = Path(further["out"] or Path("latents") / data_name(config.data))
     manifest, dataset = encode(config, out, progress="encoding")
     if not PartialState().is_main_process:
         return
-    autoencoder = manifest["autoencoder"]
-    picture = draw_reconstructions(out, decoder(autoencoder["source"], autoencoder["identity"]), dataset)
+    autoencoder = decoder(manifest["autoencoder"]["source"], manifest["autoencoder"]["identity"])
+    picture, quality = (
+        draw_reconstructions(out, autoencoder, dataset),
+        reconstruction_quality(autoencoder, dataset.part("heldout")[0][:JUDGED]),
+    )
     shapes = f"{tuple(manifest['shape'])} of images {tuple(manifest['source']['shape'])}"
     print(f"\n{out}: {manifest['num_samples']} latents {shapes}, in {len(manifest['shards'])} shards")
+    print(f"held-out images are reconstructed with a PSNR of {quality['psnr']:.4g} dB")
     print(f"picture    {picture}\nNext: kdiff train --data {out}")

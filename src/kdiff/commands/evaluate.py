@@ -10,8 +10,10 @@ from kdiff.config.evaluation import EvaluateConfig
 
 ABOUT = """Compares a run's samples with its data and writes RUN/evaluation.json. Samples are drawn with the paper's sampler,
 and with the same sampler and a last step that leaves no noise behind. Each figure stands beside its floors: the figure of
-held-out data, and that of an exact denoiser through the same sampler. With --reference or --features, the command instead
-judges images (a run, a folder or a .npz file) by FID, sFID, Inception score, KID, precision and recall, or by FD-DINOv2. Only
+held-out data, and that of an exact denoiser through the same sampler. Fields are also judged by their power spectrum and
+one-point distribution, tables by their columns, pairs of columns and a classifier, and runs with conditions by the CRPS and
+the spread of ensembles. With --reference or --features, the command instead judges images (a run, a folder or a .npz file) by
+FID, sFID, Inception score, KID, precision and recall, or by FD-DINOv2. Only
 then do the options on drawing samples (--sampler, --solver, --guidance and others) apply, and the same command continues an
 evaluation that was interrupted. Examples: kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception
 --num-samples 50000; kdiff evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/
@@ -55,15 +57,22 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     if not (Path(source) / "config.yaml").exists():
         raise ValueError(f"{no_run(Path(source))}, or judge images by --reference")
     from kdiff.evaluation.judge import Judge, evaluate, evaluation_table
+    from kdiff.evaluation.own_data import OwnData
+    from kdiff.evaluation.own_data_text import own_table
     from kdiff.files.atomic import write_json
+    from kdiff.report.own_data_section import draw_own_data
     from kdiff.run.run import load_run
 
     run = load_run(source, config.checkpoint, config.ema, calibrated=config.calibrated)
     judge = Judge(run.dataset())
     if judge.held_out.note:
         warnings.warn(judge.held_out.note, stacklevel=2)
-    result = evaluate(run, judge, config.num_samples, config.seed, config.guidance, config.exact, progress="sampling")
+    own = OwnData(run, judge, config)
+    given = (config.num_samples, config.seed, config.guidance, config.exact)
+    result = evaluate(run, judge, *given, progress="sampling", more=own.judge)
     run.place.check()
+    result["pictures"] = draw_own_data(run.folder, result, own.seen)
     write_json(run.folder / "evaluation.json", result)
     how = " with its calibration" if run.calibrated else ""
-    print(f"{evaluation_table(result)}\n\n{run.weights} at step {run.step}{how}: {run.folder / 'evaluation.json'}")
+    print(f"{evaluation_table(result)}\n\n{own_table(result)}\n")
+    print(f"{run.weights} at step {run.step}{how}: {run.folder / 'evaluation.json'}")

@@ -41,7 +41,7 @@ COMMANDS = {
     "sweep": ("RUN", "find the guidance, solver, number of steps and weights that give the best samples"),
     "report": ("RUN", "show a run as one HTML page, alone or beside another run"),
     "export": ("RUN", "write a run as a pipeline of diffusers"),
-    "info": ("RUN", "print what a run folder holds"),
+    "info": ("RUN or DATA", "print what a run folder holds, or what is in data"),
     "plan": ("[CONFIG]", "compute what a run would cost: parameters, FLOPs, memory, device-hours"),
     "reproduce": ("CLAIM", "test a claim of the paper: table, picture, verdict (--list shows the claims)"),
 }

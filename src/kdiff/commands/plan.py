@@ -17,10 +17,14 @@ def command(argv: list[str]) -> None:
     extras = {"json": out_option("A JSON file to write the figures to as well.")}
     config, _, further = read_config("plan", PlanConfig, argv, "[CONFIG]", extras, about=ABOUT)
     from kdiff.files.atomic import write_json
+    from kdiff.training.choosing import plan_network
     from kdiff.training.cost import as_json, as_text, cost_of, expected_data
 
     data = expected_data(config)
+    config, chosen = plan_network(config, tuple(data.shape))
     cost = cost_of(config, data)
+    if chosen:
+        print(f"{chosen.as_text(config)}\n")
     print(as_text(config, data, cost))
     if further["json"]:
         write_json(Path(further["json"]), as_json(config, data, cost))

@@ -52,7 +52,8 @@ class EncodeConfig:
             (owner/name or owner/name/folder).
         flip: true also encodes the mirror image of every image. If left out, images are mirrored where training on them would
             mirror them (--data.flip true).
-        posterior: true also stores standard deviations, so that training can draw latents from their posteriors.
+        posterior: true also stores standard deviations, so that training can draw latents from their posteriors. It is
+            refused for an autoencoder without a posterior (AutoencoderDC, AutoencoderTiny).
         dtype: The number format of the latents on disk. float16 takes half the space of float32 and keeps three digits.
         shard_size: The number of latents in a file.
     """

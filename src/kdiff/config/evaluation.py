@@ -33,6 +33,13 @@ class EvaluateConfig(Sampling):
         save_statistics: A .npz file to write the mean and covariance of these images' features to. It can serve as a reference
             later. If left out, nothing is written.
         batch_size: Used with features only: the number of images that are sampled or judged at a time.
+        heldout_rows: Used without --features only: the largest number of held-out rows, of training rows and of samples to take
+            spectra, one-point distributions and the distances of tables of.
+        window: Used without --features only: the window for power spectra. none is for fields that are periodic along every
+            axis, hann for all others; auto looks at the held-out fields.
+        members: Used without --features only: the size of the ensembles that a run with conditions is judged by; at least 2, or
+            0 for no ensembles.
+        truths: Used without --features only: the largest number of held-out conditions to draw an ensemble for.
         autoencoder: For a run on latents: the place of their autoencoder, if it has moved since the latents were encoded.
     """
 
@@ -47,11 +54,19 @@ class EvaluateConfig(Sampling):
     feature_weights: str | None = None
     save_statistics: str | None = None
     batch_size: int = 64
+    heldout_rows: int = 2000
+    window: Literal["auto", "none", "hann"] = "auto"
+    members: int = 16
+    truths: int = 100
     autoencoder: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, num_samples=1, batch_size=1)
+        check_least(self, num_samples=1, batch_size=1, heldout_rows=10, members=0, truths=1)
+        if self.members == 1:
+            raise ValueError("members is 1, but one sample has no spread; expected at least 2, or 0 for no ensembles")
+        if self.by_features and (given := self._given("heldout_rows", "window", "members", "truths")):
+            raise ValueError(f"{given} belong to judging a run without features; leave them out, or leave out --features")
         if self.features == "classifier" and self.feature_weights is not None:
             raise ValueError("the classifier is trained on the data themselves and has no feature_weights; leave them out")
 

@@ -55,6 +55,7 @@ class Part:
 
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
+TEXTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\bclass\b""")
 Spec = Part | float | str | dict[str, Any]  # a part, or one of its written forms
 
 
@@ -146,6 +147,8 @@ def _parse_call(text: str) -> Part:
 
 def _arguments(text: str) -> tuple[dict[str, Any], list[Any]]:
     """The options and values that stand between the brackets of a call."""
+    # A bare `class` is a keyword of Python.
+    text = TEXTS.sub(lambda found: "'class'" if found[0] == "class" else found[0], text)
     call = ast.parse(f"f({text})", mode="eval").body
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise ValueError("the text is not the arguments of one call")
@@ -156,9 +159,13 @@ def _arguments(text: str) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A literal, or YAML's true, false or null. Any other bare word is text, so that embedding=curved needs no quotes."""
+    """A literal, or YAML's true, false or null. Any other bare word is text: embedding=curved, key=[u, v], {params: vector}."""
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "null": None}.get(node.id, node.id)
+    if isinstance(node, ast.List):
+        return [_literal(each) for each in node.elts]
+    if isinstance(node, ast.Dict) and all(node.keys):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values) if key}
     return ast.literal_eval(node)
 
 

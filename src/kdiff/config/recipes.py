@@ -38,6 +38,7 @@ RECIPES: dict[str, Recipe] = {
 }
 DEFAULT: RecipeName = "balanced"
 EARLIER: RecipeName = "plain"  # of configurations that were written before there were recipes
+EARLIER_NETWORK = "MLP"  # of configurations without a network that were written before networks were chosen for the data
 
 
 def chosen_recipe(recipe: str | None, loss_space: str = "v") -> RecipeName:

@@ -33,6 +33,7 @@ class Sampling:
             (from t = 0 on if low is 0).
         guidance_rescale: How far, from 0 to 1, guided samples get the spread of unguided ones. 0 leaves them as they are.
         guidance_channels: The numbers of the channels to guide, as in 0 1 2 for the first three. If left out, all of them.
+        guide_on: The conditions that guidance acts on, as in y params. If left out, all of them.
         solver: The solver of the differential equation: euler, heun, midpoint, rk4, ab2, ab3, ab4, dpmpp_2m, dopri5 or sde.
             Options stand in brackets, as in "sde(diffusion=constant)".
         steps: The number of steps of the solver. dopri5 chooses its own steps. 18 steps of ab3 cost 20 evaluations of the
@@ -45,6 +46,7 @@ class Sampling:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
     guidance_channels: list[int] | None = None
+    guide_on: list[str] | None = None
     solver: PartField = PartField(SAMPLERS["default"]["solver"])
     steps: int = SAMPLERS["default"]["steps"]
     times: PartField = PartField("uniform")
@@ -64,7 +66,7 @@ class SampleConfig(Sampling):
     """Settings for sampling from a run.
 
     Args:
-        num: The number of samples.
+        num: The number of samples. If left out, 64; with conditions, --ensemble samples for each of their rows.
         seed: The seed of the noise. Sample number i has the same noise whatever --num and the batch size are.
         guidance_run: The folder of a weaker run, from whose prediction guidance then leads away (autoguidance). If left out,
             guidance leads away from the prediction for "no class".
@@ -73,23 +75,29 @@ class SampleConfig(Sampling):
         ema: The decay of the averaged weights to use, or none for the raw weights. If left out, the first decay of the run.
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
         calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out.
+        condition: Values of conditions in the data's own units: NAME=VALUE, as in params=0.3,1.2 or y=3 or y=cat, for all
+            samples; or a file (.npz or .safetensors) of arrays by name, with one row or several. "none" leaves a condition
+            out. If no value is given, samples get the examples of the run in turn.
+        ensemble: The number of samples for each row of the conditions.
         out: The name of the files to write, without an ending. If left out, they are written to the folder RUN/samples.
         autoencoder: For a run on latents: the place of their autoencoder, if it has moved since the latents were encoded.
     """
 
-    num: int = 64
+    num: int | None = None
     seed: int = 0
     guidance_run: str | None = None
     guidance_checkpoint: int | None = None
     ema: float | str | None = None
     checkpoint: int | None = None
     calibrated: bool = True
+    condition: list[str] | None = None
+    ensemble: int = 1
     out: str | None = None
     autoencoder: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, num=1)
+        check_least(self, num=1, ensemble=1) if self.num is not None else check_least(self, ensemble=1)
         if self.guidance == 1 and (self.guidance_run is not None or self.guidance_checkpoint is not None):
             raise ValueError("a weaker model is named, but guidance is 1, which means none; give a scale, such as --guidance 2")
 
@@ -101,4 +109,5 @@ def sampler_options(config: Sampling) -> dict[str, Any]:
     """The options of `KDiff.sample` in a configuration. Parts are written as text, because records of samples keep them."""
     values = ((name, getattr(config, name)) for name in SAMPLER)
     options = {name: str(value) if isinstance(value, Part) else value for name, value in values}
-    return options if options["guidance_channels"] else {k: v for k, v in options.items() if k != "guidance_channels"}
+    # Records of samples name these two only where they are set.
+    return {name: value for name, value in options.items() if value or name not in ("guidance_channels", "guide_on")}

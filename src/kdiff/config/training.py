@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from kdiff.config.condition_spec import ConditionSpec
 from kdiff.config.parts import OptionalPartField, PartField
 from kdiff.config.plain import check_choices, check_least
 from kdiff.config.recipes import RecipeName, chosen_recipe, without_weighting
@@ -79,14 +80,19 @@ class ModelConfig:
     Args:
         data: The data: a name (digits, …), a file or a folder; options stand in brackets, as in "spiral(ambient_dim=32)".
         network: The network: a name (such as MLP or JiT-B/16) or a class path (package.module.Class); options stand in
-            brackets, as in "MLP(width=512)", or are given as --network.width 512.
+            brackets, as in "MLP(width=512)", or are given as --network.width 512. If left out, auto, which is chosen for the
+            data: an MLP for vectors and small images, else a transformer on patches (JiT) whose training takes about half an
+            hour of one core. --network.budget 2h gives it another time on this machine.
         recipe: The weight of the loss over time, and the start and pace of a learned k: balanced (weighting log; k starts at
             0.9), plain (no weight; k starts at 0.5), or paper (no weight; k starts at 0.5 and is slow). If left out, balanced
             (with a loss_space of u, plain), or that of the run that is resumed. A target can have its own weight, none, den or
             log, as in "velocity(weighting=none)".
         path: The path from noise to data: linear or variance_preserving.
         timesteps: The distribution of t in training: uniform, "uniform(stratified=True)" or "logit_normal(mean=-0.8, std=0.8)".
-        null_rate: The probability that training hides a sample's class, for guidance. It has no effect on data without labels.
+        null_rate: The probability that training hides a sample's class, and all its other conditions with it, for guidance. It
+            has no effect on data without conditions.
+        null_rates: The probability for each condition on its own, by name, as in '{"y": 0.1, "params": 0.2}'. Training then
+            hides each condition independently of the others, and null_rate holds for those that are not named.
         loss_space: v is the loss on the velocity. u is the loss on the network's output, for tests of the linear theory.
         noise_scale: The standard deviation of the noise, both in training and where sampling starts.
         cosine_weight: The weight of a second loss term beside the mean square: 1 − cos(v̂, v), along channels. 0 leaves it out.
@@ -99,11 +105,12 @@ class ModelConfig:
     """
 
     data: PartField = PartField("digits")
-    network: PartField = PartField("MLP")
+    network: PartField = PartField("auto")
     recipe: RecipeName | None = None
     path: PartField = PartField("linear")
     timesteps: PartField = PartField("uniform")
     null_rate: float = 0.1
+    null_rates: dict[str, float] = field(default_factory=dict)
     loss_space: Literal["v", "u"] = "v"
     noise_scale: float = 1.0
     cosine_weight: float = 0.0
@@ -119,11 +126,19 @@ class Expected:
         shape: The shape of a sample, channels first, as in [3, 256, 256].
         num_classes: The number of classes; 0 for data without labels.
         num_samples: The number of samples to train on; 0 accepts any number.
+        conditions: The conditions besides the class, each with name, kind and shape (and num_classes for a class), for a plan
+            without the data. If left out, any are accepted.
     """
 
     shape: list[int]
     num_classes: int = 0
     num_samples: int = 0
+    conditions: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def specs(self) -> list[ConditionSpec]:
+        """The conditions, checked."""
+        return [ConditionSpec(**each) for each in self.conditions]
 
     def __post_init__(self) -> None:
         if not self.shape or min(self.shape) < 1 or min(self.num_classes, self.num_samples) < 0:

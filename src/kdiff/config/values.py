@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 WORDS = {False: ("no", "off", "false"), True: ("yes", "on", "true")}  # what YAML reads as a truth value
 
 
-SIMPLE: dict[str, Any] = {"int": int, "float": float, "bool": bool, "None": types.NoneType}
+SIMPLE: dict[str, Any] = {"int": int, "float": float, "bool": bool, "None": types.NoneType, "Sequence[int]": list[int]}
 
 
 class Misfit(ValueError):
@@ -50,6 +50,10 @@ def fitted(value: Any, hint: Any, name: str = "value") -> Any:
             raise Misfit("a list in square brackets")
         # One value is a list of one.
         return [_entry(item, inside[0], "a list") for item in (value if isinstance(value, list | tuple) else [value])]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise Misfit("names with values in braces, such as {name: 0.1}")
+        return {str(key): _entry(item, inside[1], "names with values") for key, item in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(inside):
             raise Misfit(f"{len(inside)} values in square brackets")
@@ -82,7 +86,7 @@ def fitted_fields(values: Any, kind: type, before: str = "") -> dict[str, Any]:
 
 
 def simple(annotation: Any) -> Any:
-    """The type in an annotation of a signature, as text or not, if it is made of int, float, bool and None; else None."""
+    """The type in an annotation of a signature, as text or not, if it is made of the names in `SIMPLE`; else None."""
     words = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
     kinds = [SIMPLE.get(word.strip()) for word in words.split("|")]
     return None if None in kinds else functools.reduce(operator.or_, kinds)

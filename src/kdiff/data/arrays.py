@@ -7,7 +7,7 @@ One array holds the samples, of shape (N, D), (N, C, H, W) or similar. An option
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,8 @@ def load_array(
     num_classes: int | None = None,
     layout: str | None = None,
     flip: bool = False,
+    condition: str | Sequence[str] | Mapping[str, str] | None = None,
+    missing: str = "refuse",
 ) -> Dataset:
     """The data set in a file. Its name is the name of the file.
 
@@ -53,6 +55,9 @@ def load_array(
     says that they are (N, C, H, W) although they look different. Arrays (N, H, W) of type uint8 are grey images and become
     (N, 1, H, W). With `flip`, training mirrors images at random.
 
+    `condition` names further arrays (N, ...) of the file, each a condition; a mapping gives their kinds, as in
+    condition={params: vector} (`kdiff.data.condition`). `missing` says what happens to NaN (`kdiff.data.missing`).
+
     Raises FileNotFoundError for a missing file. Raises ValueError for another ending, a folder, a file that cannot be read,
     arrays of Python objects, keys that are missing or ambiguous, images of type uint8 that look like (N, H, W, C) without a
     `layout`, and everything that `make_dataset` refuses.
@@ -62,6 +67,9 @@ def load_array(
         if (key, label_key) != (DATA_KEY, LABEL_KEY):
             raise ValueError(f"{path}: a .npy file holds one array and has no keys; give its labels with labels=PATH.npy")
         raw = _read(path, "")
+        if condition is not None:
+            raise ValueError(f"{path}: a .npy file holds one array; save samples and conditions together by np.savez")
+        given: dict[str, Array] = {}
         y = None if labels is None else _read(_labels_path(labels), "")
         if y is None and raw.ndim:
             warn_of_siblings(path, len(raw))
@@ -69,17 +77,35 @@ def load_array(
         if labels is not None:
             raise ValueError(f"{path}: labels=PATH is for .npy files; name the array of labels in this file with label_key")
         there = _attempted(path, lambda: declared_arrays(path))
-        data_key = _data_key(path, there, key, label_key)
+        names = [condition] if isinstance(condition, str) else list(condition or [])
+        if unknown := [name for name in names if name not in there]:
+            raise ValueError(f"{path}: no condition under {unknown[0]!r}; the file holds {_listing(there)}")
+        given = {name: _read(path, name) for name in names}
+        data_key = _data_key(path, {name: one for name, one in there.items() if name not in names}, key, label_key)
         if label_key not in there and label_key != LABEL_KEY:
             raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(there)}")
         y = _read(path, label_key) if label_key in there else None
         if y is None and there[data_key].shape:
-            warn_of_unused(path, there, data_key, lambda name: to_numpy(name, _read(path, name)))
+            unused = {name: one for name, one in there.items() if name not in names}
+            warn_of_unused(path, unused, data_key, lambda name: to_numpy(name, _read(path, name)))
         raw = _read(path, data_key, samples=True)
     if normalise is None:
         normalise, value_range = _default_normalisation(raw, value_range)
     x, identity = _channels_first(path, raw, layout), ("array", cache.stamp(path), key, layout)
-    return make_dataset(path.stem, x, y, normalise, value_range, num_classes=num_classes, flip=flip, identity=identity)
+    kinds = {name: kind for name, kind in condition.items() if kind} if isinstance(condition, Mapping) else {}
+    return make_dataset(
+        path.stem,
+        x,
+        y,
+        normalise,
+        value_range,
+        num_classes=num_classes,
+        flip=flip,
+        identity=identity,
+        conditions=given,
+        condition_kinds=kinds,
+        missing=missing,
+    )
 
 
 def _channels_first(path: Path, raw: Array, layout: str | None) -> Array:

@@ -65,7 +65,10 @@ def checked_values(
     double = double_values(name, values, normalise, value_range)
     with np.errstate(over="ignore"):
         # + 0.0 turns -0.0 into 0.0: equal samples must have equal bytes.
+        whole = values.dtype.kind in "iu"
         values = np.array(values, np.float32, order="C") if double is None else double
+        if whole:
+            return values  # finite, and without -0.0
         values += np.float32(0.0)
     finite = (np.abs(values) <= np.finfo(np.float32).max).reshape(len(values), -1)
     if not finite.all():

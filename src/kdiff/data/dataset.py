@@ -7,7 +7,6 @@ are read (see `kdiff.data.samples`).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.data.checks import checked_labels, checked_values
+from kdiff.data.checks import checked_labels, checked_values, to_numpy
+from kdiff.data.condition import Condition, make_conditions
 from kdiff.data.directions import Moments, moments
+from kdiff.data.kept_splits import hashes_of_images, kept_split
 from kdiff.data.manifold import Manifold
+from kdiff.data.missing import PRESENT, filled, fit_present, summarise_present, with_gaps
 from kdiff.data.normalisation import Normalisation, check_kind
 from kdiff.data.remarks import remark_on_entries, remark_on_split
-from kdiff.data.samples import ImageSamples, Samples, rows_per_chunk, summarise
+from kdiff.data.samples import ImageSamples, Samples, rows_of, rows_per_chunk, summarise
 from kdiff.data.shards import LatentSamples
-from kdiff.data.split import PARTS, SHARES, split_and_fingerprint
-from kdiff.files import cache
-
-KEPT_BYTES = 2**26  # of larger data with an identity, split and fingerprint are kept in the cache
+from kdiff.data.split import PARTS, split_and_fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +37,12 @@ class Dataset:
     - `y`: int64 (N,) in 0 … num_classes − 1, or None with num_classes 0.
     - `split`: int8 (N,), the index in `PARTS` of each sample's part.
     - `manifold`: the known geometry of toy data, else None.
-    - `fingerprint`: 16 hex digits of a hash over the raw values in order, their shape and the labels.
+    - `fingerprint`: 16 hex digits of a hash over the raw values in order, their shape, the labels and the conditions.
     - `flip`: whether training mirrors images at random.
     - `about`: further facts from the source, for `describe`.
     - `statistics`: those of the training part, if they are known already.
+    - `conditions`: what samples are conditioned on besides their label, by name.
+    - `mask`: which entries of x are present, bool (N, *shape); None if all are.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Dataset:
     flip: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, float] | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    mask: Samples | None = None
     _parts: dict[tuple[str, bool], tuple[Samples, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -81,14 +84,30 @@ class Dataset:
             self._parts[name, augment] = self._cut(name, augment)
         return self._parts[name, augment]
 
+    def conditions_of(self, name: str) -> dict[str, Samples]:
+        """The conditions of a part, normalised, in the order of its samples: "y" for labels, and all others by their names."""
+        y, chosen = self.part(name)[1], self._chosen(name)
+        labels: dict[str, Samples] = {} if y is None else {"y": y}
+        return labels | {key: rows_of(condition.values, chosen) for key, condition in self.conditions.items()}
+
+    def mask_of(self, name: str) -> dict[str, Samples]:
+        """The mask of a part by the name "mask", as the loss takes it with the conditions; empty if all entries are present."""
+        return {} if self.mask is None else {"mask": rows_of(self.mask, self._chosen(name))}
+
+    def _chosen(self, name: str) -> Tensor:
+        """Which samples belong to a part."""
+        return torch.ones_like(self.split, dtype=torch.bool) if name == "all" else self.split == PARTS.index(name)
+
     def _cut(self, name: str, augment: bool) -> tuple[Samples, Tensor | None]:
-        chosen = torch.ones_like(self.split, dtype=torch.bool) if name == "all" else self.split == PARTS.index(name)
+        chosen = self._chosen(name)
         flip = augment and self.flip
         y = None if self.y is None else self.y[chosen]
         if isinstance(self.x, LatentSamples):
             return self.x.select(chosen, augment), y
         if isinstance(self.x, ImageSamples):
             return self.x.select(chosen, flip), y
+        if not isinstance(self.x, Tensor):
+            return self.x.select(chosen), y
         if augment and not flip:
             return self.part(name)[0], y
         x = self.x[chosen]
@@ -119,6 +138,7 @@ class Dataset:
             "fingerprint": self.fingerprint,
             **(self.statistics or summarise(self.part("train")[0])),
             **({"flip": True} if self.flip else {}),
+            **({"conditions": {name: one.describe() for name, one in self.conditions.items()}} if self.conditions else {}),
             **self.about,
         }
 
@@ -134,12 +154,21 @@ def make_dataset(
     flip: bool = False,
     about: Mapping[str, Any] | None = None,
     identity: object = None,
+    conditions: Mapping[str, Any] | None = None,
+    condition_kinds: Mapping[str, str] | None = None,
+    groups: np.ndarray | None = None,
+    missing: str = "refuse",
+    mask: np.ndarray | None = None,
 ) -> Dataset:
     """Check, split and normalise samples `raw` of shape (N, D), (N, C, H, W), …, with labels `y` of shape (N,).
 
     `normalise` is none, range (with `value_range`, the two values that become −1 and 1), standard, channels or features. Its
     statistics come from the training part. `num_classes` defaults to the largest label + 1. A `manifold` is given in raw
     values. With `flip`, training mirrors images (N, C, H, W) left to right at random. `about` is added to the description.
+    `conditions` are arrays (N, ...) by name, and `condition_kinds` says class, vector, field or tokens where shapes do not
+    (see `kdiff.data.condition`). `groups` are whole numbers (N,); samples of one group share a part (as windows of a series).
+    `missing` says what happens to NaN, and to entries that `mask` (bool, like raw) does not mark as present
+    (`kdiff.data.missing`).
 
     Images of type uint8 that would exceed 256 MB as float32, and are normalised by none or range, are not copied and may be
     mapped from a file. They are hashed one chunk at a time. If `identity` is given, the hashes of these images, and of all
@@ -149,9 +178,10 @@ def make_dataset(
     Raises TypeError if `raw` or `y` is not an array or a tensor. Raises ValueError for values that are not integers or floats,
     a rank below 2, fewer than 10 samples, entries that are not finite or outside `value_range`, labels that are not whole
     numbers, not one per sample or out of range, `flip` for samples that are not images, and too few different samples to fill
-    the three parts.
+    the three parts. Errors of conditions are those of `make_conditions`.
     """
     check_kind(normalise)
+    raw, present = filled(name, to_numpy(f"{name}: the data", raw), mask, missing)
     values = checked_values(name, raw, normalise, value_range)
     labels, num_classes = checked_labels(name, y, num_classes, len(values))
     if flip and values.ndim != 4:
@@ -161,17 +191,32 @@ def make_dataset(
         normalisation = Normalisation.fit(normalise, torch.empty(0), value_range)
         _check_range(name, values, value_range)
         x = ImageSamples(values, normalisation)
-        split, fingerprint, statistics = _hashes(name, x, labels, identity)
+        split, fingerprint, statistics = hashes_of_images(name, x, labels, identity, groups)
     else:
-        split, fingerprint = _kept_split(name, values, labels, identity)
-        data, statistics = torch.from_numpy(values), None
-        normalisation = Normalisation.fit(normalise, data[split == 0], value_range)
+        if present is None:
+            split, fingerprint = kept_split(name, values, labels, identity, groups)
+        else:
+            split, fingerprint = split_and_fingerprint(name, with_gaps(values, present), labels, groups)
+        data, statistics, train = torch.from_numpy(values), None, split == 0
+        shown = None if present is None else present[train]
+        normalisation = fit_present(normalise, data[train], shown, value_range)
         _check_range(name, values, value_range)
         x = _applied(normalisation, data)
-        if not torch.isfinite(x).all():
+        if not torch.stack(torch.aminmax(x)).isfinite().all():  # NaN is passed on; faster than a look at every entry
             raise ValueError(f"{name}: normalise={normalise!r} gives values beyond float32's range; rescale the data")
+        if present is not None and shown is not None:
+            x = torch.where(present, x, 0.0)
+            normalisation, statistics = normalisation.without(~present.any(0)), summarise_present(x[train], shown)
+            about = {**(about or {}), "missing": {"share": 1 - float(present.double().mean())}}
+            if missing == "mask_channel":
+                conditions = {**(conditions or {}), PRESENT: present.numpy().astype(np.float32)}
         remark_on_entries(name, data, split, normalisation)
     remark_on_split(name, values, split)
+    made, fingerprint = make_conditions(name, conditions or {}, condition_kinds or {}, split, values.shape[1:], fingerprint)
+    if flip and (fields := [key for key, one in made.items() if one.spec.kind == "field"]):
+        raise ValueError(
+            f"{name}: flip mirrors samples, but not the fields {', '.join(fields)} that go with them; leave flip out"
+        )
     return Dataset(
         name=name,
         x=x,
@@ -184,6 +229,8 @@ def make_dataset(
         flip=flip,
         about=dict(about or {}),
         statistics=statistics,
+        conditions=made,
+        mask=present,
     )
 
 
@@ -207,41 +254,3 @@ def _check_range(name: str, values: np.ndarray, value_range: tuple[float, float]
             f"{name}: value_range is ({low}, {high}) but the values run from {values.min()} to {values.max()}; "
             "correct value_range or use normalise='standard'"
         )
-
-
-def _hashes(name: str, x: ImageSamples, labels: Tensor | None, identity: object) -> tuple[Tensor, str, Mapping[str, float]]:
-    """Split, fingerprint, and statistics of the training part, from the cache or computed now."""
-
-    def work() -> dict[str, Any]:
-        split, fingerprint = split_and_fingerprint(name, x.raw, labels)
-        return {"split": _as_digits(split), "fingerprint": fingerprint, "statistics": summarise(x.select(split == 0))}
-
-    facts = identity, SHARES, _digest(labels), x.shape, x.normalisation.describe()
-    kept = work() if identity is None else cache.json_of(cache.entry("hashes", *facts).with_suffix(".json"), work)
-    return _from_digits(kept["split"]), kept["fingerprint"], kept["statistics"]
-
-
-def _kept_split(name: str, values: np.ndarray, labels: Tensor | None, identity: object) -> tuple[Tensor, str]:
-    """Split and fingerprint; those of large data with an identity come from the cache, or are computed now and kept there."""
-    if identity is None or values.nbytes <= KEPT_BYTES:
-        return split_and_fingerprint(name, values, labels)
-
-    def work() -> dict[str, str]:
-        split, fingerprint = split_and_fingerprint(name, values, labels)
-        return {"split": _as_digits(split), "fingerprint": fingerprint}
-
-    facts = identity, SHARES, _digest(labels), values.shape, str(values.dtype)
-    kept = cache.json_of(cache.entry("splits", *facts).with_suffix(".json"), work)
-    return _from_digits(kept["split"]), kept["fingerprint"]
-
-
-def _digest(labels: Tensor | None) -> str | None:
-    return None if labels is None else hashlib.blake2b(labels.numpy().tobytes()).hexdigest()
-
-
-def _as_digits(split: Tensor) -> str:
-    return "".join(map(str, split.tolist()))
-
-
-def _from_digits(digits: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(digits.encode(), np.int8) - np.int8(ord("0")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ NO_LABELS = "give labels=False for images without classes"
 ELSEWHERE = f"if this {FILE} is of something else, move it out of the folder"
 
 
-def has_labels(path: Path) -> bool:
+def has_labels(path: Path | zipfile.Path) -> bool:
     """Whether the folder has a dataset.json of the dataset tool. A JSON object without "labels" belongs to something else.
 
     Raises ValueError if the file is damaged.
@@ -32,7 +33,7 @@ def has_labels(path: Path) -> bool:
     return isinstance(content, dict) and "labels" in content
 
 
-def read_labels(path: Path, names: Sequence[str]) -> list[int] | None:
+def read_labels(path: Path | zipfile.Path, names: Sequence[str]) -> list[int] | None:
     """The labels of the images with these names, from the dataset.json of the folder; None if it says that there are none.
 
     Raises ValueError for labels of another form, images without a label, and labels without an image.
@@ -59,14 +60,14 @@ def read_labels(path: Path, names: Sequence[str]) -> list[int] | None:
     return [labels[name] for name in names]
 
 
-def _content(file: Path) -> Any:
+def _content(file: Path | zipfile.Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); expected {FORM}. Make it again, or {NO_LABELS}") from None
 
 
-def _pair(file: Path, entry: Any) -> tuple[str, int]:
+def _pair(file: Path | zipfile.Path, entry: Any) -> tuple[str, int]:
     """The name of an image and its label."""
     name, label = entry if isinstance(entry, list | tuple) and len(entry) == 2 else (None, None)
     if not isinstance(name, str) or isinstance(label, bool) or not isinstance(label, int):

@@ -47,11 +47,12 @@ def threads_for(pixels: Sequence[int], limit: int, cores: int) -> int:
     return max(1, min(cores, limit // max(1, usual)))
 
 
-def tried(read: Callable[[Image.Image], T], path: Path) -> T | str:
+def tried(read: Callable[[Image.Image], T], path: Path | str) -> T | str:
     """What `read` finds in the image, or why the image cannot be read."""
     try:
-        with Image.open(path) as image:
-            if found := _depth(image, path):
+        # Opened by its name, an uncompressed TIFF of orientation 5 to 8 is mapped and read in rows of the wrong length.
+        with open(path, "rb") as file, Image.open(file) as image:
+            if found := depth_of(image, path):
                 return f"more than 8 bits per channel ({found}); convert it to 8 bits"
             return read(image)
     # Damaged files raise many kinds of errors: OSError, SyntaxError, struct.error, ValueError, …
@@ -59,8 +60,8 @@ def tried(read: Callable[[Image.Image], T], path: Path) -> T | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _depth(image: Image.Image, path: Path) -> str:
-    """How the file holds more than 8 bits per channel; an empty text if it does not."""
+def depth_of(image: Image.Image, file: Path | str | bytes) -> str:
+    """How the file, which is given by its path or its bytes, holds more than 8 bits per channel; empty if it does not."""
     if image.mode.startswith(DEEP):
         return f"mode {image.mode}"
     for tile in getattr(image, "tile", []):
@@ -70,20 +71,34 @@ def _depth(image: Image.Image, path: Path) -> str:
         if tile[0] == "ppm" and isinstance(arguments[-1], int) and arguments[-1] > 255:
             return f"values up to {arguments[-1]}"
     if image.format == "AVIF":
-        with path.open("rb") as file:
-            _, box, facts = file.read(2**16).partition(b"av1C")
+        _, box, facts = _start(file).partition(b"av1C")
         if box and len(facts) > 2 and facts[2] & 0x40:
             return "10 or 12 bits of AVIF"
     return ""
 
 
+def _start(file: Path | str | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file[: 2**16]
+    with open(file, "rb") as opened:
+        return opened.read(2**16)
+
+
 def header(image: Image.Image, size: int | None) -> Header:
     """The header of an image that is to be scaled to size × size, which is set to be decoded no larger than needed."""
-    (width, height), grey = image.size, image.mode in GREY
+    (width, height), grey = _stored_size(image), image.mode in GREY
     upright = (height, width) if _orientation(image) > 4 else (width, height)
     if size:
         image.draft(None, (2 * size, 2 * size))  # JPEG can be decoded at ½, ¼ or ⅛ of its size, which is much faster
     return Header(upright, grey, math.prod(image.size))
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in the file. For TIFF, Pillow's `size` is already upright, in newer versions."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        return int(tags[256]), int(tags[257])
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -95,6 +110,11 @@ def decode(image: Image.Image, known: Header, mode: str, size: int | None) -> np
     now = header(image, size)
     if now != known:
         raise ValueError(f"it changed while it was read: {now.size[0]}×{now.size[1]}, expected {known.size[0]}×{known.size[1]}")
+    return pixels_of(image, mode, size)
+
+
+def pixels_of(image: Image.Image, mode: str, size: int | None) -> np.ndarray:
+    """The image, whose header was read, as uint8 (C, H, W)."""
     upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, "white")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ import torch
 
 from kdiff.data.checks import checked_labels
 from kdiff.data.dataset import Dataset
+from kdiff.data.latent_conditions import PREFIX, read_conditions
 from kdiff.data.normalisation import GIVEN, Normalisation
 from kdiff.data.progress import shown
+from kdiff.data.remarks import LEVEL
 from kdiff.data.samples import summarise
 from kdiff.data.shards import LatentSamples, Sharded, map_tensors
 from kdiff.files import cache
@@ -42,16 +45,19 @@ CONTENT = {  # of latents.json
     "autoencoder": {
         **dict.fromkeys(("source", "identity"), str),
         **{"scaling": (float, None), "shift": float, "mean?": [float], "std?": [float]},
+        **{"class?": str, "factor?": int, "channels?": int, "patch?": int, "posterior?": bool},
     },
     **dict.fromkeys(("num_samples", "num_classes", "shard_size"), int),
     **dict.fromkeys(("flip", "posterior"), bool),
     "shape": [int, int, int],
     "dtype": str,
     "about": {...: object},
+    "conditions?": {...: {"kind": str, "shape": [int], "num_classes": int, "normalisation": SCALE}},
     "shards": [{"file": str, "bytes": int, "blake2b": str}],
     "statistics": (None, {"mean": [float], "variance": [float], "posterior_variance": ([float], None)}),
 }
 NORMALISE = ("channels", GIVEN, "none")
+USUAL = 3.0  # the factor by which the root mean square of scaled latents may differ from 1 without a remark
 
 
 def load_latents(path: str | Path, normalise: str = "channels", posterior: bool = False, flip: bool | None = None) -> Dataset:
@@ -83,26 +89,33 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
         )
     for option, wanted, there in (("posterior", posterior, manifest["posterior"]), ("flip", flip, manifest["flip"])):
         if wanted and not there:
-            raise ValueError(
-                f"{folder} was encoded without {option}; leave {option} out, or encode with --{option} true into another folder"
-            )
+            again_with = f", or encode with --{option} true into another folder"
+            if option == "posterior" and not manifest["autoencoder"].get("posterior", True):
+                again_with = f": an {manifest['autoencoder']['class']} has none"
+            raise ValueError(f"{folder} was encoded without {option}; leave {option} out{again_with}")
     paths = [folder / facts["file"] for facts in manifest["shards"]]
     for facts in manifest["shards"]:
         if problem := shard_problem(folder, facts, digest=False):
             raise ValueError(f"{problem}; {again}")
     normalisation = _normalisation(manifest, normalise, posterior)
+    if normalise == GIVEN:
+        _remark_on_scale(folder, manifest["statistics"], normalisation)
     flip = manifest["flip"] if flip is None else flip
+
+    def mapped() -> list[dict[str, np.ndarray]]:
+        return [map_tensors(file) for file in paths]
 
     def check() -> Mapping[str, float]:
         for facts in shown(manifest["shards"], len(paths), f"checking {folder}", unit="shard"):
             if problem := shard_problem(folder, facts):
                 raise ValueError(f"{problem}; {again}")
-        x, fixed = _mapped(paths, normalisation, flip, posterior)
+        x, fixed = _mapped(mapped(), normalisation, flip, posterior)
         return summarise(x.select(fixed["split"] == 0))
 
     kept = cache.entry("latents", [cache.stamp(file) for file in paths], manifest["shards"], normalisation.describe())
     statistics = cache.json_of(kept.with_suffix(".json"), check)
-    x, fixed = _mapped(paths, normalisation, flip, posterior)
+    tensors = mapped()
+    x, fixed = _mapped(tensors, normalisation, flip, posterior)
     y, num_classes = checked_labels(str(folder / MANIFEST), fixed.get("y"), manifest["num_classes"], len(x))
     return Dataset(
         name=folder.resolve().name,
@@ -116,15 +129,16 @@ def load_latents(path: str | Path, normalise: str = "channels", posterior: bool 
         flip=x.flip,
         about={**manifest["about"], "latents": {"folder": str(folder.resolve()), **describe_latents(manifest)}},
         statistics=statistics,
+        conditions=read_conditions(manifest.get("conditions", {}), tensors),
     )
 
 
 def _mapped(
-    paths: Sequence[Path], normalisation: Normalisation, flip: bool, posterior: bool
+    mapped: Sequence[Mapping[str, np.ndarray]], normalisation: Normalisation, flip: bool, posterior: bool
 ) -> tuple[LatentSamples, dict[str, torch.Tensor]]:
     """The samples in these shards, mapped into memory; and the tensors that are read now: split and, if present, y."""
-    mapped = [map_tensors(file) for file in paths]
-    tensors = {name: Sharded([shard[name] for shard in mapped]) for name in mapped[0] if name not in FIXED}
+    own = [name for name in mapped[0] if name not in FIXED and not name.startswith(PREFIX)]
+    tensors = {name: Sharded([shard[name] for shard in mapped]) for name in own}
     fixed = {name: torch.from_numpy(np.concatenate([shard[name] for shard in mapped])) for name in FIXED if name in mapped[0]}
     return LatentSamples(tensors, normalisation, flip=flip, posterior=posterior), fixed
 
@@ -156,6 +170,8 @@ def _inconsistent(manifest: Mapping[str, Any]) -> str:
     if min(manifest["num_samples"], manifest["shard_size"], *manifest["shape"]) < 1 or manifest["num_classes"] < 0:
         return "num_samples, shard_size or the shape is below 1, or num_classes below 0"
     statistics, channels = manifest["statistics"], manifest["shape"][0]
+    if any(len(manifest["autoencoder"].get(name, range(channels))) != channels for name in ("mean", "std")):
+        return f"the mean and std of its autoencoder are not those of {channels} channels"
     if statistics is None:
         return ""
     lists = [statistics["mean"], statistics["variance"], *([statistics["posterior_variance"]] if manifest["posterior"] else [])]
@@ -209,7 +225,7 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
     if normalise == "none":
         return Normalisation.none()
     if normalise == GIVEN:
-        return _given(manifest["autoencoder"], manifest["shape"])
+        return _given(manifest["autoencoder"])
     if normalise != "channels":
         return _of_others(Path(normalise), manifest, posterior)
     statistics = manifest["statistics"]
@@ -220,7 +236,7 @@ def _normalisation(manifest: Mapping[str, Any], normalise: str, posterior: bool)
     return Normalisation("channels", mean.float()[:, None, None], scale.float()[:, None, None])
 
 
-def _given(autoencoder: Mapping[str, Any], shape: Sequence[int]) -> Normalisation:
+def _given(autoencoder: Mapping[str, Any]) -> Normalisation:
     """The normalisation with the numbers of an autoencoder, as `kdiff.latent.Autoencoder.describe` records them."""
     scaling, source = autoencoder["scaling"], autoencoder["source"]
     if scaling is None:
@@ -230,17 +246,21 @@ def _given(autoencoder: Mapping[str, Any], shape: Sequence[int]) -> Normalisatio
         )
     if "mean" not in autoencoder:
         return Normalisation(GIVEN, torch.tensor(autoencoder["shift"]), torch.tensor(1 / scaling))
-    mean, std = (torch.tensor(autoencoder[name], dtype=torch.float64) for name in ("mean", "std"))
-    channels, height, width = shape
-    side = math.isqrt(len(mean) // channels)  # a number for each channel, or for each of its places in patches of 2×2
-    if height % side or width % side:
-        raise ValueError(
-            f"normalise is {GIVEN}, but {source} scales patches of {side}×{side}, and the latents are {height}×{width}; encode "
-            "images whose latents have even sides, or take normalise=channels"
+    mean, std = (torch.tensor(autoencoder[name], dtype=torch.float64)[:, None, None] for name in ("mean", "std"))
+    return Normalisation(GIVEN, mean.float(), (std / scaling).float())
+
+
+def _remark_on_scale(folder: Path, statistics: Mapping[str, Any], normalisation: Normalisation) -> None:
+    """Remark on latents that the numbers of their autoencoder do not bring near the variance 1 that they are made for."""
+    mean, variance = (torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "variance"))
+    shift, scale = (value.double().flatten() for value in (normalisation.shift, normalisation.scale))
+    found = float((((mean - shift) ** 2 + variance) / scale**2).mean().sqrt())
+    if not 1 / USUAL <= found <= USUAL:
+        warnings.warn(
+            f"{folder}: with normalise={GIVEN} the root mean square of the latents is {found:.2g}, and the numbers of an "
+            "autoencoder usually bring it near 1; if these images or numbers do not suit it, take normalise=channels",
+            stacklevel=LEVEL + 1,
         )
-    times = (1, height // side, width // side) if side > 1 else (1, 1, 1)
-    shift, scale = (value.reshape(channels, side, side).tile(times).float() for value in (mean, std / scaling))
-    return Normalisation(GIVEN, shift, scale)
 
 
 def _of_others(path: Path, manifest: Mapping[str, Any], posterior: bool) -> Normalisation:

@@ -7,7 +7,7 @@ is part of every result. The user chooses it by name, the training part alone de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,12 +34,16 @@ class Normalisation:
       an entry is also constant if its values are not whole and differ by rounding errors only.
     - `scaling`: a shift and a scale that come with the data; nothing is fitted.
 
+    `absent` marks the entries of a sample (bool, *shape) that no sample has, such as land in a field of the ocean; None if
+    there are none. `undo` makes them NaN.
+
     Raises ValueError for an unknown kind, a scale that is not positive, numbers that are not finite, or unequal shapes.
     """
 
     kind: str
     shift: Tensor
     scale: Tensor
+    absent: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.kind != GIVEN:
@@ -106,7 +110,10 @@ class Normalisation:
         return self.shift.dtype == torch.float64
 
     def apply(self, raw: Tensor) -> Tensor:
-        """The normalised values of raw values (..., *shape): float64 for float64, float32 for every other type."""
+        """The normalised values of raw values (..., *shape): float64 for float64, else float32; absent ones are 0."""
+        if self.absent is not None:
+            whole = replace(self, absent=None)
+            return whole.apply(raw).masked_fill_(self.absent.to(raw.device), 0.0)
         if self.double:
             x = raw.cpu().to(torch.float64, copy=True).sub_(self.shift).div_(self.scale)
             return x if raw.dtype == torch.float64 else x.float().to(raw.device)
@@ -120,13 +127,20 @@ class Normalisation:
         If the map is `double`, they are float64 on the CPU.
         """
         if self.double:
-            return x.cpu().double() * self.scale + self.shift
-        return x * self.scale.to(x) + self.shift.to(x)
+            raw = x.cpu().double() * self.scale + self.shift
+        else:
+            raw = x * self.scale.to(x) + self.shift.to(x)
+        return raw if self.absent is None else raw.masked_fill(self.absent.to(raw.device), float("nan"))
+
+    def without(self, absent: Tensor) -> Normalisation:
+        """The same map, for samples that never have the entries that are marked."""
+        return replace(self, absent=absent) if absent.any() else self
 
     def describe(self) -> dict[str, Any]:
-        """A dictionary for JSON: kind, shift and scale as numbers or as nested lists, and dtype if the map is `double`."""
+        """A dictionary for JSON: kind, shift and scale as numbers or as nested lists; dtype if the map is `double`; absent."""
         dtype = {"dtype": "float64"} if self.double else {}
-        return {"kind": self.kind, "shift": self.shift.tolist(), "scale": self.scale.tolist(), **dtype}
+        absent = {} if self.absent is None else {"absent": self.absent.int().tolist()}
+        return {"kind": self.kind, "shift": self.shift.tolist(), "scale": self.scale.tolist(), **dtype, **absent}
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Normalisation:
@@ -142,7 +156,8 @@ class Normalisation:
             shift, scale = (torch.tensor(description[key], dtype=dtype) for key in ("shift", "scale"))
         except (TypeError, ValueError) as error:
             raise ValueError(f"shift and scale of a normalisation must be numbers or lists of numbers: {error}") from error
-        return cls(description["kind"], shift, scale)
+        absent = description.get("absent")
+        return cls(description["kind"], shift, scale, None if absent is None else torch.tensor(absent, dtype=torch.bool))
 
 
 def same(values: Tensor, axes: Sequence[int], dtype: torch.dtype = torch.float64) -> Tensor:

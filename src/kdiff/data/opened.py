@@ -78,6 +78,7 @@ class Opened:
       not say it (`kdiff.config.condition_spec`).
     - `mask`: which entries are present, bool (N, *shape), or None if only NaN and the fill values of the format, which `x`
       returns as NaN, are missing.
+    - `groups`: a whole number for each sample, (N,), or None. Samples of one number share a part (`kdiff.data.windows`).
     - `value_range`: the two values that mean black and white, for images.
     - `about`: further facts for the description of the data (units, names of channels, coordinates, …).
     - `remarks`: what was left out, cast or assumed: one line each, with what to type.
@@ -92,3 +93,4 @@ class Opened:
     value_range: tuple[float, float] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    groups: Source | None = None

@@ -44,7 +44,7 @@ def double_values(name: str, values: np.ndarray, kind: str, value_range: tuple[f
         fitted = Normalisation.fit(kind, raw, value_range)
     except ValueError:  # data that do not vary, or the wrong kind for them: refused later, by what the training part holds
         return None
-    needed = not all(_fits(fitted, chunk) for chunk in raw.split(_rows(wide)))
+    needed = not all(fits_float32(fitted, chunk) for chunk in raw.split(_rows(wide)))
     _warn_of_loss(name, raw, fitted, needed)
     return wide if needed else None
 
@@ -58,7 +58,7 @@ def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def _fits(fitted: Normalisation, raw: Tensor) -> bool:
+def fits_float32(fitted: Normalisation, raw: Tensor) -> bool:
     """Whether the normalised values differ little if raw values are float32."""
     if fitted.kind == "none":
         return True

@@ -15,24 +15,36 @@ from kdiff.data.split import PARTS, SHARES
 
 OFF = 0.2  # of its share, by which the size of a part may be off without a remark
 UPSET = 6.0  # standard deviations by which the size of a part differs from its share if samples are different: never
+FAINT = 1e-3  # of the largest variance of a channel: less is hardly learned
 LEVEL = 3  # the frames between a warning and the caller of `make_dataset`
 
 
 def remark_on_split(name: str, values: np.ndarray, split: Tensor) -> None:
     """Remark on parts whose sizes are far from their shares because samples (N, *shape) are equal."""
-    count, sizes = len(split), torch.bincount(split.long(), minlength=len(PARTS)).tolist()
-    allowed = (max(OFF * share * count, UPSET * (count * share * (1 - share)) ** 0.5) for share in SHARES)
-    if all(abs(size - share * count) <= most for size, share, most in zip(sizes, SHARES, allowed)):
+    if _near(split):
         return
     distinct = len({hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest() for row in values})
-    if distinct == count:
+    remark_on_split_sizes(name, split, distinct, LEVEL + 1)
+
+
+def _near(split: Tensor) -> bool:
+    """Whether the sizes of the parts are near their shares."""
+    count, sizes = len(split), torch.bincount(split.long(), minlength=len(PARTS)).tolist()
+    allowed = (max(OFF * share * count, UPSET * (count * share * (1 - share)) ** 0.5) for share in SHARES)
+    return all(abs(size - share * count) <= most for size, share, most in zip(sizes, SHARES, allowed))
+
+
+def remark_on_split_sizes(name: str, split: Tensor, distinct: int, level: int = LEVEL) -> None:
+    """The remark of `remark_on_split`, of samples `distinct` of which are different."""
+    count, sizes = len(split), torch.bincount(split.long(), minlength=len(PARTS)).tolist()
+    if distinct == count or _near(split):
         return
     found = ", ".join(f"{part} {size:,}" for part, size in zip(PARTS, sizes))
     wanted = ", ".join(f"{count * share:,.0f}" for share in SHARES)
     warnings.warn(
         f"{name}: only {distinct:,} of the {count:,} samples are different, and equal samples share a part, so the parts hold "
         f"{found} instead of about {wanted}; remove repeated samples",
-        stacklevel=LEVEL,
+        stacklevel=level,
     )
 
 
@@ -52,8 +64,13 @@ def remark_on_labels(name: str, labels: np.ndarray, classes: int) -> None:
 
 
 def remark_on_entries(name: str, raw: Tensor, split: Tensor, normalisation: Normalisation) -> None:
-    """Remark on entries or channels that vary by rounding errors only, or that are constant in the training part alone."""
+    """Remark on entries or channels that vary by rounding errors only, or that are constant in the training part alone.
+
+    With one scale for all channels, remark on a channel that hardly varies beside another one.
+    """
     if normalisation.kind not in ("features", "channels"):
+        if normalisation.kind == "standard" and raw.ndim > 2 and raw.shape[1] > 1:
+            _remark_on_faint_channels(name, raw[split == 0])
         return
     axes = [0, *range(2, raw.ndim)] if normalisation.kind == "channels" else [0]
     what = "channel" if normalisation.kind == "channels" else "entry"
@@ -79,6 +96,24 @@ def remark_on_entries(name: str, raw: Tensor, split: Tensor, normalisation: Norm
             f"{name}: {_which(what, still)} is constant in the training part ({low.flatten()[worst]:.6g}) but not in the other "
             f"parts, up to {away[worst]:.6g} away, and no scale is known for it; drop it, or shuffle and add samples",
             stacklevel=LEVEL,
+        )
+
+
+def _remark_on_faint_channels(name: str, train: Tensor) -> None:
+    """Remark on the channel (N, C, *grid) with the least variance if another one has a thousand times as much.
+
+    A channel that is constant up to rounding errors has nothing to be learned.
+    """
+    channels = train.movedim(1, 0).flatten(1).double()
+    variances = channels.var(dim=1, correction=0)
+    rounded = variances.sqrt() <= NOISE * torch.finfo(torch.float32).eps * channels.abs().amax(1)
+    least, most = int(torch.where(rounded, torch.inf, variances).argmin()), int(variances.argmax())
+    if variances[least] < FAINT * variances[most]:
+        warnings.warn(
+            f"{name}: channel {least} has a standard deviation of {variances[least].sqrt():.3g}, and channel {most} has "
+            f"{variances[most].sqrt():.3g}, so a model with one scale for both hardly learns channel {least}; give "
+            "normalise=channels",
+            stacklevel=LEVEL + 1,
         )
 
 

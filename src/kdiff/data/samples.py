@@ -51,6 +51,13 @@ class LazySamples(ABC):
     def __getitem__(self, rows: int | slice | Tensor) -> Tensor:
         """These samples, float32 and normalised."""
 
+    @abstractmethod
+    def select(self, rows: Tensor) -> LazySamples:
+        """These rows (numbers or bool (N,)), not read yet."""
+
+    def ahead(self, rows: Tensor) -> None:  # noqa: B027
+        """Begin to read these rows, which are asked for next. Samples that draw random numbers do nothing here."""
+
     def _chosen(self, rows: Tensor) -> np.ndarray:
         """The rows on disk of these samples (numbers or bool (N,))."""
         chosen = rows.cpu().numpy()
@@ -109,6 +116,11 @@ class ImageSamples(LazySamples):
 
 
 Samples = Tensor | LazySamples
+
+
+def rows_of(samples: Samples, rows: Tensor) -> Samples:
+    """These rows (numbers or bool (N,)): of a tensor, or not read yet."""
+    return samples[rows] if isinstance(samples, Tensor) else samples.select(rows)
 
 
 def rows_per_chunk(shape: tuple[int, ...]) -> int:

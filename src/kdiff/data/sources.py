@@ -16,8 +16,10 @@ import numpy as np
 
 from kdiff.config.parts import Part, Spec, parse, resolve
 from kdiff.data.arrays import READERS, load_array
+from kdiff.data.assembling import reader_of
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.font import glyphs
+from kdiff.data.formats.finding import BY_ENDING, opener_of
 from kdiff.data.idx import fashion, idx_files, load_idx
 from kdiff.data.image_folder import load_folder
 from kdiff.data.latents import is_latent_folder, load_latents
@@ -68,7 +70,11 @@ def load(source: Spec | Path, **options: Any) -> Dataset:
     path = Path(name).expanduser()
     there = list(path.parent.iterdir()) if path.parent.is_dir() else []
     # A path such as latents/fashion is not a misspelt name of a source.
-    near = [entry.name for entry in there if entry.suffix.lower() in READERS or entry.is_dir()] if path.name == name else []
+    near = (
+        [entry.name for entry in there if entry.suffix.lower() in (*READERS, *OPENED) or entry.is_dir()]
+        if path.name == name
+        else []
+    )
     result = resolve("data", Part(name, {**part.options, **options}, part.values), SOURCES, None, _reader, FORMS, near)()
     if not isinstance(result, Dataset):
         raise TypeError(
@@ -77,8 +83,10 @@ def load(source: Spec | Path, **options: Any) -> Dataset:
     return result
 
 
+OPENED = tuple(ending for endings, _, _ in BY_ENDING for ending in endings)
 FORMS = (
-    f"the path of a file ending in {', '.join(READERS)}, of a folder of images or of latents that kdiff encode wrote, or a "
+    f"the path of a file ending in {', '.join((*READERS, *OPENED))}, "
+    f"of a folder of images or of latents that kdiff encode wrote, or a "
     "function package.module.function that returns a kdiff.data.Dataset"
 )
 
@@ -86,6 +94,9 @@ FORMS = (
 def _reader(name: str) -> Callable[..., Dataset] | None:
     """The function that reads the file or folder of this name; None for a name that is no path."""
     path = Path(name).expanduser()
+    pattern = any(mark in name for mark in "{*?[") and "/" in name
+    if (path.exists() or pattern or name.lower().endswith(OPENED)) and (opener := opener_of(name)) is not None:
+        return reader_of(opener, name if pattern else path)
     if path.is_dir():
         reader = load_idx if idx_files(path) else load_latents if is_latent_folder(path) else load_folder
         return partial(reader, path)

@@ -106,7 +106,7 @@ def compare_samples(
             named = f"{progress}: {'plain' if each is None else 'calibrated'} samples"
             found.append([])
             for group in shown(range(GROUPS), GROUPS, named, unit="group") if progress else range(GROUPS):
-                x, _ = generate(run.model, size, run.shape, run.class_counts, seed, start=group * size, **options)
+                x, _ = generate(run.model, size, run.shape, run.given, seed, start=group * size, **options)
                 near = rows[group]
                 weights = None if held.weights is None else held.weights[near] / held.weights[near].sum()
                 finite = bool(x.isfinite().all())
@@ -146,7 +146,8 @@ def calibrate_run(
     assert calibration is not None
     plain = {name: value for name, value in options.items() if name != "directions"}  # their basis is named beside them
     facts: dict[str, Any] = {"seed": seed, **plain, "data": run.data["fingerprint"], "target": str(run.config.target)}
-    facts |= {"folds": folds, "errors": squared_errors(run.model, *dataset.part("heldout"), seed=seed)}
+    held = dataset.part("heldout")[0], dataset.conditions_of("heldout")
+    facts |= {"folds": folds, "errors": squared_errors(run.model, *held, seed=seed)}
     adopted, why = False, "no correction lowers the error of samples that it was not found on"
     if calibration.h.any():
         judged = compare_samples(run, dataset, calibration, size, seed, progress)

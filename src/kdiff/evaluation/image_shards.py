@@ -52,6 +52,7 @@ def sample_settings(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         "autoencoder": run.latents and run.latents["autoencoder"]["identity"],
         "value_range": list(image_range(run)),
         **({"calibrated": True} if run.calibrated else {}),
+        **({"conditions": f"the {len(run.given)} examples of the run, in turn"} if run.given.rows else {}),
     }
 
 
@@ -143,14 +144,14 @@ def _draw_shard(run: Run, config: EvaluateConfig, path: Path, rows: range, bar: 
     images, labels = [], []
     options: dict[str, Any] = {"batch_size": config.batch_size, **sampler_options(config)}
     for first in range(rows.start, rows.stop, config.batch_size):
-        x, y = generate(run.model, config.batch_size, run.shape, run.class_counts, config.seed, start=first, **options)
+        x, y = generate(run.model, config.batch_size, run.shape, run.given, config.seed, start=first, **options)
         pictures = decoded(run, x)
         check_finite(pictures, f"samples of {run.folder}")
         images.append(quantise(pictures, *image_range(run)).cpu())
         labels.append(y)
         bar.update(len(x))
     tensors = {"images": torch.cat(images)}
-    if run.class_counts is not None:
+    if any(y is not None for y in labels):
         tensors["y"] = torch.cat([y for y in labels if y is not None])
     run.place.check(path)
     check_held(path.parent)

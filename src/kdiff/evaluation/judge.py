@@ -38,7 +38,7 @@ from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statisti
 from kdiff.evaluation.mmd import KernelDistance
 from kdiff.evaluation.neighbours import nearest_distance
 from kdiff.evaluation.sliced import sliced_wasserstein
-from kdiff.evaluation.subsets import MAX_REFERENCE, drawn, matched_heldout
+from kdiff.evaluation.subsets import MAX_REFERENCE, drawn, matched_heldout, most_rows
 from kdiff.model import KDiff
 from kdiff.run.environment import describe_environment
 from kdiff.run.generate import generate_ends
@@ -70,8 +70,8 @@ class Judge:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         train, labels = dataset.part("train")
-        self.train = train[drawn(len(train), MAX_REFERENCE, labels)]
-        self.searched = train[drawn(len(train), MAX_SEARCHED, labels)]
+        self.train = train[drawn(len(train), most_rows(train, MAX_REFERENCE), labels)]
+        self.searched = train[drawn(len(train), most_rows(train, MAX_SEARCHED), labels)]
         self.held_out = matched_heldout(dataset)
         self.heldout, weights = self.held_out.x, self.held_out.weights
         self.classifier: TrainedClassifier | None = dataset_classifier(dataset) if dataset.y is not None else None
@@ -224,6 +224,7 @@ def evaluate(
     guidance: float = 1.0,
     exact: bool = True,
     progress: str | None = None,
+    more: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything measured of a run under each sampler, with all that produced it.
 
@@ -235,6 +236,7 @@ def evaluate(
         guidance: scale of classifier-free guidance.
         exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
         progress: label of the progress bars; None for none.
+        more: measures the same samples, by sampler; what it returns is added to the result.
 
     Raises:
         ValueError: guidance for a run that has not learned "no class".
@@ -265,7 +267,7 @@ def evaluate(
         "samplers": {},
     }
     how = {**SAMPLER, "guidance": guidance, "progress": progress}
-    samples = generate_ends(run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.class_counts, seed, **how)
+    samples = generate_ends(run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.given, seed, **how)
     for x in samples:
         check_finite(x, f"samples of {run.folder}")
     floors = judge.exact_floors(run, num_samples, seed, progress and f"{progress}: exact denoiser") if exact else {}
@@ -276,4 +278,4 @@ def evaluate(
         }
         if exact:
             result["samplers"][name]["exact"] = {measure: vars(figure) for measure, figure in floors[name].items()}
-    return result
+    return {**result, **more(dict(zip(LAST_STEPS, samples)))} if more else result

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdiff.data import Dataset
+from kdiff.data import Dataset, ImageSamples, LatentSamples, Samples
 
 # From larger parts, this many samples are drawn at random, because files are often sorted.
 MAX_REFERENCE = 5000  # training samples, or held-out samples, to compare with
+ENTRIES = 2**27  # of fields that are read from disk: of large ones, fewer rows are compared with, but at least 50
 LEAST_KEPT = 1 / 2  # of the held-out samples; if fewer can be kept in the class proportions, all are used with weights
 FEW = 2  # classes of which fewer samples than this are expected in a set count as one class
 NAMED = 5  # classes that a note names
@@ -38,6 +40,13 @@ class HeldOut:
     def equal_count(self) -> int:
         """The number of samples of equal weight whose mean is as exact: 1 / Σ w², at least 2."""
         return len(self.x) if self.weights is None else max(2, round(1 / self.weights.square().sum().item()))
+
+
+def most_rows(samples: Samples, limit: int) -> int:
+    """How many rows of these samples to compare with: `limit`, or fewer of large fields that are read from disk."""
+    if isinstance(samples, Tensor | ImageSamples | LatentSamples):
+        return limit
+    return min(limit, max(50, ENTRIES // max(1, math.prod(samples.shape[1:]))))
 
 
 def drawn(num: int, limit: int, labels: Tensor | None = None) -> Tensor:
@@ -86,7 +95,7 @@ def matched_heldout(dataset: Dataset) -> HeldOut:
     x, y = dataset.part("heldout")
     labels = dataset.part("train")[1]
     if y is None or labels is None:
-        rows = drawn(len(x), MAX_REFERENCE)
+        rows = drawn(len(x), most_rows(x, MAX_REFERENCE))
         return HeldOut(x[rows], facts={"samples": len(rows), "held_out": len(x)})
     counts = torch.bincount(labels, minlength=dataset.num_classes)
     there = torch.bincount(y, minlength=dataset.num_classes)

@@ -32,7 +32,8 @@ from kdiff.run.run import Run
 FACTS = "kdiff.json"
 STEPS = 50  # steps of the sigmas in kdiff.json
 # The entries of data.json that are exported; none of them contains a path on this machine.
-SAID = ("num_samples", "counts", "shape", "num_classes", "normalisation", "fingerprint", "min", "max", "mean", "std", "flip")
+SAID = [*("num_samples", "counts", "shape", "num_classes", "normalisation", "fingerprint"), *("min", "max", "mean", "std")]
+SAID += ["flip", "conditions"]
 
 
 def export(run: Run, folder: Path, place: str = "path/to/this/folder") -> Path:
@@ -88,6 +89,8 @@ def as_pipeline(run: Run) -> Any:
         null_rate=config.null_rate,
         calibration=None if run.model.calibration is None else plain_calibration(run.model.calibration),
         recipe=config.recipe,
+        conditions=run.data.get("conditions"),
+        null_rates=config.null_rates or None,
     )
     transformer.model.load_state_dict({name: value.cpu() for name, value in run.model.state_dict().items()})
     if run.latents:

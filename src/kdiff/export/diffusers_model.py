@@ -28,6 +28,7 @@ from kdiff.config.training import ModelConfig
 from kdiff.path import LinearPath, VariancePreservingPath, broadcast_time, full_precision
 from kdiff.run.build import build_model
 from kdiff.run.calibrations import built_calibration
+from kdiff.run.given import specs_of
 from kdiff.targets import PAPER_CLAMP
 
 TIMESTEPS = 1000  # diffusers' schedulers have timestep = 1000 σ
@@ -49,6 +50,9 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         null_rate: how often training hid a sample's class; after 0 the model knows no "no class", and guidance is refused.
         calibration: from `kdiff.run.calibrations.plain_calibration`, for a run with a calibration, whose numbers are among the
             weights.
+        conditions: the entry `conditions` of the run's data.json: kind, shape and normalisation of each condition besides the
+            label; None without them.
+        null_rates: how often training hid each condition, as in the run's config.yaml; None for `null_rate` for all together.
         recipe: the run's recipe, which fills in what the target leaves out. An export without it was made before there were
             recipes.
 
@@ -72,10 +76,14 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         null_rate: float = ModelConfig.null_rate,
         calibration: dict[str, Any] | None = None,
         recipe: RecipeName = EARLIER,
+        conditions: dict[str, Any] | None = None,
+        null_rates: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
-        config = ModelConfig(network=network, recipe=recipe, path=path, noise_scale=noise_scale, null_rate=null_rate)
-        self.model = build_model(config, target, tuple(shape), num_classes)
+        rates: dict[str, Any] = {"null_rate": null_rate, "null_rates": null_rates or {}}
+        config = ModelConfig(network=network, recipe=recipe, path=path, noise_scale=noise_scale, **rates)
+        specs = specs_of({"conditions": conditions or {}})
+        self.model = build_model(config, target, tuple(shape), num_classes, conditions=specs)
         self.model.target.requires_grad_(False)
         if calibration is not None:
             self.model.calibration = built_calibration(calibration)
@@ -118,6 +126,7 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         min_denominator: float | None = None,
         return_dict: bool = True,
+        **conditions: Tensor,
     ) -> Any:
         """n̂ − x̂, shaped like `hidden_states`, of type `sample_dtype`.
 
@@ -127,9 +136,10 @@ class KDiffTransformer(ModelMixin, ConfigMixin):
             class_labels: (batch,) int64; num_classes means "no class", which is also the default.
             min_denominator: a clamp to use instead of the configured one; 0 for no clamp.
             return_dict: True to return a `Transformer2DModelOutput`, False for a tuple of one tensor.
+            conditions: the model's other conditions by name, normalised, (batch, ...) each.
         """
         hidden_states = hidden_states.to(self.sample_dtype)
-        conditions = {} if class_labels is None else {"y": class_labels}
+        conditions = conditions if class_labels is None else {"y": class_labels, **conditions}
         clamp = self.config.min_denominator if min_denominator is None else min_denominator
         t = self.time(timestep, hidden_states)
         if isinstance(self.model.path, LinearPath):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -21,7 +21,7 @@ Weights: {weights}{calibrated}.
   noise − data for any k.
 - Data: {data}{stretched}
 - Path: {path}
-{classes}
+{classes}{conditions}
 ## Load and sample
 
 ```sh
@@ -64,6 +64,9 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
     normalised = f"normalised by {data['normalisation']['kind']!r}; the pipeline undoes this"
     guided = ", guidance_scale=2.0" if facts["config"]["null_rate"] else ""  # a model that never saw "no class" has no guidance
     options = [f"class_labels=[0, 1]{guided}"] if data["num_classes"] else ["num_samples=2"]
+    given = data.get("conditions", {})
+    if middle := {name: _middle(each["range"]) for name, each in given.items() if "range" in each}:
+        options.insert(1, f"conditions={middle}")
     name = network["spec"].partition("(")[0]
     own = f"\nThe network is the authors' own class `{name}`, which must be importable, too." if "." in name else ""
     return CARD.format(
@@ -80,11 +83,35 @@ def model_card(facts: dict[str, Any], place: str, pictures: bool) -> str:
         stretched=f" {facts['black_and_white']}." if "black_and_white" in facts else "",
         path=facts["path"],
         classes=f"- Classes, for `class_labels`: {first_classes(names, '`kdiff.json`')}\n" if names else "",
+        conditions=_conditions(given),
         place=place,
         call=", ".join([*options, "num_inference_steps=50"]),
         save='\nimages[0].save("sample.png")' if pictures else "  # a tensor, in the data's own units",
         own=own,
     )
+
+
+def _conditions(given: Mapping[str, Any]) -> str:
+    """The line of the card that names conditions, their kinds and sizes; empty without conditions."""
+    named = (f"`{name}` ({each['kind']}{_size(each)})" for name, each in given.items())
+    return f"- Conditions by name, in the data's own units, for `conditions`: {', '.join(named)}\n" if given else ""
+
+
+def _size(condition: Mapping[str, Any]) -> str:
+    sizes = " × ".join(map(str, condition["shape"])) or f"0 to {condition['num_classes'] - 1}"
+    within = condition.get("range")
+    seen = f", in training {_numbers(within['low'])} to {_numbers(within['high'])}" if within and len(within["low"]) < 5 else ""
+    return f", {sizes}{seen}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in values)
+    return shown if len(values) == 1 else f"[{shown}]"
+
+
+def _middle(within: Mapping[str, Any]) -> list[float]:
+    """The middle of the range of training, for an example."""
+    return [float(f"{(low + high) / 2:.3g}") for low, high in zip(within["low"], within["high"])]
 
 
 def first_classes(names: Sequence[str], file: str) -> str:

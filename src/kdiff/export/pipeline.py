@@ -6,19 +6,21 @@ The default scheduler, FlowMatchEulerDiscreteScheduler with sigmas 1 − i/N, gi
 # No `from __future__ import annotations` here: diffusers reads the annotations of __init__, up to 0.35 only typing.Optional.
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from kdiff.data import Normalisation
 from kdiff.export.diffusers_model import KDiffTransformer
 from kdiff.export.flow_schedulers import USE, set_steps, uniform_sigmas
+from kdiff.latent.kinds import kind_of
 from kdiff.path import raise_wrong_times
+from kdiff.run.given import check_guided, given_rows
 from kdiff.sampling import guided_velocity
 
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -41,7 +43,7 @@ class KDiffPipeline(DiffusionPipeline):
         transformer: the model.
         scheduler: a scheduler for flow matching: FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or
             UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction").
-        vae: the autoencoder of a run on latents.
+        vae: the autoencoder of a run on latents, of a class in `kdiff.latent.kinds`.
         data: "normalisation" (kind, shift, scale) and "image", the normalised values of black and white (low, high) or None
             for samples that are not images.
     """
@@ -53,7 +55,7 @@ class KDiffPipeline(DiffusionPipeline):
         self,
         transformer: KDiffTransformer,
         scheduler: SchedulerMixin,
-        vae: Optional[AutoencoderKL] = None,  # noqa: UP045
+        vae: Optional[ModelMixin] = None,  # noqa: UP045
         data: Optional[dict[str, Any]] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
@@ -77,6 +79,8 @@ class KDiffPipeline(DiffusionPipeline):
         last_step: Literal["data", "euler"] = "data",
         output_type: str | None = None,
         return_dict: bool = True,
+        conditions: Mapping[str, Any] | None = None,
+        guide_on: Sequence[str] | None = None,
     ) -> Any:
         """Draw samples, returned as `ImagePipelineOutput(images=…)` or as a tuple of one element.
 
@@ -97,6 +101,9 @@ class KDiffPipeline(DiffusionPipeline):
                 units, or decoded images in [−1, 1] for a run on latents; "latent" for normalised samples, as the model uses
                 them. The default is "pil" for images, otherwise "pt".
             return_dict: True to return an `ImagePipelineOutput`, False for a tuple.
+            conditions: for a model with conditions besides the class: values by name in the data's own units, as in
+                {"params": [0.3, 1.2]}; one row for all samples, or a row for each. None, or no value, means "none".
+            guide_on: the names of the conditions that guidance leads away from, "y" for the class; all if left out.
 
         Raises:
             ValueError: the labels or starting points do not fit the model; there are no samples to draw; the model does not
@@ -115,19 +122,27 @@ class KDiffPipeline(DiffusionPipeline):
         count = num_samples if latents is None else len(latents)
         if count < 1:
             raise ValueError(f"{'num_samples' if latents is None else 'the number of latents'} is {count}; expected at least 1")
-        labels = self._labels(class_labels, count, device)
-        if guidance_scale != 1 and labels is None:
-            raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1 for no guidance")
-        self._check_no_class(guidance_scale, labels)
-        z = self._start(count if labels is None else len(labels), latents, generator, device)
+        if self.transformer.config.conditions:
+            given = self._given(class_labels, conditions, count, device)
+            if guidance_scale != 1:
+                check_guided(self.transformer.model, guide_on, "this model")
+        else:
+            if conditions or guide_on:
+                raise ValueError("conditions or guide_on are given, but this model has no conditions besides the class")
+            labels = self._labels(class_labels, count, device)
+            if guidance_scale != 1 and labels is None:
+                raise ValueError(f"guidance_scale is {guidance_scale:g}; expected class_labels with it, or 1 for no guidance")
+            self._check_no_class(guidance_scale, labels)
+            given = {} if labels is None else {"y": labels}
+        z = self._start(len(next(iter(given.values()))) if given else count, latents, generator, device)
         noise_scale = self.transformer.config.noise_scale
         timesteps = set_steps(self.scheduler, num_inference_steps, sigmas, latents is not None, noise_scale, device)
         # Only stochastic schedulers draw from it.
         drawn = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale}
+        guidance = {"scale": guidance_scale, "interval": guidance_interval, "rescale": guidance_rescale, "only": guide_on}
         for i, timestep in enumerate(self.progress_bar(timesteps)):
             clamp = last if i == len(timesteps) - 1 else None
-            output = self._output(z, timestep, labels, guidance, clamp)
+            output = self._output(z, timestep, given, guidance, clamp)
             z = self.scheduler.step(output, timestep, z, **drawn, return_dict=False)[0]
         raise_wrong_times()
         if not z.isfinite().all():
@@ -139,6 +154,17 @@ class KDiffPipeline(DiffusionPipeline):
         images = self._shown(z, output_type, data)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _given(self, labels: Any, conditions: Mapping[str, Any] | None, count: int, device: torch.device) -> dict[str, Tensor]:
+        """All conditions by name, normalised, a row for each sample; `count` samples if there is one row for all."""
+        config, model = self.transformer.config, self.transformer.model
+        names = [*(["y"] if config.num_classes else []), *config.conditions]
+        facts = {"num_classes": config.num_classes, "conditions": config.conditions}
+        values = dict.fromkeys(names) | ({} if labels is None else {"y": labels}) | dict(conditions or {})
+        rows = given_rows(facts, values, model.null)
+        number = max(len(value) for value in rows.values())
+        number = count if number == 1 else number
+        return {name: value.expand(number, *value.shape[1:]).to(device) for name, value in rows.items()}
 
     def _labels(self, given: int | Sequence[int] | Tensor | None, count: int, device: torch.device) -> Tensor | None:
         if given is None:
@@ -190,15 +216,15 @@ class KDiffPipeline(DiffusionPipeline):
         return latents.to(device, torch.promote_types(latents.dtype, dtype))
 
     def _output(
-        self, z: Tensor, timestep: Tensor, labels: Tensor | None, guidance: dict[str, Any], clamp: float | None
+        self, z: Tensor, timestep: Tensor, given: dict[str, Tensor], guidance: dict[str, Any], clamp: float | None
     ) -> Tensor:
         """n̂ − x̂ with guidance."""
 
-        def velocity(z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-            return -self.transformer(z, timestep, y, clamp, return_dict=False)[0]
+        def velocity(z: Tensor, t: Tensor, y: Tensor | None = None, **conditions: Tensor) -> Tensor:
+            return -self.transformer(z, timestep, y, clamp, return_dict=False, **conditions)[0]
 
-        null = {"y": self.transformer.config.num_classes}
-        guided = guided_velocity(velocity, {} if labels is None else {"y": labels}, null, **guidance)
+        null = {"y": self.transformer.config.num_classes, **self.transformer.model.null}
+        guided = guided_velocity(velocity, given, null, **guidance)
         return -guided(z, KDiffTransformer.time(timestep, z))
 
     def _shown(self, z: Tensor, output_type: str, data: dict[str, Any]) -> Any:
@@ -208,7 +234,7 @@ class KDiffPipeline(DiffusionPipeline):
         normalisation = Normalisation.from_description(data["normalisation"])
         raw = normalisation.undo(z)
         if self.vae is not None:
-            raw = self.vae.decode(raw.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+            raw = kind_of(self.vae).decode(self.vae, raw.to(self.vae.dtype)).float().clamp(-1, 1)
         if output_type == "pt":
             return raw
         low, high = data["image"]["low"], data["image"]["high"]

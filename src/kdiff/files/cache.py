@@ -51,18 +51,28 @@ def stamp(path: Path) -> tuple[str, int, int, int]:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> int:
-    """Write uint8 images of one shape to a .npy file (N, *shape); return N, which may be 0. Errors are those of `replacing`."""
-    header, count = _npy_header(0, shape), 0
+def stamps(folder: Path, names: Iterable[str]) -> list[tuple[str, int, int, int]]:
+    """The stamps of files with these relative names below a folder. This is much faster than one `stamp` after another."""
+    base, found = os.path.abspath(folder), []
+    for name in names:
+        path = f"{base}{'' if base.endswith('/') else '/'}{name}" if os.sep == "/" else os.path.abspath(folder / name)
+        status = os.stat(path)
+        found.append((path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
+def write_images(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray], dtype: Any = np.uint8) -> int:
+    """Write images of one shape and type to a .npy file (N, *shape); return N, maybe 0. Errors are those of `replacing`."""
+    header, count, expected = _npy_header(0, shape, dtype), 0, np.dtype(dtype)
     with replacing(path) as write:
         write(header)
         for image in images:
-            if image.shape != shape or image.dtype != np.uint8:
-                raise RuntimeError(f"expected a uint8 image of shape {shape}, found {image.dtype} {image.shape}")
+            if image.shape != shape or image.dtype != expected:
+                raise RuntimeError(f"expected a {expected} image of shape {shape}, found {image.dtype} {image.shape}")
             write(np.ascontiguousarray(image).data)
             count += 1
         # The number of images is known only now, because some cannot be read.
-        write(_npy_header(count, shape), 0)
+        write(_npy_header(count, shape, dtype), 0)
     return count
 
 
@@ -173,10 +183,11 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
-    """A .npy header for uint8 (count, *shape). Its length does not depend on count, so that it can be overwritten."""
+def _npy_header(count: int, shape: tuple[int, ...], dtype: Any = np.uint8) -> bytes:
+    """A .npy header for (count, *shape) of this type. Its length does not depend on count, so that it can be overwritten."""
+    kind = np.dtype(dtype).str
     text, longest = (
-        repr({"descr": "|u1", "fortran_order": False, "shape": (number, *shape)}).encode() for number in (count, 10**18)
+        repr({"descr": kind, "fortran_order": False, "shape": (number, *shape)}).encode() for number in (count, 10**18)
     )
     length = 64 * math.ceil((len(longest) + 11) / 64) - 10
     return np.lib.format.magic(1, 0) + struct.pack("<H", length) + text.ljust(length - 1) + b"\n"

@@ -1,8 +1,9 @@
 """An autoencoder of images: q(latent | x) = N(mean, diag(std²)), and back; and a hash that identifies it.
 
-It is an AutoencoderKL of diffusers (Kingma and Welling, 2014; Rombach et al., 2022): that of Stable Diffusion, FLUX or VA-VAE,
-or a small one that the user trains. Latents here are the output of the encoder; its published factor and shift are recorded
-with them.
+It is an autoencoder of diffusers, of a class in `kdiff.latent.kinds`: that of Stable Diffusion, FLUX, VA-VAE, Sana, Qwen-Image
+or Wan, or a small AutoencoderKL that the user trains (Kingma and Welling, 2014; Rombach et al., 2022). Latents here are the
+output of the encoder, in patches where the authors' pipeline works on patches. The numbers by which that pipeline scales them
+are recorded with them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import inspect
+import json
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,41 +21,65 @@ import torch
 from torch import Tensor, nn
 
 from kdiff.files.weights import read_weights
+from kdiff.latent.kinds import Kind, kind_of
 from kdiff.latent.ldm import from_ldm
+from kdiff.latent.pretrained import pretrained
 from kdiff.latent.scale import describe_scale
 
-CLASS = "AutoencoderKL"
 SUBFOLDERS = ("", "vae", "autoencoder")  # in a pipeline of diffusers; in a folder of kdiff train-autoencoder
-UNSEEN = ("act_fn", "norm_num_groups")  # entries of the configuration that names and shapes of the weights do not show
+STATISTICS = "bn."  # buffers that only scale latents, as numbers in the configuration of other classes do
 AT_ONCE = 2**20  # pixels in a batch
 
 
 class Autoencoder:
-    """An AutoencoderKL in evaluation mode, in float32.
+    """An autoencoder of diffusers in evaluation mode, in float32.
 
-    `source` is the folder, file or name that it was loaded from. `identity` is a hash of class, architecture and weights; it
-    does not depend on how they are stored.
+    `source` is the folder, file or name that it was loaded from. `kind` is its class. `identity` is a hash of class,
+    architecture and weights; it does not depend on how they are stored.
+
+    Raises ValueError for another class, or for a configuration with numbers that cannot be used.
     """
 
     def __init__(self, module: nn.Module, source: str) -> None:
+        self.kind: Kind = kind_of(module)
         self.module: Any = module.float().eval().requires_grad_(False)
-        self.source, self.identity = source, _identity(self.module)
+        self.source, self.identity = source, _identity(self.module, self.kind)
         self.describe()  # it refuses numbers that cannot be used
 
     @property
     def channels(self) -> int:
         """The number of channels of the images."""
-        return int(self.module.config.in_channels)
+        return self.kind.image_channels(self.module.config)
+
+    @property
+    def patch(self) -> int:
+        """The side of the patches of the network's latents that are the channels of a latent; 1 if there are no patches."""
+        return self.kind.patch(self.module.config)
 
     @property
     def factor(self) -> int:
         """The number of pixels per entry of a latent along each side."""
-        return int(2 ** (len(self.module.config.block_out_channels) - 1))
+        return self.kind.side(self.module.config) * self.patch
+
+    @property
+    def latent_channels(self) -> int:
+        """The number of channels of a latent."""
+        return self.kind.latent_channels(self.module.config) * self.patch**2
 
     def describe(self) -> dict[str, Any]:
         """A dictionary for JSON. Its last entries say how the authors scale the latents (`kdiff.latent.scale`)."""
-        scale = describe_scale(self.module.config, self.source)
-        return {"source": self.source, "class": CLASS, "identity": self.identity, **scale}
+        config = self.module.config
+        try:
+            if config.get("out_channels", None) not in (None, taken := config.get("in_channels")):
+                raise ValueError(
+                    f"it encodes images of {taken} channels and decodes to {config['out_channels']}; expected as many"
+                )
+            shape = {"factor": self.factor, "channels": self.latent_channels, "patch": self.patch}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"the autoencoder {self.source} cannot be used: {error}") from None
+        scale = describe_scale(self.kind.scale(self.module), self.latent_channels, self.source)
+        facts = {"source": self.source, "class": self.kind.name, "identity": self.identity}
+        return {**facts, **shape, "posterior": self.kind.posterior, **scale}
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape (c, h, w) of the latents of images (C, H, W).
@@ -71,19 +95,24 @@ class Autoencoder:
             )
         if any(side % factor for side in shape[1:]):
             near = max(factor, round(min(shape[1:]) / factor) * factor)
+            patched = f" (in patches of {self.patch}×{self.patch} latents)" if self.patch > 1 else ""
             raise ValueError(
-                f"the autoencoder {self.source} divides sides by {factor}, so sides must be multiples of {factor}; found "
-                f"{shape[1]}×{shape[2]}; give a size, such as --data.size {near}, or use an autoencoder with fewer levels"
+                f"the autoencoder {self.source} divides sides by {factor}{patched}, so sides must be multiples of {factor}; "
+                f"found {shape[1]}×{shape[2]}; resize the images (for a folder of images: --data.size {near}), or use an "
+                "autoencoder with fewer levels"
             )
-        return int(self.module.config.latent_channels), shape[1] // factor, shape[2] // factor
+        return self.latent_channels, shape[1] // factor, shape[2] // factor
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posteriors of images x (N, C, H, W) in [−1, 1], on the device of x."""
+        """Mean and standard deviation of the posteriors of images x (N, C, H, W) in [−1, 1], on the device of x.
+
+        The standard deviations are 0 if the class of the autoencoder has no posterior.
+        """
         pairs = []
         for batch in x.split(self._at_once(x.shape[-2:])):
-            posterior = self.module.encode(batch.to(self.module.device)).latent_dist
-            pairs.append((posterior.mean.to(x.device), posterior.std.to(x.device)))
+            mean, std = self.kind.encode(self.module, batch.to(self.module.device))
+            pairs.append((mean.to(x.device), std.to(x.device)))
         means, deviations = zip(*pairs)
         return torch.cat(means), torch.cat(deviations)
 
@@ -92,7 +121,7 @@ class Autoencoder:
         """Images (N, C, H, W) in [−1, 1], on the CPU, from latents as the encoder returns them."""
         sides = [side * self.factor for side in latents.shape[-2:]]
         batches: Iterator[Tensor] = iter(latents.split(self._at_once(sides)))
-        return torch.cat([self.module.decode(batch.to(self.module.device)).sample.cpu() for batch in batches]).clamp_(-1, 1)
+        return torch.cat([self.kind.decode(self.module, batch.to(self.module.device)).cpu() for batch in batches]).clamp_(-1, 1)
 
     @staticmethod
     def _at_once(sides: Any) -> int:
@@ -100,9 +129,14 @@ class Autoencoder:
         return max(1, min(256, AT_ONCE // math.prod(sides)))
 
 
-def _identity(module: Any) -> str:
-    digest = hashlib.blake2b(repr((CLASS, [module.config[key] for key in UNSEEN])).encode(), digest_size=16)
+def _identity(module: Any, kind: Kind) -> str:
+    unseen = json.loads(
+        json.dumps([module.config.get(key, default) for key, default in kind.unseen.items()])
+    )  # lists, no tuples
+    digest = hashlib.blake2b(repr((kind.name, unseen)).encode(), digest_size=16)
     for name, value in sorted(module.state_dict().items()):
+        if name.startswith(STATISTICS):
+            continue
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
@@ -196,60 +230,12 @@ def _from_folder(path: Path) -> nn.Module:
             f"no autoencoder in {path}: expected a config.json of diffusers there, or in its folder vae or autoencoder; "
             "kdiff train-autoencoder writes it at the end"
         )
-    return _pretrained(str(folder), local_files_only=True)
+    return pretrained(str(folder), local_files_only=True)
 
 
 def _from_hub(source: str) -> nn.Module:
     owner, name, *folder = source.split("/")
-    return _pretrained(f"{owner}/{name}", **({"subfolder": folder[0]} if folder else {}))
-
-
-def _unreachable(error: BaseException | None) -> bool:
-    """Whether the first error was that the hub cannot be reached; diffusers then reports a missing file."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    while error:
-        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _pretrained(place: str, **options: Any) -> nn.Module:
-    """Read the format of diffusers; the weights must be safetensors, so that nothing is unpickled."""
-    from diffusers import AutoencoderKL
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # the errors below say what diffusers would log
-    try:
-        config = AutoencoderKL.load_config(place, **options)
-        found = config.get("_class_name", CLASS)
-        if found != CLASS:
-            raise ValueError(f"{place} is of class {found}; expected {CLASS}")
-        known = inspect.signature(AutoencoderKL.__init__).parameters
-        unknown = [name for name, value in config.items() if name not in known and name[0] != "_" and value is not None]
-        if unknown:
-            said = ", ".join(f"{name}={config[name]!r}" for name in unknown)
-            warnings.warn(f"the config.json of {place} says {said}, which {CLASS} does not know and does not use", stacklevel=2)
-        module: nn.Module
-        module, info = AutoencoderKL.from_pretrained(
-            place, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False, **options
-        )
-    except Exception as error:  # a damaged config.json makes diffusers raise errors of many kinds
-        if isinstance(error, ValueError) and str(error).startswith(place):
-            raise
-        if _unreachable(error):
-            raise ValueError(
-                f"{place} is not on this machine, and the hub cannot be reached: download it where there is a connection (hf "
-                f"download {place} --local-dir FOLDER), and give that folder"
-            ) from None
-        raise ValueError(f"no autoencoder could be read from {place}: {' '.join(str(error).split())}") from None
-    finally:
-        logging.set_verbosity(level)
-    if wrong := [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]:
-        raise ValueError(f"the weights in {place} do not fit its config.json: {len(wrong)} do not match, e.g. {wrong[0]}")
-    return module
+    return pretrained(f"{owner}/{name}", **({"subfolder": folder[0]} if folder else {}))
 
 
 @functools.lru_cache(maxsize=1)

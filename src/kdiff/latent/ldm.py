@@ -1,4 +1,4 @@
-"""State dicts in the layout of latent diffusion (LDM), the layout of VA-VAE, as an AutoencoderKL of diffusers.
+"""State dicts in the layout of latent diffusion (LDM), the layout of VA-VAE and FLUX, as an autoencoder of diffusers.
 
     encoder.down.<level>.block.<i>     → encoder.down_blocks.<level>.resnets.<i>
     encoder.down.<level>.attn.<i>      → encoder.down_blocks.<level>.attentions.<i>
@@ -6,12 +6,14 @@
 
 Keys and shapes show the architecture. VA-VAE f16d32 (Yao and Wang, 2025, arXiv 2501.01423) has 128 channels times 1, 1, 2, 2,
 4, two blocks per level, attention at the lowest level, and 32 latent channels. FLUX.2's own file has its quant convolutions
-within encoder and decoder, and in `bn` the statistics by which latents are scaled, in patches of 2×2.
+within encoder and decoder, and in `bn` the statistics by which latents are scaled, in patches of 2×2: it becomes an
+AutoencoderKLFlux2, every other file an AutoencoderKL. The widths of FLUX.2's decoder may differ from those of its encoder.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +28,8 @@ ENDS = ("encoder.conv_in.weight", "decoder.conv_in.weight")  # weights that ever
 PREFIXES = ("", "first_stage_model.", "vae.", "module.")
 # Weights that only training uses: losses with their networks, VA-VAE's foundation model and its projection, averages.
 TRAINING = ("loss.", "discriminator.", "perceptual_loss.", "foundation_model.", "linear_proj.", "model_ema.")
-STATISTICS = {"bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}
+STATISTICS = {"bn.running_mean", "bn.running_var"}
+COUNTER = "bn.num_batches_tracked"  # used in training only; a file may lack it
 EPSILON = 1e-4  # what FLUX.2 adds to the variance in `bn`
 RENAMED = {  # in this order, within a key
     r"^encoder\.quant_conv\.": "quant_conv.",
@@ -47,7 +50,7 @@ RENAMED = {  # in this order, within a key
 
 
 def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of diffusers' AutoencoderKL for a state dict without prefix.
+    """The arguments of the class of diffusers, AutoencoderKLFlux2 or AutoencoderKL, for a state dict without prefix.
 
     Raises:
         ValueError: the state dict has another layout.
@@ -67,12 +70,14 @@ def ldm_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "mid_block_add_attention": "encoder.mid.attn_1.norm.weight" in state,
             "use_quant_conv": not {"quant_conv.weight", "encoder.quant_conv.weight"}.isdisjoint(state),
             "use_post_quant_conv": not {"post_quant_conv.weight", "decoder.post_quant_conv.weight"}.isdisjoint(state),
-            "scaling_factor": None,  # not among the weights
         }
-        if not STATISTICS.isdisjoint(state):
-            deviations = (state["bn.running_var"].double() + EPSILON).sqrt()
-            scale = {"latents_mean": state["bn.running_mean"].tolist(), "latents_std": deviations.tolist()}
-            config |= {"scaling_factor": 1.0, **scale}
+        if STATISTICS.isdisjoint(state):
+            config["scaling_factor"] = None  # not among the weights
+        else:
+            widths = [state[f"decoder.up.{level}.block.0.conv2.weight"].shape[0] for level in range(levels)]
+            side = math.isqrt(state["bn.running_mean"].numel() // config["latent_channels"])
+            decoder = {} if widths == config["block_out_channels"] else {"decoder_block_out_channels": widths}
+            config |= {"patch_size": [side, side], "batch_norm_eps": EPSILON, **decoder}
     except KeyError as error:
         if any(key.startswith("encoder.down_blocks.") for key in state):
             raise ValueError(
@@ -103,23 +108,26 @@ def _number_of(state: Mapping[str, Tensor], parts: str) -> int:
 
 
 def from_ldm(state: Mapping[str, Tensor]) -> nn.Module:
-    """diffusers' AutoencoderKL with the weights of a state dict in the layout of latent diffusion.
+    """The autoencoder of diffusers with the weights of a state dict in the layout of latent diffusion.
 
     Raises:
         ValueError: the layout is another one; or weights are missing, left over or of another shape (the first are named).
-            Only weights that training alone uses may be left over.
+            Only weights that training alone uses may be left over. Or diffusers has no AutoencoderKLFlux2.
     """
-    from diffusers import AutoencoderKL
+    import diffusers
 
     own = {key: value.float() for key, value in _without_prefix(state).items() if not key.startswith(TRAINING)}
     config = ldm_config(own)
-    module: nn.Module = AutoencoderKL(**config)
+    name = "AutoencoderKL" if STATISTICS.isdisjoint(own) else "AutoencoderKLFlux2"
+    if not hasattr(diffusers, name):
+        raise ValueError(f"it needs {name}, which diffusers {diffusers.__version__} does not have; pip install -U diffusers")
+    module: nn.Module = getattr(diffusers, name)(**config)
     wanted = module.state_dict()
-    converted: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {COUNTER: wanted[COUNTER]} if COUNTER in wanted and COUNTER not in own else {}
     for key, value in own.items():
         new = _renamed(key, len(config["block_out_channels"]))
         if new not in wanted or new in converted:  # left over: it keeps its own name, by which it is refused
-            converted |= {} if key in STATISTICS else {key if new not in wanted else f"{key} ({new} again)": value}
+            converted |= {key if new not in wanted else f"{key} ({new} again)": value}
         elif wanted[new].ndim == 2 and value.shape[2:] == (1, 1):  # attention's linear maps are convolutions there
             converted[new] = value[:, :, 0, 0]
         else:

@@ -1,10 +1,9 @@
-"""The numbers with which the authors of an AutoencoderKL scale its latents z for training, from its configuration.
+"""The numbers with which the authors of an autoencoder scale its latents z for training.
 
     (z − shift_factor) · scaling_factor
-    (z − latents_mean) · scaling_factor / latents_std      if the configuration has these two, as that of Playground v2.5
+    (z − latents_mean) · scaling_factor / latents_std      if there are these two, as for Playground v2.5, Qwen-Image and Wan
 
-`latents_mean` and `latents_std` hold a number for each channel; or, in the order (channel, row, column), for each channel and
-each place in patches of 2×2, as the `bn` of FLUX.2's autoencoder.
+`latents_mean` and `latents_std` hold a number for each channel. `kdiff.latent.kinds` says where the numbers of a class stand.
 """
 
 from __future__ import annotations
@@ -14,14 +13,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def describe_scale(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`scaling` (None if it is not known) and `shift`; and, if the configuration has them, `mean` and `std`.
+def describe_scale(numbers: Mapping[str, Any], channels: int, source: str) -> dict[str, Any]:
+    """`scaling` (None if it is not known) and `shift`; and, if there are these numbers, `mean` and `std`.
+
+    Args:
+        numbers: scaling_factor, shift_factor, latents_mean and latents_std.
+        channels: the number of channels of the latents.
+        source: the name of the autoencoder in messages.
 
     Raises:
         ValueError: a number is not finite or not positive, or the numbers do not fit each other.
     """
-    channels, shift = config["latent_channels"], config["shift_factor"]
-    scaling, mean, std = config["scaling_factor"], config["latents_mean"], config["latents_std"]
+    scaling, shift = numbers["scaling_factor"], numbers["shift_factor"]
+    mean, std = numbers["latents_mean"], numbers["latents_std"]
     if scaling is not None and not _positive(scaling):
         raise ValueError(f"the autoencoder {source} has the scaling_factor {scaling!r}; expected a positive number")
     if shift is not None and not _is_number(shift):
@@ -29,7 +33,7 @@ def describe_scale(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     facts = {"scaling": None if scaling is None else float(scaling), "shift": float(shift or 0.0)}
     if mean is None and std is None:
         return facts
-    if not (_all(_is_number, mean) and _all(_positive, std) and len(mean) == len(std) in (channels, 4 * channels)):
+    if not (_all(_is_number, mean) and _all(_positive, std) and len(mean) == len(std) == channels):
         raise ValueError(
             f"the autoencoder {source} has latents_mean={mean!r} and latents_std={std!r}; expected {channels} numbers each, "
             "one for each channel of its latents, and those of latents_std positive"

@@ -11,6 +11,7 @@ LightningDiT the velocity x − n; nothing here depends on the prediction target
 
 from __future__ import annotations
 
+import math
 from dataclasses import InitVar, dataclass
 
 from torch import nn
@@ -21,12 +22,14 @@ from kdiff.networks.transformer import Attention, FeedForward, FinalLayer, Modul
 
 @dataclass(eq=False, repr=False)
 class DiT(ModulatedTransformer):
-    """z (batch, C, H, W) → u of the same shape; called as network(z, t, y). DiT, and with drop_sigma SiT.
+    """z (batch, C, H, W), (batch, C, L) or (batch, C, D, H, W) → u of the same shape; called as network(z, t, y).
+
+    DiT, and with drop_sigma SiT.
 
     `ImageNetwork` documents the arguments from `image_size` to `mlp_ratio`, and `null_class`, `condition` and `checkpointing`.
 
     Args:
-        hidden_size: D, a multiple of num_heads and of 4.
+        hidden_size: D, a multiple of num_heads and, for images, of 4.
         learn_sigma: compute 2 C channels instead of C: u, and the channels from which the official DiT makes a variance. DiT
             returns them all, for its own weights and samplers; `KDiff` needs a network that returns C.
         drop_sigma: compute the 2 C channels and return the first C, as the official SiT does.
@@ -52,19 +55,22 @@ class DiT(ModulatedTransformer):
             ModulatedBlock(width, Attention(width, self.num_heads), FeedForward(width, self.mlp_ratio), bare_layer_norm)
             for _ in range(self.depth)
         )
-        self.final_layer = FinalLayer(width, self.patch_size**2 * made, bare_layer_norm)
+        self.final_layer = FinalLayer(width, math.prod(self.patch) * made, bare_layer_norm)
         self.set_tables(head_dim=None)
 
 
 @dataclass(eq=False, repr=False)
 class LightningDiT(ModulatedTransformer):
-    """z (batch, C, H, W) → u of the same shape; called as network(z, t, y). Options as published for XL/1.
+    """z (batch, C, H, W), (batch, C, L) or (batch, C, D, H, W) → u of the same shape; called as network(z, t, y).
+
+    The options are as published for XL/1.
 
     `ImageNetwork` documents the arguments from `image_size` to `num_heads`, and `null_class`, `condition` and `checkpointing`.
 
     Args:
-        hidden_size: D, a multiple of num_heads and of 4.
-        num_heads: the number of attention heads; with rope, each has a multiple of 4 channels.
+        hidden_size: D, a multiple of num_heads and, for images, of 4.
+        num_heads: the number of attention heads; with rope, each has a multiple of 4 channels for images, an even number for
+            signals, and an even number of at least 6 for volumes.
         mlp_ratio: the perceptron has D · mlp_ratio units, with swiglu ⅔ of that number.
         rope: rotary embedding of queries and keys, in addition to the table of positions.
         swiglu: SwiGLU in place of a perceptron with GELU.
@@ -99,5 +105,5 @@ class LightningDiT(ModulatedTransformer):
             )
             for _ in range(self.depth)
         )
-        self.final_layer = FinalLayer(width, self.patch_size**2 * self.channels * (2 if self.learn_sigma else 1), norm)
+        self.final_layer = FinalLayer(width, self.patch_entries * (2 if self.learn_sigma else 1), norm)
         self.set_tables(head_dim=width // self.num_heads if self.rope else None)

@@ -24,13 +24,14 @@ from kdiff.networks.transformer import Attention, FinalLayer, ModulatedBlock, RM
 
 @dataclass(eq=False, repr=False)
 class JiT(ModulatedTransformer):
-    """z (batch, C, H, W) → u of the same shape; called as network(z, t, y).
+    """z (batch, C, H, W), (batch, C, L) or (batch, C, D, H, W) → u of the same shape; called as network(z, t, y).
 
     `ImageNetwork` documents the arguments from `image_size` to `depth`, and `condition` and `checkpointing`. The context tokens
     are copies of the label's embedding or of what `condition` returns; a network without both has no context tokens.
 
     Args:
-        num_heads: the number of attention heads, of D / num_heads channels each, a multiple of 4.
+        num_heads: the number of attention heads, of h = D / num_heads channels each. h is a multiple of 4 for images, even for
+            signals, and even and at least 6 for volumes.
         mlp_ratio: the perceptron has ⅔ of D · mlp_ratio units.
         bottleneck: the number of values that a patch is reduced to before it is expanded to D.
         context_tokens: the number of copies in front of the patches; 0 for none.
@@ -81,7 +82,7 @@ class JiT(ModulatedTransformer):
             )
             for rate, of_weights in rates
         )
-        self.final_layer = FinalLayer(width, self.patch_size**2 * self.channels)
+        self.final_layer = FinalLayer(width, self.patch_entries)
         self.set_tables(width // self.num_heads, prefix=self.context_tokens)
 
     def through(self, x: Tensor, c: Tensor, label: Tensor | None, rotary: Tensor | None) -> Tensor:

@@ -37,7 +37,8 @@ class MLP(nn.Module):
         width: units per hidden layer.
         depth: the number of hidden layers.
         condition: a module that replaces the table of labels, for conditions of any kind. It is called as condition(y, batch)
-            and returns a tensor (batch, width); y is None where no condition is given.
+            and returns a tensor (batch, width), or an `Embedded`, of whose tokens the mean is added; y is None where no
+            condition is given.
     """
 
     def __init__(
@@ -75,5 +76,7 @@ class MLP(nn.Module):
         if self.label is not None:
             h = h + self.label(label_rows(y, len(z), self.num_classes, True, z.device))
         elif (c := embed_condition(self.condition, y, len(z), h.shape[1])) is not None:
-            h = h + c
+            h = h + c.vector
+            if c.tokens is not None:
+                h = h + c.tokens.mean(dim=1)
         return self.output(self.hidden(h)).reshape(z.shape)

@@ -7,7 +7,7 @@ published weights. The caller gives image size, channels and classes. Sources: t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,7 +53,7 @@ FAMILIES = {
 
 
 def published(
-    architecture: str, image_size: int | tuple[int, int], channels: int, num_classes: int, **overrides: Any
+    architecture: str, image_size: int | Sequence[int], channels: int, num_classes: int, **overrides: Any
 ) -> nn.Module:
     """A network of a published size, by its name.
 
@@ -63,7 +63,7 @@ def published(
 
     Args:
         architecture: "FAMILY-SIZE/PATCH", such as "JiT-B/16".
-        image_size: pixels on a side, or (height, width).
+        image_size: pixels on a side, or the size along each axis: (height, width), (length,) or (depth, height, width).
         channels: C.
         num_classes: the number of labels, without "no class".
         overrides: other arguments of the network's class.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdiff.networks.embedding import MAX_PERIOD, grid_positions, linear
+from kdiff.networks.embedding import MAX_PERIOD, channels_of, grid_positions, linear
 
 Norm = Callable[[int], nn.Module]  # makes a norm over a last dimension of this width
 
@@ -41,18 +41,20 @@ def bare_layer_norm(size: int) -> nn.LayerNorm:
     return nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
 
 
-def rotary_table(rows: int, columns: int, head_dim: int, prefix: int = 0) -> Tensor:
-    """Cosines and signed sines of rotary embedding (arXiv 2104.09864) in two dimensions: (2, prefix + rows · columns, h).
+def rotary_table(grid: tuple[int, ...], head_dim: int, prefix: int = 0) -> Tensor:
+    """Cosines and signed sines of rotary embedding (arXiv 2104.09864) on a grid of one to three axes: (2, prefix + tokens, h).
 
-    The first half of a head's channels is rotated by the row and the second half by the column: each adjacent pair (2j, 2j + 1)
-    by the angle index · 10000^(−2j/(h/2)). The first `prefix` tokens have no place in the image and are not rotated. The sines
-    have the sign with which `rotate` uses them: −, + in each pair.
+    The channels of a head are shared out over the axes: in two dimensions the first half is rotated by the row and the second
+    half by the column. Of the m channels of an axis, each adjacent pair (2j, 2j + 1) is rotated by the angle index ·
+    10000^(−2j/m). Channels that are left over in three dimensions are not rotated. The first `prefix` tokens have no place in
+    the grid and are not rotated. The sines have the sign with which `rotate` uses them: −, + in each pair.
     """
-    if head_dim % 4:
-        raise ValueError(f"heads have {head_dim} channels; rotary embedding in two dimensions needs a multiple of 4")
-    frequencies = MAX_PERIOD ** (-torch.arange(head_dim // 4, dtype=torch.float64) / (head_dim // 4))
-    angles = torch.cat([index[:, None] * frequencies for index in grid_positions(rows, columns)], dim=1)
-    angles = F.pad(angles, (0, 0, prefix, 0)).repeat_interleave(2, dim=1)
+    if head_dim % 2:
+        raise ValueError(f"heads have {head_dim} channels; rotary embedding needs an even number")
+    pairs = channels_of(head_dim, len(grid), f"heads have {head_dim} channels; rotary embedding") // 2
+    frequencies = MAX_PERIOD ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    angles = torch.cat([index[:, None] * frequencies for index in grid_positions(grid)], dim=1)
+    angles = F.pad(angles, (0, head_dim // 2 - angles.shape[1], prefix, 0)).repeat_interleave(2, dim=1)
     sign = torch.tensor([-1.0, 1.0]).repeat(head_dim // 2)
     return torch.stack([angles.cos(), angles.sin() * sign]).float()
 
@@ -65,6 +67,13 @@ def for_this_device(table: Tensor) -> Tensor:
     if table.device.type != "cpu" or table.itemsize < 4 or torch.compiler.is_compiling():
         return table
     return torch.complex(table[0, :, ::2], table[1, :, 1::2])[None]
+
+
+def unrotated_in_front(table: Tensor, count: int) -> Tensor:
+    """The table, real or complex, with `count` more tokens in front that are not rotated (cosine 1, sine 0)."""
+    front = table.new_zeros(len(table), count, table.shape[2])
+    front[0] = 1
+    return torch.cat([front, table], dim=1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

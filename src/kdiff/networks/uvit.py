@@ -14,25 +14,26 @@ The official weights predict the noise, with times that run from data to noise; 
 
 from __future__ import annotations
 
+import math
 from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from kdiff.networks.backbone import ImageNetwork
-from kdiff.networks.embedding import EMBEDDING_STD, PatchEmbedding, embed_condition, sinusoid, unpatchify
+from kdiff.networks.embedding import CONVOLUTIONS, EMBEDDING_STD, PatchEmbedding, embed_condition, sinusoid, unpatchify
 from kdiff.networks.transformer import Attention, Block, FeedForward, SkipBlock
 
 
 @dataclass(eq=False, repr=False)
 class UViT(ImageNetwork):
-    """z (batch, C, H, W) → u of the same shape; called as network(z, t, y).
+    """z (batch, C, H, W), (batch, C, L) or (batch, C, D, H, W) → u of the same shape; called as network(z, t, y).
 
     `ImageNetwork` documents the arguments from `image_size` to `mlp_ratio`, and `null_class`, `condition` and `checkpointing`.
-    What `condition` returns becomes a token.
+    The vector that `condition` returns becomes a token, and its tokens, if there are any, are put in front of all others.
 
     Args:
-        image_size: pixels on a side, or (height, width); this network takes no other size.
+        image_size: as for `ImageNetwork`; this network takes no other size.
         hidden_size: D, even, a multiple of num_heads.
         depth: d, even; there are d + 1 blocks.
         qkv_bias: whether the layer to queries, keys and values has a bias.
@@ -67,18 +68,19 @@ class UViT(ImageNetwork):
             attention = Attention(width, self.num_heads, qkv_bias=self.qkv_bias)
             return kind(width, attention, FeedForward(width, self.mlp_ratio, "none"), nn.LayerNorm)
 
-        self.patch_embed = PatchEmbedding(self.patch_size, self.channels, width)
+        self.patch_embed = PatchEmbedding(self.patch, self.channels, width)
         time = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
         self.time_embed = time if self.time_mlp else nn.Identity()
         self.y_embedder = self.label_module(condition)
         self.extras = 1 if self.y_embedder is None else 2  # tokens in front of the patches
-        self.pos_embed = nn.Parameter(torch.empty(1, self.extras + self.grid[0] * self.grid[1], width))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.extras + math.prod(self.grid), width))
         self.in_blocks = nn.ModuleList(block(Block) for _ in range(depth // 2))
         self.mid_block = block(Block)
         self.out_blocks = nn.ModuleList(block(SkipBlock) for _ in range(depth // 2))
         self.norm = nn.LayerNorm(width)
-        self.decoder_pred = nn.Linear(width, self.patch_size**2 * self.channels)
-        self.final_layer = nn.Conv2d(self.channels, self.channels, 3, padding=1) if self.final_conv else nn.Identity()
+        self.decoder_pred = nn.Linear(width, self.patch_entries)
+        convolution = CONVOLUTIONS[len(self.grid)]
+        self.final_layer = convolution(self.channels, self.channels, 3, padding=1) if self.final_conv else nn.Identity()
         self._draw(condition)
 
     def _draw(self, condition: nn.Module | None) -> None:
@@ -104,10 +106,13 @@ class UViT(ImageNetwork):
             ValueError: as for `ModulatedTransformer.forward`, and for samples of another size.
         """
         grid = self.checked_grid(z, t)
-        label = embed_condition(self.y_embedder, y, len(z), self.hidden_size)
+        label, tokens = embed_condition(self.y_embedder, y, len(z), self.hidden_size) or (None, None)
         time = self.time_embed(sinusoid(t, self.hidden_size, self.time_scale).to(self.pos_embed.dtype))
         extras = [time] if label is None else [label, time]
         x = torch.cat([*(token[:, None] for token in extras), self.patch_embed(z)], dim=1) + self.pos_embed
+        in_front = self.extras
+        if tokens is not None:
+            x, in_front = torch.cat([tokens.to(x.dtype), x], dim=1), in_front + tokens.shape[1]
         kept = []
         for block in self.in_blocks:
             x = self.run(block, x)
@@ -115,5 +120,5 @@ class UViT(ImageNetwork):
         x = self.run(self.mid_block, x)
         for block in self.out_blocks:
             x = self.run(block, x, kept.pop())
-        tokens = self.decoder_pred(self.norm(x)[:, self.extras :])
-        return self.final_layer(unpatchify(tokens, grid, self.patch_size))
+        patches = self.decoder_pred(self.norm(x)[:, in_front:])
+        return self.final_layer(unpatchify(patches, grid, self.patch))

@@ -52,7 +52,7 @@ def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, An
     panel(figure, top[0, 0], matched_heldout(dataset).x[: view.shown], view, "held-out data", INK)
     for i, target in enumerate(targets, start=1):
         run = load_run(next(job for job in jobs if job.target == target).folder, calibrated=False)
-        x, _ = generate(run.model, view.shown, run.shape, run.class_counts, last_step="data")
+        x, _ = generate(run.model, view.shown, run.shape, run.given, last_step="data")
         panel(figure, top[i // columns, i % columns], x, view, short_label(target), colours[target])
 
     measure = main_measure(rows)

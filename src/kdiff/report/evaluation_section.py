@@ -14,6 +14,7 @@ from typing import Any
 from kdiff.evaluation.image_shards import SETTINGS
 from kdiff.files.atomic import read_json
 from kdiff.report.markup import Markup, code, element, join, note, number, picture, section, table
+from kdiff.report.own_data_section import own_data_parts
 from kdiff.report.record import Record
 from kdiff.run.contents import BACK, NUMBER, read_evaluation
 from kdiff.studies.comparison import MEASURES
@@ -68,7 +69,8 @@ def features_of(record: Record) -> list[dict[str, Any]]:
 def evaluation_section(record: Record) -> Markup:
     """Everything that `kdiff evaluate` measured."""
     floors = floors_of(record)
-    parts = [*([_floors(floors)] if floors else []), *map(_features, features_of(record))]
+    own = own_data_parts(record.folder, floors)
+    parts = [*([_floors(floors)] if floors else []), *own, *map(_features, features_of(record))]
     missing = note("Nothing has been measured yet. To measure, run ", code(f"kdiff evaluate {record.folder}"))
     return section("Evaluation", *(parts or [missing]))
 

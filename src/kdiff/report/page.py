@@ -20,9 +20,10 @@ from kdiff.report.drawing import labelled_values, value_label
 from kdiff.report.evaluation_section import FEATURES, evaluation_section, features_of, floors_of, sweep_section
 from kdiff.report.markup import Markup, code, definitions, document, element, join, note, number, picture, section, table
 from kdiff.report.record import Picture, Record, read_record
-from kdiff.report.run_pictures import settings
+from kdiff.report.run_text import settings
 from kdiff.report.versus import comparison_section
 from kdiff.run.environment import describe_environment
+from kdiff.run.given import in_words, specs_of
 from kdiff.run.lock import Place
 from kdiff.studies.comparison import MEASURES
 from kdiff.targets import LINE, Axis
@@ -143,6 +144,7 @@ def _trained(record: Record) -> Markup:
         weights = element("small", f"{run.model.target} in the weights {run.weights} at step {run.step:,}")
     facts: dict[str, object] = {
         "data": join(f"{data['name']}: {data['counts']['train']:,} training samples of shape {shape}, {counted}", named, more),
+        **({"conditions": "; ".join(in_words(spec) for spec in specs_of(data))} if data.get("conditions") else {}),
         "network": join(code(config.network), parameters),
         "target": join(code(record.target), weights),
         "recipe": join(code(recipe), ", weight over time: ", code(resolved(config.target, recipe)[1])),

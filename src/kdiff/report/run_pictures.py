@@ -1,36 +1,33 @@
-"""Pictures of a run's curves and samples, files of samples, and the text of `kdiff info`."""
+"""Pictures of a run's curves and samples, and files of samples."""
 
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdiff.config.parts import Part
-from kdiff.config.plain import as_dict
 from kdiff.config.sampling import sampler_options
-from kdiff.config.training import TrainConfig
 from kdiff.data import Normalisation
 from kdiff.data.samples import is_image
-from kdiff.export.model_card import first_classes
 from kdiff.files.atomic import write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.report.curve import LOSSES, shown_losses
 from kdiff.report.drawing import INK, ImageView, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
+from kdiff.report.sample_table import columns_of, write_table
 from kdiff.run.agreement import differences
-from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import warn
 from kdiff.run.generate import generate
+from kdiff.run.given import own_units
 from kdiff.run.run import Run
 from kdiff.sampling.finite import FiniteWatch
 
-SAID = ("data", "network")  # settings that have their own lines in the text of `kdiff info`
 ENDINGS = (".png", ".safetensors", ".json")
+STAMPED = 64  # numbers of a condition that a stamp lists
 NOT_FINITE = "_not_finite"  # ends the names of files of samples that are not all finite
 
 
@@ -126,7 +123,7 @@ class SampleGrids:
         if path.exists():  # a resumed run passes the same steps with the same weights
             return
         options = sampler_options(run.config.sampling)
-        x, _ = generate(run.model, shown_samples(run), run.shape, run.class_counts, **options)
+        x, _ = generate(run.model, shown_samples(run), run.shape, run.given, **options)
         pictures, self._view = seen(run, x, self._view)
         run.place.check()
         try:
@@ -147,7 +144,7 @@ def draw_denoising(run: Run) -> Path:
             states.append((f"t = {t:g}", z.cpu()))
 
     options: dict[str, Any] = {"steps": every * (columns - 1), "last_step": "data", "batch_size": num, "callback": keep}
-    x, _ = generate(run.model, num, run.shape, run.class_counts, **options)
+    x, _ = generate(run.model, num, run.shape, run.given, **options)
     _, view = seen(run, x)
     if isinstance(view, ImageView) and shape:
         height, width = shape[1:]
@@ -173,17 +170,32 @@ def _title(run: Run) -> str:
     return f"{run.data['name']}, target {run.config.target}, step {run.step}"
 
 
-def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Run | None = None, **options: Any) -> list[Path]:
+def sample_to_files(
+    run: Run,
+    num: int | None,
+    seed: int,
+    stem: Path | None,
+    weaker: Run | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    ensemble: int = 1,
+    **options: Any,
+) -> list[Path]:
     """Draw samples and write a picture, the values (safetensors: x in the data's units, y) and a stamp (JSON).
+
+    Samples of a table are also written as CSV, with the names of its columns.
+
+    The values of a run with conditions also hold those of each sample, in their own units, as condition.NAME.
 
     The values of a run on latents also hold the decoded images, in units of their own.
 
     Args:
         run: the run that samples are drawn from.
-        num: the number of samples.
+        num: the number of samples; None for the number that `Run.sample` draws.
         seed: the seed of their noise and labels.
         stem: the path of the files without their endings; a name in RUN/samples if left out.
         weaker: the run of a weaker model, from which guidance leads away.
+        conditions: as for `Run.sample`.
+        ensemble: as for `Run.sample`.
         options: the options of `Run.sample`.
 
     Raises:
@@ -198,36 +210,64 @@ def sample_to_files(run: Run, num: int, seed: int, stem: Path | None, weaker: Ru
             found["noise_scale"] = f"the noise of {weaker.folder} has the scale {theirs}, that of {run.folder} {ours}"
         if found:
             raise ValueError(f"{weaker.folder} cannot guide {run.folder}: {'; '.join(found.values())}; expected the same")
-    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options)}"
+    given = run.given_by(conditions, ensemble)
+    num = given.usual if num is None else num
+    asked: dict[str, Any] = {"conditions": _digest_of(given.rows)} if conditions else {}
+    asked |= {"ensemble": ensemble} if ensemble > 1 else {}
+    stem = stem or run.folder / "samples" / f"step_{run.step:08d}_seed_{seed}{_otherwise(run, weaker, options | asked)}"
     stem = stem.with_suffix("") if stem.suffix in ENDINGS else stem
     run.place.check(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     watch = FiniteWatch()
     how: dict[str, Any] = {"guidance_model": weaker.model if weaker else None, "callback": watch, "progress": "sampling"}
-    x, y = run.sample(num, seed, **how, **options)
+    x, y = run.sample(num, seed, conditions=given, **how, **options)
     if not watch.wrong:
         watch = FiniteWatch()  # the samples are finite as the model sees them, but perhaps not in the data's own units
-        watch.close(x)
+        absent = run.normalisation.absent
+        watch.close(x if absent is None else x.masked_fill(absent.to(x.device), 0.0))
     if watch.wrong:
         stem = stem.with_name(stem.name + NOT_FINITE)
     files = [stem.with_name(stem.name + ending) for ending in ENDINGS]
     pictures, view = seen(run, run.normalisation.apply(x))
     tensors = {"x": x} if y is None else {"x": x, "y": y}
+    own = own_units(run.data, {name: rows for name, rows in given.chosen(range(num)).items() if name != "y"})
+    tensors |= {f"condition.{name}": values for name, values in own.items()}
     if run.latents and _image_shape(run):
         tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(pictures)
     run.place.check(stem)
     save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
     stamp["calibrated"] = run.calibrated
+    if given.rows:
+        stamp["conditions"] = _in_stamp(own_units(run.data, given.rows), examples=not conditions)
+        stamp["ensemble"] = given.ensemble
     if weaker:
         stamp["guided_away_from"] = {"run": str(weaker.folder), "step": weaker.step, "weights": weaker.weights}
     decoded = {"autoencoder": run.latents["autoencoder"]} if run.latents else {}
     write_json(files[2], {**stamp, **decoded, "environment": describe_environment()})
     run.place.check(stem)
     save_samples(files[0], pictures, view, _title(run))
+    if columns_of(run.data, x):
+        files.append(stem.with_name(f"{stem.name}.csv"))
+        write_table(files[-1], run.data, x, y, own)
     if watch.wrong:
         raise NotFinite(str(watch), files)
     return files
+
+
+def _digest_of(rows: Mapping[str, Tensor]) -> str:
+    """A hash of the rows of conditions."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, values in sorted(rows.items()):
+        digest.update(name.encode() + values.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _in_stamp(rows: Mapping[str, Tensor], examples: bool) -> dict[str, Any]:
+    """What the stamp says of the conditions: the numbers of one short row, or how many rows there are and where they are."""
+    where = "examples of the run, in turn" if examples else "rows, in the file of the samples"
+    short = {name: len(values) == 1 and values.numel() <= STAMPED for name, values in rows.items()}
+    return {name: values[0].tolist() if short[name] else f"{len(values)} {where}" for name, values in rows.items()}
 
 
 def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
@@ -244,43 +284,3 @@ def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
         other["weaker"] = (str(weaker.folder), weaker.step, weaker.weights)
     digest = hashlib.blake2b(repr(sorted(other.items())).encode(), digest_size=3).hexdigest()
     return told + (f"_other_{digest}" if other else "")
-
-
-def settings(config: TrainConfig) -> dict[str, str]:
-    """Every setting as text: components in their short form, parts of a setting under names like "sampling.steps"."""
-    found: dict[str, str] = {}
-    for name, value in as_dict(config).items():
-        part = getattr(config, name)
-        if isinstance(part, Part):
-            found[name] = str(part)
-        elif isinstance(value, dict):
-            found |= {f"{name}.{part}": str(one) for part, one in value.items()}
-        else:
-            found[name] = str(value)
-    return found
-
-
-def describe_run(run: Run) -> str:
-    """What a run folder holds, as the text of `kdiff info`."""
-    data, rows, network = run.data, run.metrics(), run.model.network
-    checkpoints = ", ".join(str(int(path.name.removeprefix("step_"))) for path in list_checkpoints(run.folder / "checkpoints"))
-    last, split = rows[-1] if rows else {}, ""
-    names = data.get("class_names")
-    if "loss_across" in shown_losses(rows):
-        split = f" ({last['loss_along']:.4g} along the principal directions of the data, {last['loss_across']:.4g} across them)"
-    lines = {
-        "run": run.folder,
-        "data": f"{data['name']}: {data['counts']['train']} training samples of shape {tuple(data['shape'])}, "
-        f"{data['num_classes'] or 'no'} classes, normalisation {data['normalisation']['kind']!r}",
-        **({"classes": first_classes(names, "data.json")} if names else {}),
-        "variance": f"total {data['total_variance']:.4g} in {math.prod(data['shape'])} dimensions, after normalisation",
-        "network": f"{type(network).__name__}, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "target": f"{run.model.target} in the weights {run.weights}",
-        **({"calibrated": "yes (kdiff calibrate); --calibrated false leaves it out"} if run.calibrated else {}),
-        "path": f"{run.model.path}, times in training: {run.model.timesteps}",
-        "progress": f"step {last.get('step', 0)} of {run.config.steps}",
-        "loss": f"{last.get('loss', float('nan')):.4g}{split}",
-        "checkpoints": checkpoints,
-        "settings": ", ".join(f"{name} {value}" for name, value in settings(run.config).items() if name not in SAID),
-    }
-    return "\n".join(f"{name:12}{value}" for name, value in lines.items())

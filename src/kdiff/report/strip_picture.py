@@ -28,7 +28,7 @@ def draw_strip(path: Path, jobs: Sequence[Job], dataset: Dataset) -> None:
     left, *right = figure.subfigures(1, 1 + len(scales), width_ratios=[len(targets), *[1.4] * len(scales)], squeeze=False)[0]
     for place, target in zip(left.add_gridspec(1, len(targets)), targets):
         run = load_run(next(job for job in drawn if job.target == target).folder, calibrated=False)
-        x, _ = generate(run.model, shown, run.shape, run.class_counts)
+        x, _ = generate(run.model, shown, run.shape, run.given)
         samples = panel(left, place, x, view, short_label(target), colours[target], columns=SIDE)
     for part, scale in zip(right, scales):
         draw_over_time(part.add_subplot(), drawn, colours, scale)

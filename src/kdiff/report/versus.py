@@ -9,7 +9,7 @@ from kdiff.report.chart import Line, chart
 from kdiff.report.evaluation_section import floors_of
 from kdiff.report.markup import Markup, code, element, join, note, number, picture, section, table
 from kdiff.report.record import Record, names
-from kdiff.report.run_pictures import settings
+from kdiff.report.run_text import settings
 from kdiff.studies.comparison import MEASURES
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdiff.data import Dataset, Normalisation
 
-DIFFERENCES = ("classes", "normalisation", "autoencoder", "shape")
+DIFFERENCES = ("classes", "normalisation", "autoencoder", "shape", "conditions")
 TOLERANCE = 1e-5  # of shift and scale, in units of the scale; statistics of the same data differ by less
 ROUNDING = 2e-7  # of a float32 number, such as the shift, relative to it
 SHOWN = 3  # classes, and numbers of a normalisation, in a message
@@ -30,6 +30,7 @@ def facts_of(dataset: Dataset) -> dict[str, Any]:
         "normalisation": dataset.normalisation.describe(),
         "fingerprint": dataset.fingerprint,
         **dataset.about,
+        **({"conditions": {name: each.describe() for name, each in dataset.conditions.items()}} if dataset.conditions else {}),
     }
 
 
@@ -45,7 +46,22 @@ def differences(old: Facts, new: Facts, folder: object) -> dict[str, str]:
     theirs, ours = (Normalisation.from_description(facts["normalisation"]) for facts in (old, new))
     if not _same(theirs, ours, tuple(old["shape"])):
         found["normalisation"] = f"the data are normalised by {_in_words(ours)}; those of {folder} by {_in_words(theirs)}"
+    if conditions := _conditions(old.get("conditions", {}), new.get("conditions", {}), folder):
+        found["conditions"] = conditions
     return found
+
+
+def _conditions(old: Facts, new: Facts, folder: object) -> str:
+    """How the conditions besides the label differ; empty if they are the same."""
+    theirs, ours = ({name: f"{each['kind']} of shape {tuple(each['shape'])}" for name, each in of.items()} for of in (old, new))
+    if theirs != ours:
+        now, before = ("; ".join(f"{name}, a {what}" for name, what in each.items()) or "none" for each in (ours, theirs))
+        return f"the data have other conditions ({now}) than those of {folder} ({before})"
+    for name, each in new.items():
+        was, is_now = (Normalisation.from_description(of["normalisation"]) for of in (old[name], each))
+        if not _same(was, is_now, tuple(each["shape"])):
+            return f"the condition {name} is normalised by {_in_words(is_now)}; that of {folder} by {_in_words(was)}"
+    return ""
 
 
 def nameless(old: Facts, new: Facts, folder: object) -> str:

@@ -22,6 +22,8 @@ BACK_OR_RENAME = f"{BACK}, or rename it"
 AGAIN = f"{BACK}, or resume the run (kdiff train … --resume), which writes it again"
 NUMBER = (float, None)  # JSON has no NaN and no infinity
 NORMALISATION = {"kind": str, "shift": Numbers, "scale": Numbers}
+CONDITION = {"name": str, "kind": str, "shape": [int], "num_classes": int, "normalisation": NORMALISATION}
+CONDITION["range?"] = {"low": [float], "high": [float]}
 DATA = {
     "name": str,
     "shape": [int],
@@ -34,6 +36,7 @@ DATA = {
     "max": NUMBER,
     "total_variance": NUMBER,
     "class_names?": ([str], None),
+    "conditions?": {...: CONDITION},
     "latents?": {
         "folder": str,
         "autoencoder": {"source": str, "identity": str},
@@ -73,6 +76,11 @@ JUDGED = {
     "heldout": {...: FIGURE},
     "samplers": {"paper": SAMPLER, "clean": SAMPLER},
 }
+_LINE = {"measure": str, "sampler": str, "value": NUMBER, "floor": NUMBER, "baseline?": NUMBER}
+_LINE |= dict.fromkeys(("spread?", "floor_spread?"), NUMBER)
+_OWN = {**dict.fromkeys(("seed", "heldout_of"), int), "figures": [_LINE], "left_out?": {...: str}}
+JUDGED |= {key: {**_OWN, "samples": int, "heldout": int} for key in ("fields?", "table?")}
+JUDGED |= {"ensemble?": {**_OWN, "conditions": int, "members": int}, "pictures?": [str]}
 MOVING = {"data.json": ("name", "latents"), "config.yaml": (*CHANGEABLE, "data", "start_from")}  # may differ in a resumed run
 
 

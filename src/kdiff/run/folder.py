@@ -23,16 +23,19 @@ from typing import Any
 import torch
 import yaml
 
+from kdiff.config.parts import Part
 from kdiff.config.plain import as_dict, from_dict
-from kdiff.config.recipes import EARLIER, RecipeName, chosen_recipe
+from kdiff.config.recipes import EARLIER, EARLIER_NETWORK, RecipeName, chosen_recipe
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import CHANGEABLE, LoopConfig, ModelConfig, TrainConfig
 from kdiff.data import Dataset
 from kdiff.files.atomic import Damaged, check_utf8, read_json, write_json, write_text
+from kdiff.networks.choice import is_auto
 from kdiff.run.agreement import differences, facts_of
 from kdiff.run.checkpoint import list_checkpoints, recorded, set_damaged_aside
 from kdiff.run.contents import BACK, BACK_OR_RENAME, ENVIRONMENT, data_to_resume, read_finished
 from kdiff.run.environment import describe_environment
+from kdiff.run.given import described, keep_examples
 from kdiff.run.metrics import mend_metrics
 from kdiff.run.trust import check_trusted, remember
 from kdiff.run.yaml_file import load_yaml
@@ -61,6 +64,8 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
     check_begun(folder, resume)
     description = dataset.describe()
     labels = dataset.part(getattr(config, "train_on", "train"))[1]
+    if dataset.conditions:
+        description["conditions"] = described(dataset, getattr(config, "train_on", "train"))
     description["class_counts"] = None if labels is None else torch.bincount(labels, minlength=dataset.num_classes).tolist()
     begun = _has_trained(folder)
     if not begun:
@@ -80,6 +85,7 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
         now |= {"processes": processes} if processes > 1 else {}
         began = read_json(environment, ENVIRONMENT, BACK_OR_RENAME) if begun and environment.exists() else None
         write_json(environment, {**began, "resumed": [*began.get("resumed", []), now]} if began else now)
+    keep_examples(dataset, folder)
     write_json(folder / "data.json", description)
     write_text(folder / "config.yaml", resolved)
     remember(folder, values)
@@ -142,7 +148,7 @@ def _check_resumable(config: LoopConfig, dataset: Dataset, folder: Path, process
             f"{dataset.fingerprint}; it was {fingerprint}. Start a new run in another folder"
         )
     changed = differences(there, facts_of(dataset), folder)
-    if other := [changed[name] for name in ("normalisation", "autoencoder") if name in changed]:
+    if other := [changed[name] for name in ("normalisation", "autoencoder", "conditions") if name in changed]:
         raise ValueError(
             f"since the run in {folder} began, its data have changed: {'; '.join(other)}. Start a new run in another folder"
         )
@@ -209,8 +215,8 @@ def read_run_config(folder: Path, kind: type) -> Any:
 
 
 def with_recipe(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Stored settings, with the recipe of those that were written before there were recipes."""
-    return {"recipe": EARLIER, **values} if issubclass(kind, ModelConfig) else values
+    """Stored settings, with the recipe and the network of those that were written before these had other defaults."""
+    return {"recipe": EARLIER, "network": EARLIER_NETWORK, **values} if issubclass(kind, ModelConfig) else values
 
 
 def recipe_of(config: TrainConfig, folder: Path, resume: bool) -> RecipeName:
@@ -219,6 +225,14 @@ def recipe_of(config: TrainConfig, folder: Path, resume: bool) -> RecipeName:
         found: RecipeName = read_run_config(folder, TrainConfig).recipe
         return found
     return chosen_recipe(config.recipe, config.loss_space)
+
+
+def network_of(config: TrainConfig, folder: Path, resume: bool) -> Part:
+    """The network of a configuration; if it is to be chosen, that of the run in the folder if it is resumed."""
+    if is_auto(config.network) and resume and (folder / "config.yaml").exists():
+        found: Part = read_run_config(folder, TrainConfig).network
+        return found
+    return config.network
 
 
 def _read_values(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Any number of samples of a model. Sample i has the same label and noise (a stochastic solver's too) in any batch."""
+"""Any number of samples of a model. Sample i has the same conditions and noise (a stochastic solver's too) in any batch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdiff.data.progress import shown
 from kdiff.model import KDiff
+from kdiff.run.given import Given
 from kdiff.sampling import draw_noise
 from kdiff.sampling.finite import FiniteWatch
 from kdiff.sampling.times import uniform_times
@@ -34,7 +35,7 @@ def generate(
     model: KDiff,
     num: int,
     shape: tuple[int, ...],
-    class_counts: list[int] | None = None,
+    class_counts: list[int] | Given | None = None,
     seed: int = 0,
     batch_size: int = 500,
     start: int = 0,
@@ -43,20 +44,22 @@ def generate(
 ) -> tuple[Tensor, Tensor | None]:
     """The samples number start … start + num − 1 of a model (normalised), and their labels, on the CPU.
 
+    `class_counts` is the number of training samples of each class, for labels in these proportions, or says in full under which
+    conditions samples are drawn.
     `options` are those of `KDiff.sample`. `progress` is the name of the progress bar; None shows no bar. Sample i is the same
     for every start and num. If the batches are the same too, it is the same to the last bit. A warning says how many samples
     are not finite, and since which step, unless the `callback` is a `FiniteWatch`.
     """
-    given = options.pop("callback", None)
-    options["callback"] = watch = given if isinstance(given, FiniteWatch) else FiniteWatch(given)
+    callback = options.pop("callback", None)
+    options["callback"] = watch = callback if isinstance(callback, FiniteWatch) else FiniteWatch(callback)
     samples, labels = [], []
     batches = _batches(model, range(start, start + num), shape, class_counts, seed, batch_size)
     for indices, noise, conditions in _shown(batches, num, progress):
         samples.append(model.sample(noise, indices=indices, seed=seed, **conditions, **options).cpu())
-        labels.append(conditions["y"].cpu() if conditions else torch.empty(0))
-    if watch.wrong and watch is not given:
+        labels.append(conditions["y"].cpu() if "y" in conditions else torch.empty(0))
+    if watch.wrong and watch is not callback:
         warnings.warn(str(watch), stacklevel=3)  # beyond torch.no_grad
-    return torch.cat(samples), torch.cat(labels) if class_counts else None
+    return torch.cat(samples), torch.cat(labels) if "y" in conditions else None
 
 
 @torch.no_grad()
@@ -65,7 +68,7 @@ def generate_ends(
     last_steps: Sequence[Literal["euler", "data"]],
     num: int,
     shape: tuple[int, ...],
-    class_counts: list[int] | None = None,
+    class_counts: list[int] | Given | None = None,
     seed: int = 0,
     batch_size: int = 500,
     steps: int = 50,
@@ -95,11 +98,14 @@ def _shown(batches: Iterator[Batch], num: int, progress: str | None) -> Iterator
 
 
 def _batches(
-    model: KDiff, samples: range, shape: tuple[int, ...], class_counts: list[int] | None, seed: int, batch_size: int
+    model: KDiff, samples: range, shape: tuple[int, ...], class_counts: list[int] | Given | None, seed: int, batch_size: int
 ) -> Iterator[Batch]:
     """The indices, the noise and the conditions of these samples, batch by batch, on the device of the model."""
+    given = class_counts if isinstance(class_counts, Given) else Given(class_counts)
     device = next(itertools.chain(model.parameters(), model.buffers())).device
     for start in range(samples.start, samples.stop, batch_size):
         indices = range(start, min(start + batch_size, samples.stop))
-        conditions: dict[str, Any] = {"y": balanced_labels(indices, class_counts).to(device)} if class_counts else {}
+        conditions: dict[str, Any] = {name: rows.to(device) for name, rows in given.chosen(indices).items()}
+        if given.counts and "y" not in conditions:
+            conditions["y"] = balanced_labels(indices, given.counts).to(device)
         yield indices, model.noise_scale * draw_noise(indices, shape, seed).to(device), conditions

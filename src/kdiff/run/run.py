@@ -2,7 +2,8 @@
 
     config.yaml         the resolved configuration
     environment.json    versions, machine, precision, threads
-    data.json           the data: shape, classes, normalisation, fingerprint
+    data.json           the data: shape, classes, normalisation, conditions, fingerprint
+    conditions.safetensors    for a run with conditions: examples of their values (`kdiff.run.given`)
     metrics.jsonl       one line per logging interval
     start.json          for a run with start_from: the weights it started from, and how far their velocity was changed
     target.json         the target's description of itself before the first step: its numbers, their axis, curves
@@ -17,7 +18,9 @@ Sampling and evaluation read target, path, shape, normalisation and classes from
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ from kdiff.run.checkpoint import DamagedCheckpoint, check_checkpoint, ema_file, 
 from kdiff.run.contents import BACK, TARGET, check_recorded_config, read_data, read_start
 from kdiff.run.folder import read_run_config, step_of
 from kdiff.run.generate import generate
+from kdiff.run.given import Given, check_guided, examples, given_by, specs_of
 from kdiff.run.lock import Place
 from kdiff.run.metrics import read_metrics
 from kdiff.run.trust import trusting
@@ -88,6 +92,15 @@ class Run:
         """The number of training samples of each class; None without labels."""
         return self.data["class_counts"]
 
+    @functools.cached_property
+    def given(self) -> Given:
+        """Under which conditions samples are drawn if nothing else is asked for: examples of the data, or balanced labels."""
+        return Given(self.class_counts, examples(self.folder, self.data))
+
+    def given_by(self, conditions: Mapping[str, Any] | Given | None, ensemble: int = 1) -> Given:
+        """Under which conditions samples are drawn: those of a caller (see `sample`), or else `given`."""
+        return given_by(self.data, self.given, conditions, ensemble, self.model.null)
+
     @property
     def latents(self) -> dict[str, Any] | None:
         """For a run on latents: their autoencoder, and the shape and normalisation of the images. Otherwise None."""
@@ -118,24 +131,41 @@ class Run:
         """The lines of metrics.jsonl."""
         return read_metrics(self.folder / "metrics.jsonl")
 
-    def sample(self, num: int, seed: int = 0, sampler: str | None = None, **options: Any) -> tuple[Tensor, Tensor | None]:
+    def sample(
+        self,
+        num: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        conditions: Mapping[str, Any] | Given | None = None,
+        ensemble: int = 1,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         """Samples in the data's own units, and their labels, drawn as `kdiff sample RUN` draws them.
 
         Args:
-            num: the number of samples.
+            num: the number of samples. If left out, `ensemble` samples for each row of `conditions`, or 64 without them.
             seed: the seed of the noise.
             sampler: "default" or "paper". If left out, the sampler is as the run's configuration says under `sampling`.
+            conditions: values by name in the data's own units, as in {"params": [0.3, 1.2], "y": 3}: one row for all samples,
+                or several rows, which the samples get in turn. A name that is left out is "none". Without conditions, the
+                samples get the examples of the run in turn; labels alone are balanced.
+            ensemble: how many samples in a row get the same row of the conditions.
             options: further options of `KDiff.sample`; they override the sampler and the configuration.
         """
         named = {} if sampler is None else find_sampler(sampler)
         options = {**sampler_options(self.config.sampling), **named, **options}
-        self.check_guidance(options["guidance"], options.get("guidance_model"))
-        x, y = generate(self.model, num, self.shape, self.class_counts, seed, **options)
+        self.check_guidance(options["guidance"], options.get("guidance_model"), options.get("guide_on"))
+        given = self.given_by(conditions, ensemble)
+        num = given.usual if num is None else num
+        x, y = generate(self.model, num, self.shape, given, seed, **options)
         return self.normalisation.undo(x), y
 
-    def check_guidance(self, scale: float, weaker: KDiff | None = None) -> None:
+    def check_guidance(self, scale: float, weaker: KDiff | None = None, guide_on: Sequence[str] | None = None) -> None:
         """Raise ValueError for guidance without a weaker model if the run has not learned both a class and "no class"."""
         if scale == 1 or weaker is not None:
+            return
+        if self.data.get("conditions"):
+            check_guided(self.model, guide_on, self.folder)
             return
         rate = self.config.null_rate
         never = 'never saw "no class"' if not rate else 'never saw a class, only "no class"' if rate == 1 else ""
@@ -223,7 +253,8 @@ def load_run(
         raise ValueError(f"{folder} has no averages with decay {decay}; it has: {', '.join(map(str, config.ema))} and none")
     else:
         name, weights = ema_file(decay), f"ema {decay:g}"
-    model = build_model(config, config.target, tuple(data["shape"]), data["num_classes"])
+    shape, specs = tuple(data["shape"]), specs_of(data)
+    model = build_model(config, config.target, shape, data["num_classes"], conditions=specs)
     load_weights(model, load_tensors(checkpoints[step] / name), checkpoints[step] / name)
     digest = state["files"].get(name, {}).get("blake2b", "")
     if calibrated:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from kdiff.config.recipes import EARLIER
+from kdiff.config.recipes import EARLIER, EARLIER_NETWORK
 from kdiff.config.values import Misfit, fitted, fitted_fields, said
 
 FLOAT, INT, TIMESTAMP, MERGE, MAP, SEQ = (
@@ -44,7 +44,7 @@ def read_settings(path: Path, kind: type, fields: Sequence[str], others: Mapping
     found: dict[str, Any] = {}
     given = _read_mapping(path)
     if "recipe" in fields and (path.parent / "data.json").is_file():  # the file of a run folder, maybe older than recipes
-        found["recipe"] = EARLIER
+        found |= {"recipe": EARLIER, "network": EARLIER_NETWORK}
     for key, value in given.items():
         if not isinstance(key, str):
             raise ValueError(f"{path}: a key is {said(key)}; expected the name of an option")

@@ -1,6 +1,7 @@
 """Guidance: the velocity v_ref + w (v − v_ref), which moves away from a reference velocity v_ref, in an interval of t.
 
-    classifier-free (arXiv 2207.12598)   v_ref comes from the same model without its conditions; both run as one batch
+    classifier-free (arXiv 2207.12598)   v_ref comes from the same model without its conditions, or without some of them;
+                                         both run as one batch
     autoguidance (arXiv 2406.02507)      v_ref comes from a weaker model with the same conditions
 
 Guidance may act on some channels only; the others keep v. It may act in an interval of t only (arXiv 2404.07724); outside of
@@ -42,6 +43,7 @@ def guided_velocity(
     weak: Callable[..., Tensor] | None = None,
     path: GaussianPath | None = None,
     closed: bool = False,
+    only: Sequence[str] | None = None,
 ) -> Velocity:
     """A velocity of (z, t) alone, with the conditions filled in, and guided by `scale` in an interval of t.
 
@@ -56,10 +58,13 @@ def guided_velocity(
         weak: the reference velocity of a weaker model, called like `velocity`; classifier-free guidance if left out.
         path: the path of the velocity, needed for `rescale`; linear if left out.
         closed: whether the interval includes its start.
+        only: the names of the conditions that the reference is without; it keeps all others. If left out, it has none of those
+            in `null`.
 
     Raises:
         ValueError: the scale is not finite, there is neither a null condition nor a weaker model, the interval is not ordered
-            within [0, 1], φ is outside [0, 1], or z does not have the channels.
+            within [0, 1], φ is outside [0, 1], z does not have the channels, or `only` names something else than conditions
+            with a null.
     """
     low, high = interval
     if not math.isfinite(scale):
@@ -74,7 +79,7 @@ def guided_velocity(
 
     if scale == 1:
         return conditional
-    pair = _with_reference(velocity, weak, conditions, null, scale)
+    pair = _with_reference(velocity, weak, conditions, null, scale, only)
 
     def velocity_with_guidance(z: Tensor, t: Tensor) -> Tensor:
         if not (t < high and (low == 0 or t > low or (closed and t == low))):
@@ -94,9 +99,15 @@ def _with_reference(
     conditions: Mapping[str, Any],
     null: Mapping[str, Any] | None,
     scale: float,
+    only: Sequence[str] | None,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """v and v_ref as a function of (z, t); without a weaker model they come from one batch of twice the size."""
     if weak:
+        if only is not None:
+            raise ValueError(
+                f"guide_on is {list(only)}, but guidance leads away from a weaker model, which gets all conditions; leave "
+                "guide_on out"
+            )
         return lambda z, t: (velocity(z, t, **conditions), weak(z, t, **conditions))
     guided = [name for name, value in conditions.items() if null and name in null and isinstance(value, Tensor)]
     if not guided:
@@ -104,6 +115,14 @@ def _with_reference(
             f"guidance {scale:g} needs to know what 'no condition' is: train with null={{'y': …}} and a null_rate above 0 and "
             f"pass the condition, or pass a weaker model; null is {dict(null or {})}, the conditions are {list(conditions)}"
         )
+
+    if only is not None:
+        if not only or not set(only) <= set(guided):
+            raise ValueError(
+                f"guide_on is {list(only)}; expected some of the conditions that are given and can be left out: "
+                f"{', '.join(guided)}"
+            )
+        guided = list(only)
 
     def both(name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):

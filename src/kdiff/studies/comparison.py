@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +26,12 @@ from kdiff.files.atomic import write_text
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.lock import locked
 from kdiff.studies.collecting import collect
-from kdiff.studies.continuing import check_same, find_recipe, seed_range, with_grid
+from kdiff.studies.continuing import check_same, find_network, find_recipe, seed_range, with_grid
 from kdiff.studies.paired import Interval, interval, log_ratios
 from kdiff.studies.runner import Job, make_jobs, run_jobs
 from kdiff.studies.tables import deviation, markdown, with_spread
 from kdiff.targets import fixed_k
+from kdiff.training.choosing import choose_network, timed
 from kdiff.training.start import start_from
 
 MEASURES = {
@@ -67,7 +69,8 @@ def compare(
         ValueError: bad data or configuration, before any run starts.
     """
     config = replace(config, recipe=find_recipe(config, out))
-    dataset, jobs = plan(config, out)
+    dataset, jobs = plan(config, out, progress is not None)
+    config = replace(config, network=jobs[0].config.network)
     # This refuses data that cannot be judged, and trains the data's classifier once, before every worker needs it.
     held_out = Judge(dataset).held_out
     if held_out.note:
@@ -80,19 +83,28 @@ def compare(
     return jobs, rows, dataset
 
 
-def plan(config: CompareConfig, out: Path) -> tuple[Dataset, list[Job]]:
-    """The data and the runs of a comparison, after data, network and targets have been checked."""
+def plan(config: CompareConfig, out: Path, say: bool = False) -> tuple[Dataset, list[Job]]:
+    """The data and the runs of a comparison, after data, network and targets have been checked.
+
+    With `say`, a network that is chosen for the data is timed and printed, with the reason.
+    """
     dataset, targets = load_dataset(config), with_grid(config.targets, config.grid)
-    config = replace(config, recipe=find_recipe(config, out))
+    config = replace(config, recipe=find_recipe(config, out), network=find_network(config, out))
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
-    base = from_dict(TrainConfig, shared)
+    base = replace(from_dict(TrainConfig, shared), target="velocity")
+    base, chosen = choose_network(base, dataset.shape, dataset.num_classes, threads=1)
+    config = replace(config, network=base.network)
     for target in targets:
-        made = dataset.moments, dataset.samples
-        model = build_model(config, target, dataset.shape, dataset.num_classes, config.seed, *made)
+        made, specs = (dataset.moments, dataset.samples), [each.spec for each in dataset.conditions.values()]
+        model = build_model(config, target, dataset.shape, dataset.num_classes, config.seed, *made, conditions=specs)
         if config.start_from is not None:
             start_from(model, replace(base, target=target), *dataset.part("train"), dataset)
     seeds = seed_range(config.seed, config.seeds)
-    return dataset, make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
+    jobs = make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
+    if chosen and say:
+        chosen = timed(chosen, base, dataset.shape, dataset.num_classes, threads=1)
+        print(chosen.as_text(base, len(dataset.part("train")[0]), len(jobs), config.workers), file=sys.stderr)
+    return dataset, jobs
 
 
 def main_measure(rows: Sequence[dict[str, Any]]) -> str:

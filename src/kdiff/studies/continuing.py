@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdiff.config.parts import Spec, parse
-from kdiff.config.recipes import EARLIER, RecipeName, chosen_recipe
+from kdiff.config.parts import Part, Spec, parse
+from kdiff.config.recipes import EARLIER, EARLIER_NETWORK, RecipeName, chosen_recipe
 from kdiff.config.studies import CompareConfig
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import read_json
+from kdiff.networks.choice import is_auto
 from kdiff.run.folder import read_run_config
 from kdiff.targets import fixed_k
 
@@ -21,6 +22,7 @@ STORED = {
     "targets": [(str, float, {"name": str})],
     "grid?": int,
     "recipe?": (str, None),
+    "network?": (str, {"name": str}),
 }
 
 
@@ -79,6 +81,17 @@ def find_recipe(config: CompareConfig, out: Path) -> RecipeName:
         found = read_run_config(begun.parent, TrainConfig).recipe
         return found
     return chosen_recipe(config.recipe, config.loss_space)
+
+
+def find_network(config: CompareConfig, out: Path) -> Part:
+    """The network of a comparison; if it is to be chosen, that of the comparison in the folder if there is one."""
+    if is_auto(config.network) and (out / "results.json").exists():
+        return parse(read_json(out / "results.json", {"config": STORED}, BACK)["config"].get("network", EARLIER_NETWORK))
+    begun = next(out.glob("runs/*/*/seed_*/config.yaml"), None)
+    if is_auto(config.network) and begun is not None:
+        found: Part = read_run_config(begun.parent, TrainConfig).network
+        return found
+    return config.network
 
 
 def seed_range(first: int, count: int) -> range:

@@ -53,7 +53,7 @@ from kdiff.run.run import Run, calibrate_alike, load_run
 from kdiff.studies.sweep_result import OPTIONS, SETTING, Setting, Sweep, as_plain, shown, summarise
 
 GROUPS = 10
-FIXED = ("guidance_rescale", "guidance_channels")  # taken from the run's configuration
+FIXED = ("guidance_rescale", "guidance_channels", "guide_on")  # taken from the run's configuration
 BATCH = 250
 
 
@@ -118,7 +118,7 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     runs = {ema: load_run(folder, config.checkpoint, ema, calibrated=used) for ema in config.ema or first.config.ema[:1]}
     calibrate_alike(first, *runs.values())
     for scale in config.guidance:
-        first.check_guidance(scale)
+        first.check_guidance(scale, guide_on=first.config.sampling.guide_on)
     fixed = {name: value for name, value in sampling_of(str(folder)).items() if name in FIXED}
     settings = [options | (fixed if options["guidance"] != 1 else {}) for options in combinations(config, list(runs))]
     for options in settings:
@@ -153,7 +153,7 @@ def _sampler(options: dict[str, Any]) -> dict[str, Any]:
 
 def _try(run: Run, options: dict[str, Any]) -> None:
     """Draw one sample, in two steps at most unless all times are listed, so that options that cannot work are refused."""
-    generate(run.model, 1, run.shape, run.class_counts, **{**_sampler(options), "steps": min(2, options["steps"])})
+    generate(run.model, 1, run.shape, run.given, **{**_sampler(options), "steps": min(2, options["steps"])})
 
 
 def _setting(
@@ -176,7 +176,7 @@ def _setting(
     with counted(run.model) as count:
         for group in range(GROUPS):
             how = {"seed": stamp["seed"], "start": group * size, "batch_size": BATCH, **_sampler(options)}
-            parts.append(distance.features(generate(run.model, size, run.shape, run.class_counts, **how)[0]))
+            parts.append(distance.features(generate(run.model, size, run.shape, run.given, **how)[0]))
             bar.update()
     bar.set_postfix_str(f"last: {shown(options['solver'])}, {options['steps']} steps, guidance {options['guidance']:g}")
     value, without = distance.leave_out(parts)

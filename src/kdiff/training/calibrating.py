@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ from kdiff.sampling import draw_noise
 from kdiff.sampling.noise import mix_seed
 from kdiff.targets.bases import MAX_DENSE, Basis, make_basis
 from kdiff.targets.calibration import Calibration
+from kdiff.training.objective import by_name
 
 KNOTS = 32  # times at which h is found
 LATE, LAST = 0.15, 3e-3  # how much denser knots are towards t = 1, and 1 − t where they end
@@ -46,6 +47,8 @@ WINDOW = (1.0, 2.0, 3.0, 2.0, 1.0)  # weights of neighbouring knots in the shrin
 EMPTY = 1e-12  # the share of the mean of c² below which a direction counts as empty
 FEW = 2048  # rows whose mean is taken, beyond D = 4096
 BATCH_BYTES = 2**24  # of float32, for the samples of a batch
+
+Conditions = Mapping[str, Samples] | Tensor | None  # by name, or labels alone
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Sums:
 def predictions(
     model: KDiff,
     x: Samples,
-    y: Tensor | None,
+    y: Conditions,
     times: Tensor,
     samples: int,
     seed: int = 0,
@@ -89,7 +92,7 @@ def predictions(
         for at, fold, numbers in shown(parts, len(times) * samples, progress, lambda p: len(p[2])) if progress else parts:
             rows = order[numbers % len(x)]
             data, t = x[rows].to(device), times[at].to(device)
-            conditions: dict[str, Any] = {} if y is None else {"y": y[rows].to(device)}
+            conditions = {name: values[rows].to(device) for name, values in by_name(y).items()}
             n = model.noise_scale * draw_noise(numbers.tolist(), x.shape[1:], seed).to(device)
             z = model.path.mix(data, n, t)
             yield at, fold, data, model.path.data(z, model.velocity(z, t, min_denominator=0.0, **conditions), t)
@@ -98,7 +101,7 @@ def predictions(
 
 
 def gather(
-    model: KDiff, x: Samples, y: Tensor | None, calibration: Calibration, samples: int, seed: int, progress: str | None
+    model: KDiff, x: Samples, y: Conditions, calibration: Calibration, samples: int, seed: int, progress: str | None
 ) -> Sums:
     """The sums of the regression at the knots of a calibration, whose h plays no part."""
     basis, knots = calibration.basis, calibration.knots
@@ -190,7 +193,7 @@ def knot_times(count: int) -> Tensor:
 def fit_calibration(
     model: KDiff,
     x: Samples,
-    y: Tensor | None = None,
+    y: Conditions = None,
     directions: tuple[Basis, Tensor] | None = None,
     knots: int = KNOTS,
     samples: int = SAMPLES,
@@ -202,7 +205,7 @@ def fit_calibration(
     Args:
         model: the model; a calibration that it has is left out of account.
         x: training samples (N, *shape), normalised; at least 8.
-        y: their labels (N,), if the network takes a condition y.
+        y: their labels (N,), if the network takes a condition y, or all conditions by name.
         directions: a basis, and the mean of the data in its coordinates; if left out, those of `default_basis`.
         knots: the number of times.
         samples: the number of samples for each of them.
@@ -231,7 +234,7 @@ def fit_calibration(
 
 @torch.no_grad()
 def squared_errors(
-    model: KDiff, x: Samples, y: Tensor | None, times: int = 10, samples: int = 512, seed: int = 0
+    model: KDiff, x: Samples, y: Conditions, times: int = 10, samples: int = 512, seed: int = 0
 ) -> dict[str, list[float]]:
     """The mean square error of the data prediction, per entry, without and with the model's calibration: t, plain, calibrated.
 
@@ -263,7 +266,7 @@ def calibrate(run: Run, dataset: Dataset | None = None, progress: str | None = N
         options: further options of `fit_calibration`.
     """
     dataset = run.dataset() if dataset is None else dataset
-    x, y = dataset.part(run.config.train_on, augment=True)
+    x, y = dataset.part(run.config.train_on, augment=True)[0], dataset.conditions_of(run.config.train_on)
     kind = default_basis(run.shape, run.latents is not None)
     options.setdefault("directions", directions_of(dataset.part(run.config.train_on)[0], kind))
     with torch.random.fork_rng(devices=[]):  # mirrored images and drawn latents

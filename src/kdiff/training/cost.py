@@ -35,6 +35,7 @@ from kdiff.config.training import Expected, PlanConfig, TrainConfig
 from kdiff.data.directions import moments
 from kdiff.model import KDiff
 from kdiff.run.build import build_model, load_dataset
+from kdiff.training.choosing import choose_network, timed
 from kdiff.training.loop import Fitted, fit
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.start import as_text as as_started
@@ -81,7 +82,8 @@ def expected_data(config: TrainConfig) -> Expected:
             f"{error}. To plan without the data, describe them: --expects.shape '[3, 256, 256]' "
             "--expects.num_classes 1000 --expects.num_samples 1281167"
         ) from None
-    return Expected(list(dataset.shape), dataset.num_classes, len(dataset.part(config.train_on)[0]))
+    number, conditions = len(dataset.part(config.train_on)[0]), [each.spec.plain() for each in dataset.conditions.values()]
+    return Expected(list(dataset.shape), dataset.num_classes, number, conditions)
 
 
 def cost_of(config: TrainConfig, data: Expected) -> Cost:
@@ -95,7 +97,7 @@ def cost_of(config: TrainConfig, data: Expected) -> Cost:
     try:
         # Nothing is drawn on the meta device. trunc_normal_ reads the values that it draws, and fake tensors have no values.
         with torch.device("meta"):
-            model = build_model(config, config.target, tuple(data.shape), data.num_classes).train()
+            model = build_model(config, config.target, tuple(data.shape), data.num_classes, conditions=data.specs).train()
         count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         model.null_rate = 0.0  # fake tensors have no values, so no labels: every sample is of "no class"
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -196,6 +198,7 @@ def as_text(config: PlanConfig, data: Expected, cost: Cost) -> str:
     fits = largest_local_batch(cost, config, config.device_memory * GB)
     lines = [
         f"data         {' × '.join(map(str, data.shape))}, {data.num_classes or 'no'} classes"
+        + "".join(f", condition {spec.name} ({spec.kind})" for spec in data.specs)
         + (", as the configuration expects them; they are not read" if config.expects else ""),
         f"network      {cost.parameters / 1e6:,.1f} M parameters{per_sample}",
         f"step         {in_digits(step / 1e12, 4)} TFLOP "
@@ -231,7 +234,7 @@ def _advice(config: PlanConfig, fits: int) -> str:
 def as_json(config: PlanConfig, data: Expected, cost: Cost) -> dict[str, Any]:
     """The plan as plain data."""
     return {
-        "data": vars(data),
+        "data": {name: value for name, value in vars(data).items() if value or name != "conditions"},
         "parameters": cost.parameters,
         "tokens_per_sample": cost.tokens,
         "flops_per_sample": cost.flops,
@@ -249,15 +252,24 @@ def dry_run(config: TrainConfig, batch_size: int = 2, steps: int = 2) -> Fitted:
     Raises the errors of `train_run` and `expected_data`.
     """
     data = expected_data(config)
+    config, chosen = choose_network(config, tuple(data.shape), data.num_classes)
+    if chosen:
+        chosen = timed(chosen, config, tuple(data.shape), data.num_classes)
+        print(chosen.as_text(config, data.num_samples), file=sys.stderr)
     generator = torch.Generator().manual_seed(config.seed)
     x = torch.randn(2 * batch_size, *data.shape, generator=generator)
     y = torch.randint(data.num_classes, (len(x),), generator=generator) if data.num_classes else None
+    conditions = {} if y is None else {"y": y}
+    for spec in data.specs:
+        drawn = torch.randn(len(x), *spec.shape, generator=generator)
+        conditions[spec.name] = drawn.abs().long() % spec.num_classes if spec.kind == "class" else drawn
     small = replace(config, steps=steps, batch_size=batch_size, accumulate=1, log_every=1, warmup=0, tensorboard=False)
     made = partial(moments, x), lambda: x
-    model = build_model(config, config.target, tuple(data.shape), data.num_classes, config.seed, *made)
+    size = tuple(data.shape), data.num_classes
+    model = build_model(config, config.target, *size, config.seed, *made, conditions=data.specs)
     if config.start_from is not None:
         print(as_started(start_from(model, config, x, y)), file=sys.stderr)
-    return fit(DiffusionObjective(model), x, y, small, progress="dry run")
+    return fit(DiffusionObjective(model), x, conditions, small, progress="dry run")
 
 
 def peak_memory() -> float:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from kdiff.config.autoencoding import EncodeConfig
 from kdiff.config.parts import Part
 from kdiff.data import SOURCES, Dataset
+from kdiff.data.latent_conditions import condition_tensors, describe_conditions
 from kdiff.data.latents import FORMAT, MANIFEST, is_latent_folder, number_of_shards, read_manifest, shard_name, shard_problem
 from kdiff.data.progress import shown
 from kdiff.data.shards import map_tensors
@@ -36,6 +37,7 @@ from kdiff.run.lock import check_held, locked
 from kdiff.run.processes import join_processes
 from kdiff.training.small_autoencoder import check_images
 
+ABOUT = ("class_names", "unreadable")  # facts about the images that latents.json repeats
 BATCH = 256  # images read at a time; the autoencoder takes large images in smaller batches
 
 
@@ -50,15 +52,27 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
         progress: the title of the progress bar; None for no bar.
 
     Raises:
-        ValueError: the data are not images, or the autoencoder cannot encode them; the folder holds other files, or latents
-            of other images, of another autoencoder or with other options; the latents are not finite.
+        ValueError: the data are not images, or the autoencoder cannot encode them; `posterior` with an autoencoder that has
+            no posterior; the folder holds other files, or latents of other images, of another autoencoder or with other
+            options; the latents are not finite.
         OSError: a shard cannot be written; earlier shards stay.
     """
     processes = join_processes()
     autoencoder = load_autoencoder(config.autoencoder)
+    if config.posterior and not autoencoder.kind.posterior:
+        raise ValueError(
+            f"posterior is true, but the autoencoder {autoencoder.source} is an {autoencoder.kind.name}, which gives a latent "
+            "and no posterior; leave --posterior out"
+        )
     dataset = load_dataset(config)
     check_images(dataset)
     manifest = _plan(config, dataset, autoencoder)
+    fields = [name for name, condition in dataset.conditions.items() if condition.spec.kind == "field"]
+    if manifest["flip"] and fields:
+        raise ValueError(
+            f"flip is true, and the images have the field {fields[0]} as a condition, which is not mirrored with them; leave "
+            "--flip out, or set it to false"
+        )
     main = processes.is_main_process
     if main and folder.exists() and not is_latent_folder(folder) and not all(map(_is_ours, folder.iterdir())):
         raise ValueError(f"{folder} holds files that are not latents; choose another folder with --out")
@@ -135,7 +149,8 @@ def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> d
         "posterior": config.posterior,
         "dtype": config.dtype,
         "shard_size": config.shard_size,
-        "about": {key: value for key, value in dataset.about.items() if key == "class_names"},
+        "about": {key: value for key, value in dataset.about.items() if key in ABOUT},
+        **({"conditions": describe_conditions(dataset.conditions)} if dataset.conditions else {}),
         "shards": [],
         "statistics": None,
     }
@@ -170,7 +185,8 @@ def _done(folder: Path, wanted: Mapping[str, Any], images: Dataset) -> dict[str,
         )
     # Locations and the names of classes may differ; they do not change the latents.
     free = {"source", "autoencoder", "about", "shards", "statistics"}
-    if found := ", ".join(f"{key} {there[key]}" for key, value in wanted.items() if key not in free and there[key] != value):
+    names = [key for key in {**wanted, "conditions": {}} if key not in free]
+    if found := ", ".join(f"{key} {there.get(key)}" for key in names if there.get(key) != wanted.get(key)):
         raise ValueError(f"{folder} was begun with {found}; use the same, or choose another folder with --out")
     done = {}
     for facts in shown(there["shards"], len(there["shards"]), f"checking {folder}", unit="shard"):
@@ -207,7 +223,8 @@ def _encoded(
                 f"the {name} of image {first} is not finite in {manifest['dtype']}; check the image, or use float32"
             )
     chosen = slice(rows.start, rows.stop)
-    return {**tensors, "split": dataset.split[chosen], **({} if dataset.y is None else {"y": dataset.y[chosen]})}
+    labels = {} if dataset.y is None else {"y": dataset.y[chosen]}
+    return {**tensors, "split": dataset.split[chosen], **labels, **condition_tensors(dataset.conditions, chosen)}
 
 
 def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ from kdiff.run.metrics import Averages, MetricsFile, mend_metrics
 from kdiff.run.processes import make_accelerator, without_launcher_settings
 from kdiff.run.signals import Stopped, StopSignals
 from kdiff.sampling.noise import mix_seed
-from kdiff.training.objective import Objective
+from kdiff.training.objective import Objective, by_name
 from kdiff.training.optimiser import (
     check_gradients,
     check_places,
@@ -72,7 +72,7 @@ class Fitted:
 def fit(
     objective: Objective,
     x: Samples,
-    y: Tensor | None,
+    y: Tensor | Mapping[str, Samples] | None,
     config: LoopConfig,
     *,
     folder: Path | None = None,
@@ -80,12 +80,12 @@ def fit(
     progress: str | None = None,
     after_step: Callable[[int, EMA], None] | None = None,
 ) -> Fitted:
-    """Train an objective on the samples x (N, ...), with labels y (N,) or None.
+    """Train an objective on the samples x (N, ...), with labels y (N,), conditions by name (N, ...) each, or None.
 
     Args:
         objective: the objective, trained in place.
         x: samples.
-        y: labels.
+        y: labels, which are the condition "y", or all conditions by name.
         config: steps, batch size, learning rate, …
         folder: where to write metrics.jsonl and checkpoints/; None to write nothing.
         resume: continue from the newest whole checkpoint in `folder`.
@@ -111,7 +111,7 @@ def fit(
     main = accelerator.is_main_process
     if folder and main:
         check_held(folder)
-    steps = _Steps(objective, x, y, config, accelerator)
+    steps = _Steps(objective, x, by_name(y), config, accelerator)
     start = _resume(folder, steps) if resume and folder else 0
     steps.prepare()
     board = folder / "tensorboard" if folder and config.tensorboard else None
@@ -169,7 +169,12 @@ class _Steps:
     """The state that optimiser steps share, and the step itself."""
 
     def __init__(
-        self, objective: Objective, x: Samples, y: Tensor | None, config: LoopConfig, accelerator: Accelerator
+        self,
+        objective: Objective,
+        x: Samples,
+        conditions: Mapping[str, Samples],
+        config: LoopConfig,
+        accelerator: Accelerator,
     ) -> None:
         self.shares = accelerator.num_processes * config.accumulate
         if config.batch_size % self.shares:
@@ -178,7 +183,7 @@ class _Steps:
                 f"processes times {config.accumulate} micro-batches (accumulate)"
             )
         self.objective, self.module, self.model = objective, objective.module.to(accelerator.device), objective
-        self.x, self.y, self.order = x, y, DataOrder(len(x), config.batch_size, config.seed)
+        self.x, self.conditions, self.order = x, conditions, DataOrder(len(x), config.batch_size, config.seed)
         self.config, self.accelerator = config, accelerator
         self.optimizer: Any = make_optimizer(objective, config)
         self.ema, self.averages = EMA(self.module, config.ema), Averages()
@@ -217,15 +222,26 @@ class _Steps:
             seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
             seed(mix_seed(self.config.seed, step, number))
             rows = batch[number :: self.shares]
-            x, y = _sent(self.x[rows], device), None if self.y is None else _sent(self.y[rows], device)
+            x = _sent(self.x[rows], device)
+            conditions = {name: _sent(values[rows], device) for name, values in self.conditions.items()}
+            self._read_ahead(step, part)
             # Processes exchange gradients once, at the last micro-batch.
             with self.accelerator.no_sync(self.model) if part < parts - 1 else nullcontext():
-                loss, extras = self.model(x, y)
+                loss, extras = self.model(x, conditions)
                 self.accelerator.backward(loss / parts)
             for name, value in {"loss": loss, **extras}.items():
                 share = value.detach() / parts
                 means[name] = means[name] + share if name in means else share
         return means
+
+    def _read_ahead(self, step: int, part: int) -> None:
+        """Begin to read the micro-batch after this one, if samples are read from disk."""
+        parts, lazy = self.config.accumulate, [v for v in (self.x, *self.conditions.values()) if not isinstance(v, Tensor)]
+        step, part = (step, part + 1) if part < parts - 1 else (step + 1, 0)
+        if lazy and step < self.config.steps:
+            rows = self.order.batch(step)[self.accelerator.process_index * parts + part :: self.shares]
+            for values in lazy:
+                values.ahead(rows)
 
     def summary(self, step: int) -> dict[str, float]:
         """A line of metrics: means over the steps since the last line, and the objective's state after step number `step`."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdiff.model import KDiff
 from kdiff.path import full_precision
 from kdiff.targets import SelfConsistent, Weighting
+
+Conditions = Mapping[str, Tensor] | Tensor | None  # by name, or labels alone, which are the condition "y"
+
+
+def by_name(conditions: Mapping[str, Any] | Tensor | None) -> Mapping[str, Any]:
+    """Conditions by name: labels alone are the condition "y"."""
+    return {} if conditions is None else {"y": conditions} if isinstance(conditions, Tensor) else conditions
 
 
 class Objective(nn.Module, ABC):
@@ -20,8 +28,11 @@ class Objective(nn.Module, ABC):
     module: nn.Module
 
     @abstractmethod
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and further scalars, which are averaged over the logging interval. One may be called "loss"."""
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and further scalars, which are averaged over the logging interval. One may be called "loss".
+
+        Of the conditions, each (batch, ...), the label is called "y".
+        """
 
     def settle(self, add: Callable[[Tensor], Tensor] | None) -> None:
         """Called once in each step, after its micro-batches. `add` sums a tensor over all processes; None for one process."""
@@ -60,14 +71,22 @@ class DiffusionObjective(Objective):
         self.directions: Tensor | None
         self.register_buffer("directions", directions, persistent=False)
 
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and what is logged of it.
 
         With a weighting, a consistency loss or a penalty, "loss" is logged without it, so that it compares between targets.
         Beside it stand "weighted_loss", which is what a step minimises, and "penalty", as far as the model has them.
+
+        The condition "mask" is not for the network: it says which entries of x are present, bool (batch, *shape). The others
+        are read as 0 and have no error, and means are over present entries.
         """
         t = self.module.timesteps.sample(x.shape[0], device=x.device)
-        error, cosine = self.module.terms(x, t, **({} if y is None else {"y": y}))
+        named = dict(by_name(conditions))
+        mask = named.pop("mask", None)
+        error, cosine = self.module.terms(x if mask is None else torch.where(mask, x, 0.0), t, **named)
+        if mask is not None:
+            # So that every mean over all entries is one over the present ones.
+            error = torch.where(mask, error, 0.0) * (mask.numel() / mask.sum().clamp(min=1)).sqrt()
         weighting, penalty, extras = self.module.weighting, self.module.target.penalty(), dict[str, Tensor]()
         loss = self.module.weighed(error, t)
         weighting.observe(error, t)
@@ -119,8 +138,9 @@ class ClassificationObjective(Objective):
         super().__init__()
         self.module = classifier
 
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy, and the accuracy."""
+        y = by_name(conditions).get("y")
         if y is None:
             raise ValueError("a classifier is trained on labelled data; these samples have no labels")
         logits = self.module(x)
@@ -148,7 +168,7 @@ class AutoencoderObjective(Objective):
         self.module, self.kl_weight = autoencoder, kl_weight
         self.distance = functional.l1_loss if reconstruction == "l1" else functional.mse_loss
 
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its two terms; the KL is given without its weight."""
         autoencoder: Any = self.module
         posterior = autoencoder.encode(x).latent_dist

@@ -211,7 +211,7 @@ def _given(before: KDiff, after: KDiff, x: Samples, y: Tensor | None, new: bool,
     found = []
     for model in (before, after):
         table = _table(model.network.state_dict()) if new and not model.null else None
-        null = model.null if table is None else {"y": len(table) - 1}
+        null = {name: model.null[name] for name in model.null if name == "y"} if table is None else {"y": len(table) - 1}
         found.append({name: torch.full((len(x[:SHOWN]),), value) for name, value in null.items()})
     return found[0], found[1]
 

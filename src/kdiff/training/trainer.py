@@ -23,11 +23,13 @@ from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.contents import read_data
-from kdiff.run.folder import check_begun, check_place, nothing_to_resume, prepare_folder, recipe_of
+from kdiff.run.folder import check_begun, check_place, network_of, nothing_to_resume, prepare_folder, recipe_of
+from kdiff.run.given import check_guided, describe_conditions, rate_of
 from kdiff.run.lock import check_held, locked
 from kdiff.run.metrics import check_tensorboard
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
+from kdiff.training.choosing import choose_network, timed
 from kdiff.training.loop import fit
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.optimiser import check_places, check_trainable, places
@@ -69,7 +71,7 @@ def train_run(
     if main and (folder / "config.yaml").exists():
         with locked(folder):
             check_begun(folder, resume)  # an occupied folder is refused before the data are read, which may take long
-    config = replace(config, recipe=recipe_of(config, folder, resume))
+    config = replace(config, recipe=recipe_of(config, folder, resume), network=network_of(config, folder, resume))
     source = None if resume and list_checkpoints(folder / "checkpoints") else config.start_from
     if source is not None:
         find_source(source)
@@ -80,9 +82,15 @@ def train_run(
     if on_sample and main and "latents" in dataset.about:
         autoencoder = dataset.about["latents"]["autoencoder"]
         decoder(autoencoder["source"], autoencoder["identity"])
-    made = dataset.moments, dataset.samples
-    model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, *made)
-    _try_out(model, dataset, config.sampling)
+    config, chosen = choose_network(config, dataset.shape, dataset.num_classes)
+    made, specs = (dataset.moments, dataset.samples), [each.spec for each in dataset.conditions.values()]
+    model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, *made, conditions=specs)
+    _try_out(model, dataset, config)
+    if chosen and progress and main:
+        chosen = timed(chosen, config, dataset.shape, dataset.num_classes)
+        print(chosen.as_text(config, len(dataset.part(config.train_on)[0])), file=sys.stderr)
+    if specs and progress and main:
+        print(describe_conditions(model, specs), file=sys.stderr)
     start = None if source is None else start_from(model, config, *dataset.part("train"), dataset)
     if start and progress and main:
         print(describe_start(start), file=sys.stderr)
@@ -99,9 +107,10 @@ def train_run(
             if config.split_loss and dataset.dimension <= MAX_DIRECTIONS_DIMENSION:
                 directions = principal_directions(dataset.part("train")[0])
             objective = DiffusionObjective(model, directions)
-            x, y = dataset.part(config.train_on, augment=True)
+            x = dataset.part(config.train_on, augment=True)[0]
+            conditions = {**dataset.conditions_of(config.train_on), **dataset.mask_of(config.train_on)}
             show = partial(_show, on_sample, config, dataset, model, folder) if on_sample and config.sample_every else None
-            fitted = fit(objective, x, y, config, folder=folder, resume=resume, progress=progress, after_step=show)
+            fitted = fit(objective, x, conditions, config, folder=folder, resume=resume, progress=progress, after_step=show)
             if main:
                 write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
             processes.wait_for_everyone()
@@ -113,7 +122,8 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
         return
     wanted, number = config.expects, len(dataset.part(config.train_on)[0])
     found = (list(dataset.shape), dataset.num_classes, number if wanted.num_samples else 0)
-    if found != (wanted.shape, wanted.num_classes, wanted.num_samples):
+    other = wanted.conditions and wanted.specs != [each.spec for each in dataset.conditions.values()]
+    if other or found != (wanted.shape, wanted.num_classes, wanted.num_samples):
         raise ValueError(
             f"the data {config.data!r} have samples of shape {list(dataset.shape)}, {dataset.num_classes} classes and {number} "
             f"samples to train on; the configuration expects {wanted}. Prepare the expected data. To use other data, change "
@@ -121,21 +131,24 @@ def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def _try_out(model: KDiff, dataset: Dataset, sampling: Sampling) -> None:
+def _try_out(model: KDiff, dataset: Dataset, config: TrainConfig) -> None:
+    sampling = config.sampling
     model.target.check_signs(dataset.shape)
     check_trainable(model)
     check_storable(model.state_dict())
     before = places(model)
     x, y = dataset.part("train")
-    conditions: dict[str, Any] = {} if y is None else {"y": y[:2]}
+    conditions: dict[str, Any] = {name: values[:2] for name, values in dataset.conditions_of("train").items()}
     with torch.no_grad():
         model.eval().predict(x[:2], torch.rand(2), **conditions)
         check_places(model, before, "when it was called")
         if sampling != Sampling():
-            if sampling.guidance != 1 and y is not None and not 0 < model.null_rate < 1:
+            if sampling.guidance != 1 and dataset.conditions:
+                check_guided(model, sampling.guide_on, "the run")
+            elif sampling.guidance != 1 and y is not None and rate_of(model, "y") in (0, 1):
                 raise ValueError(
-                    f"sampling.guidance is {sampling.guidance:g}, but with null_rate {model.null_rate:g} the model never sees "
-                    'both a class and "no class", so it cannot be guided; expected a null_rate such as 0.1, or guidance 1'
+                    f"sampling.guidance is {sampling.guidance:g}, but with null_rate {rate_of(model, 'y'):g} the model never "
+                    'sees both a class and "no class", so it cannot be guided; expected a null_rate such as 0.1, or guidance 1'
                 )
             # Sampling options that do not fit are refused now, before training, and not at the first picture.
             model.sample(torch.randn(x[:2].shape), **{**sampler_options(sampling), "steps": 2}, **conditions)
@@ -146,7 +159,8 @@ def _show(
 ) -> None:
     """Every `sample_every` steps before the last, call `on_sample` with the present run and its averaged weights."""
     if step % config.sample_every == 0 and step < config.steps:
-        averaged = build_model(config, config.target, dataset.shape, dataset.num_classes)
+        specs = [each.spec for each in dataset.conditions.values()]
+        averaged = build_model(config, config.target, dataset.shape, dataset.num_classes, conditions=specs)
         averaged.to(next(model.parameters()).device).load_state_dict({**model.state_dict(), **ema.averages[config.ema[0]]})
         check_held(folder)
         data = read_data(folder)

@@ -16,6 +16,7 @@ EXTRAS = {
     "xarray": "netcdf",
     "pyarrow": "parquet",
     "tifffile": "tiff",
+    "imagecodecs": "tiff",
     "webdataset": "webdataset",
     "datasets": "datasets",
 }

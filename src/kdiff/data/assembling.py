@@ -1,0 +1,118 @@
+"""A data set from what a format has opened: in memory if its samples are small, and read from disk by rows if they are not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdiff.data.checks import KEEP_BYTES
+from kdiff.data.dataset import Dataset, make_dataset
+from kdiff.data.opened import Opened, Source
+from kdiff.data.streamed import streamed_dataset
+
+LAYOUTS = ("channels_first", "channels_last")
+
+
+def assemble(
+    name: str,
+    opened: Opened,
+    normalise: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    missing: str = "refuse",
+    num_classes: int | None = None,
+    flip: bool = False,
+    layout: str | None = None,
+) -> Dataset:
+    """The data set of an opened file.
+
+    Samples that take at most 256 MB as float32 are read into memory, and larger ones are read from disk batch by batch. Both
+    have the same parts and the same fingerprint. The default of `normalise` (see `make_dataset`) is that of
+    `default_normalisation`. `layout` channels_last says that samples are (*grid, C), and they are transposed. `missing` is
+    explained in `kdiff.data.missing`.
+
+    Raises ValueError for a layout that does not fit, and for everything that `make_dataset` refuses.
+    """
+    for remark in opened.remarks:
+        warnings.warn(remark, stacklevel=3)
+    if layout is not None and (layout not in LAYOUTS or len(opened.x.shape) < 3):
+        raise ValueError(
+            f"{name}: layout must be one of {', '.join(LAYOUTS)}, for samples with channels; found layout={layout!r} and shape "
+            f"{opened.x.shape}"
+        )
+    if value_range is None and normalise in (None, "range"):
+        value_range = opened.value_range
+    normalise = normalise or default_normalisation(opened, value_range)
+    if num_classes is None and opened.classes:
+        num_classes = len(opened.classes)
+    x = Transposed(opened.x) if layout == "channels_last" else opened.x
+    about = {**({"class_names": list(opened.classes)} if opened.classes else {}), **opened.about}
+    small: dict[str, Any] = {
+        "y": None if opened.y is None else everything(opened.y),
+        "num_classes": num_classes,
+        "flip": flip,
+        "about": about,
+        "conditions": {key: everything(source) for key, source in opened.conditions.items()},
+        "condition_kinds": dict(opened.kinds),
+        "groups": None if opened.groups is None else everything(opened.groups),
+    }
+    # Large images of type uint8 stay bytes, in memory, if they are an array already.
+    if 4 * math.prod(x.shape) > KEEP_BYTES:
+        if opened.mask is not None:
+            raise ValueError(f"{name}: a mask of its own is read for samples of up to 256 MB; save missing values as NaN")
+        return streamed_dataset(name, x, normalise, value_range, missing=missing, **small)
+    mask = None if opened.mask is None else everything(opened.mask)
+    raw = everything(x)
+    return make_dataset(name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=mask, **small)
+
+
+def default_normalisation(opened: Opened, value_range: tuple[float, float] | None) -> str:
+    """range with a `value_range`; else features for vectors, channels for variables on a grid, and standard for the rest.
+
+    Several variables that are stacked as channels have their own units, so each gets its own mean and deviation.
+    """
+    if value_range is not None:
+        return "range"
+    if len(opened.x.shape) == 2:
+        return "features"
+    return "channels" if len(opened.about.get("variables", ())) > 1 else "standard"
+
+
+def everything(source: Source) -> np.ndarray:
+    """All rows of a source, in memory."""
+    parts = list(source.chunks())
+    return np.concatenate(parts) if parts else np.empty(source.shape, source.dtype)
+
+
+class Transposed(Source):
+    """Samples (*grid, C) as (C, *grid)."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.name, self.dtype, self.block = source, source.name, source.dtype, source.block
+        self.shape = (source.shape[0], source.shape[-1], *source.shape[1:-1])
+        self.identity = None if source.identity is None else ("channels_last", source.identity)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These rows, in a new array."""
+        return np.ascontiguousarray(np.moveaxis(self.source.read(rows), -1, 1))
+
+
+def reader_of(opener: Callable[..., Opened], path: str | Path) -> Callable[..., Dataset]:
+    """A function that opens this path and assembles the data set; its options are those of the opener and of `assemble`."""
+    own = dict(inspect.signature(opener).parameters)
+    own.pop(next(iter(own)))
+    added = dict(list(inspect.signature(assemble).parameters.items())[2:])
+
+    def read(**options: Any) -> Dataset:
+        opened = opener(path, **{key: value for key, value in options.items() if key in own})
+        name = Path(path).name.split(".")[0] or str(path)
+        return assemble(name, opened, **{key: value for key, value in options.items() if key in added and key not in own})
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**added, **own}.values()]
+    read.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return read
