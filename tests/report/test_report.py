@@ -93,7 +93,7 @@ def test_what_is_an_image(shape, image) -> None:
     assert is_image(shape) == image
     data = torch.randn(20, *shape)
     view = view_of(data)
-    assert isinstance(view, ImageView if image else Points)
+    assert isinstance(view, ImageView) == image
     if isinstance(view, ImageView):
         assert (view.low, view.high) == (data.min().item(), data.max().item())
 

@@ -14,7 +14,7 @@ from kdiff.claims.claim import Study
 from kdiff.claims.evidence import learned_k
 from kdiff.report.curve import logarithmic
 from kdiff.report.drawing import INK, new_figure
-from kdiff.report.run_pictures import seen
+from kdiff.report.run_view import seen
 from kdiff.run.generate import generate
 from kdiff.run.run import load_run
 

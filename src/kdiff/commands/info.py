@@ -37,11 +37,12 @@ def command(argv: list[str]) -> None:
 
 
 def is_data(name: str) -> bool:
-    """Whether the name is that of data: a source by name, a file, or a folder with data in it that is no run."""
+    """Whether the name is that of data: a source by name, a file, or a folder with data in it that is no run or part of one."""
     from kdiff.config.parts import Part, parse
 
     folder = Path(name).expanduser()
-    if not name or (folder / "config.yaml").exists():
+    runs = [*(place for place in folder.parents if (place / "checkpoints").is_dir()), *folder.glob("*/")]
+    if not name or any((place / "config.yaml").exists() for place in (folder, *runs)):
         return False
     from kdiff.data.arrays import READERS
     from kdiff.data.folder_names import is_picture

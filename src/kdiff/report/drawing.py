@@ -1,4 +1,4 @@
-"""Draws samples: images as a grid, and all other data as points.
+"""Draws samples: images and fields as a grid, signals as lines, and all other data as points.
 
 Points lie in the plane of the data's manifold if it is known, else along the first two principal directions of the data.
 `view_of` decides how the samples of a data set are drawn.
@@ -22,9 +22,11 @@ from kdiff.data import LatentSamples, Manifold, Samples, principal_directions
 from kdiff.data.directions import MAX_DIMENSION
 from kdiff.data.samples import is_image
 from kdiff.files.atomic import new_file
+from kdiff.report.field_view import FieldView, SignalView
 from kdiff.targets import Axis
 
 MAX_POINTS = 20000  # samples of the data that the directions and limits of a picture are computed from
+MAX_VALUES = 2**22  # of the fields that the colours of a picture are computed from
 INK, PAPER = "#22262b", "#ffffff"
 
 
@@ -145,14 +147,25 @@ def _directions(data: Tensor) -> Tensor:
     return torch.nn.functional.normalize(centred.T @ vectors.flip(1)[:, :2], dim=0).float()
 
 
-View = ImageView | Points
+View = ImageView | FieldView | SignalView | Points
+
+
+def view_for(shape: tuple[int, ...]) -> type[View]:
+    """The class of the view for samples of this shape, unless they are latents."""
+    if is_image(shape):
+        return ImageView
+    return {0: Points, 1: Points, 2: SignalView}.get(len(shape), FieldView)
 
 
 def view_of(data: Samples, manifold: Manifold | None = None) -> View:
     """The view for samples that are distributed like `data` (N, *shape), normalised. Latents are drawn as points."""
-    if is_image(tuple(data.shape[1:])) and not isinstance(data, LatentSamples):
+    kind = Points if isinstance(data, LatentSamples) else view_for(tuple(data.shape[1:]))
+    if kind is ImageView:
         return ImageView(data.min().item(), data.max().item())
-    return Points(data[:MAX_POINTS], manifold)
+    if kind is Points:
+        return Points(data[:MAX_POINTS], manifold)
+    some = max(1, MAX_VALUES // math.prod(data.shape[1:]))
+    return (FieldView if kind is FieldView else SignalView)(data[:some])
 
 
 def short_label(part: str) -> str:

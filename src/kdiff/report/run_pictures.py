@@ -12,11 +12,22 @@ from torch import Tensor
 
 from kdiff.config.sampling import sampler_options
 from kdiff.data import Normalisation
-from kdiff.data.samples import is_image
 from kdiff.files.atomic import write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.report.curve import LOSSES, shown_losses
-from kdiff.report.drawing import INK, ImageView, Points, View, new_figure, plain, save_figure, save_samples, scale_to, view_of
+from kdiff.report.drawing import (
+    INK,
+    ImageView,
+    Points,
+    View,
+    new_figure,
+    plain,
+    save_figure,
+    save_samples,
+    scale_to,
+)
+from kdiff.report.field_view import FieldView, SignalView
+from kdiff.report.run_view import image_shape, seen, view_kind
 from kdiff.report.sample_table import columns_of, write_table
 from kdiff.run.agreement import differences
 from kdiff.run.environment import describe_environment
@@ -27,6 +38,7 @@ from kdiff.run.run import Run
 from kdiff.sampling.finite import FiniteWatch
 
 ENDINGS = (".png", ".safetensors", ".json")
+DENOISED: dict[type[View], int] = {FieldView: 4, SignalView: 3}  # samples in a picture of denoising
 STAMPED = 64  # numbers of a condition that a stamp lists
 NOT_FINITE = "_not_finite"  # ends the names of files of samples that are not all finite
 
@@ -40,31 +52,6 @@ class NotFinite(RuntimeError):
             "checkpoint"
         )
         self.files = files
-
-
-def _image_shape(run: Run) -> tuple[int, ...] | None:
-    """The shape of the images that samples of a run are drawn as, decoded if the run is on latents; None for points."""
-    shape = tuple(run.latents["images"]["shape"]) if run.latents else run.shape
-    return shape if is_image(shape) else None
-
-
-def seen(run: Run, x: Tensor, view: View | None = None) -> tuple[Tensor, View]:
-    """What is drawn for normalised samples x of a run, decoded if the run is on latents, and the view (`view` if given)."""
-    if run.latents and _image_shape(run):
-        return run.decode(run.normalisation.undo(x)), view or ImageView(-1, 1)
-    return x, view or _view(run, x)
-
-
-def _view(run: Run, x: Tensor) -> View:
-    """The view for normalised samples x of a run. If the run's data cannot be loaded, the samples themselves set the view."""
-    if _image_shape(run):
-        return ImageView(run.data["min"], run.data["max"])
-    try:
-        dataset = run.dataset()
-    except (ValueError, OSError):
-        finite = x[x.isfinite().flatten(1).all(1)]
-        return Points(finite if len(finite) else torch.zeros_like(x[:1]))
-    return view_of(dataset.part("train")[0], dataset.manifold)
 
 
 def draw_run(run: Run) -> list[Path]:
@@ -108,7 +95,7 @@ def draw_samples(run: Run) -> Path:
 
 def shown_samples(run: Run) -> int:
     """How many samples of a run a picture shows."""
-    return ImageView.shown if _image_shape(run) else Points.shown
+    return view_kind(run).shown
 
 
 class SampleGrids:
@@ -134,10 +121,10 @@ class SampleGrids:
 
 
 def draw_denoising(run: Run) -> Path:
-    """Draw denoising.png: how noise becomes samples, a column for each time. Images have a row each; points have one row."""
+    """Draw denoising.png: how noise becomes samples, a column for each time. Images have a row each; others have one row."""
     states: list[tuple[str, Tensor]] = []
-    shape = _image_shape(run)
-    num, columns, every = (6, 9, 6) if shape else (Points.shown // 2, 5, 12)
+    shape = image_shape(run)
+    num, columns, every = (6, 9, 6) if shape else (DENOISED.get(view_kind(run), Points.shown // 2), 5, 12)
 
     def keep(step: int, t: Tensor, z: Tensor) -> None:
         if step % every == 0:
@@ -157,7 +144,7 @@ def draw_denoising(run: Run) -> Path:
     else:
         figure = new_figure(columns * 2.0, 2.3)
         for axes, (title, z) in zip(figure.subplots(1, columns), states):
-            view.draw(axes, z)
+            view.draw(axes, z, columns=2)
             axes.set_title(title, fontsize=8)
     figure.suptitle(_title(run), fontsize=9, color=INK)
     path = run.folder / "denoising.png"
@@ -232,7 +219,7 @@ def sample_to_files(
     tensors = {"x": x} if y is None else {"x": x, "y": y}
     own = own_units(run.data, {name: rows for name, rows in given.chosen(range(num)).items() if name != "y"})
     tensors |= {f"condition.{name}": values for name, values in own.items()}
-    if run.latents and _image_shape(run):
+    if run.latents and image_shape(run):
         tensors["images"] = Normalisation.from_description(run.latents["images"]["normalisation"]).undo(pictures)
     run.place.check(stem)
     save_tensors(files[1], tensors)
