@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -36,17 +35,3 @@ def test_the_tutorial_for_scientists_runs_in_a_quick_form(tmp_path: Path) -> Non
     assert found["ensemble"]["conditions"] > 10
     for made in ("unseen_wind.png", "runs/plumes/report.html", "runs/plumes/evaluation_ensemble.png"):
         assert (tmp_path / made).stat().st_size > 1000
-
-
-def test_the_notebook_is_that_of_its_page() -> None:
-    """Its results came from this text: `python tools/make_notebook.py docs/scientists.md docs/tutorial/scientists.ipynb`."""
-    spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "tools" / "make_notebook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    notebook = ROOT / "docs" / "tutorial" / "scientists.ipynb"
-    assert tool.sources(notebook) == tool.cells((ROOT / "docs" / "scientists.md").read_text(encoding="utf-8"))
-    assert all(
-        cell["execution_count"] for cell in json.loads(notebook.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"
-    )
