@@ -154,7 +154,7 @@ class Concatenated(Source):
 
 
 class Picked(Source):
-    """Rows of another source, by their numbers: row i is row `numbers`[i] of the source."""
+    """Rows of another source, by their numbers: row i is row number `numbers[i]` of the source."""
 
     def __init__(self, name: str, source: Source, numbers: np.ndarray) -> None:
         self.name, self.source, self.numbers = name, source, np.asarray(numbers, np.int64)

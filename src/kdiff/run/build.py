@@ -31,7 +31,7 @@ from kdiff.sampling import Timesteps, find_timesteps
 from kdiff.sampling.noise import mix_seed
 from kdiff.targets import Target, find_target
 
-Model = TypeVar("Model", bound=ModelConfig)
+M = TypeVar("M", bound=ModelConfig)
 
 # How each kind of part is found, and the class to which it must belong.
 FINDERS: dict[str, tuple[Callable[..., Callable[[], Any]], type]] = {
@@ -116,7 +116,7 @@ def build_model(
     )
 
 
-def with_network(config: Model, shape: Sequence[int], speed: float = SPEED) -> Model:
+def with_network(config: M, shape: Sequence[int], speed: float = SPEED) -> M:
     """The configuration with the network that is chosen for samples of this shape, unless it names one.
 
     A time that `auto` was given as its budget is counted with `speed` FLOPs a second; `kdiff.training.choosing` measures it.
