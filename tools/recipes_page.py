@@ -2,7 +2,8 @@
 
     python tools/recipes_page.py reproductions/beyond docs/results/recipes
 
-Only cells whose runs are all there are in a table. `kdiff.claims.ranks.rank_folder` must have measured the folder before.
+Only cells whose runs are all there are in a table. `kdiff.claims.ranks.rank_folder` must have measured the folder before, and
+the study must have written its results.json.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdiff.claims.beyond_analysis import by_seed, chosen, ratios, shown
 from kdiff.claims.beyond_cells import CELLS, PAPER, PLAIN, RECIPE, WEIGHTINGS, fixed
+from kdiff.claims.beyond_findings import held_out as held_out_cells
+from kdiff.claims.beyond_page import spread
+from kdiff.claims.beyond_study import CLAIM, judging
+from kdiff.claims.claim import Study
 from kdiff.config.parts import slug
+from kdiff.studies.paired import interval
 from kdiff.studies.tables import markdown
 
 RECIPES = {"balanced": RECIPE, "plain": PLAIN, "paper": PAPER}
@@ -59,8 +66,8 @@ def recipes(study: Path, out: Path) -> None:
                 row |= {"copying": figures["copying"], "adopted": figures.get("adopted", "")}
                 rows.append(row | {"floor": run["floor"], "num_samples": run["num_samples"]})
         distance = {name: run["figures"]["clean"]["distance"] for name, run in found.items()}
-        for name, ratios in against.items():
-            ratios.append(distance["balanced"] / distance[name])
+        for name, logged in against.items():
+            logged.append(distance["balanced"] / distance[name])
         calibrated = found["balanced"]["figures"]["calibrated"]
         line = [cell, *(f"{distance[name]:.3g} (k {found[name]['k']:.3f})" for name in RECIPES), f"{against['plain'][-1]:.2f}"]
         line += [f"{calibrated['distance']:.3g}{'' if calibrated['adopted'] else ', not adopted'}"]
@@ -68,8 +75,8 @@ def recipes(study: Path, out: Path) -> None:
     columns = ["cell", *RECIPES, "balanced / plain", "balanced, calibrated", "held-out floor"]
     (out / "development.md").write_text(markdown(columns, lines) + "\n", encoding="utf-8")
     write(out / "development.csv", rows)
-    for name, ratios in against.items():
-        print(f"balanced / {name}: {mean_ratio(ratios)}")
+    for name, logged in against.items():
+        print(f"balanced / {name}: {mean_ratio(logged)}")
 
 
 def grid(study: Path, out: Path) -> None:
@@ -115,9 +122,45 @@ def ranks(study: Path, out: Path) -> None:
     write(out / "criterion.csv", rows)
 
 
+def finished(folder: Path) -> Study:
+    """The study, with the rows of its finished runs."""
+    rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
+    return Study(CLAIM.jobs(True, folder), rows, full=True)
+
+
+def held_out(folder: Path, out: Path) -> None:
+    """The default recipe on held-out cells, against the best of the grid and the other recipes; and all runs of these cells."""
+    study, settings = finished(folder), judging(True)
+    lines, wanted = list[list[str]](), list[dict[str, Any]]()
+    for cell in held_out_cells(study):
+        best = chosen(study, cell, settings.targets, settings.choosing)
+        names = [best or "", *RECIPES.values()]
+        found = [by_seed(study, cell, name) for name in names]
+        if not all({*settings.judging} <= values.keys() for values in found):
+            continue
+        judged = [spread([values[seed] for seed in settings.judging]) for values in found]
+        factors = [shown(interval(ratios(study, cell, RECIPE, name, settings.judging))) for name in (best or "", PLAIN, PAPER)]
+        floor = next(row["heldout"] for row in study.rows if row["cell"] == cell and row.get("heldout") is not None)
+        lines.append([cell, f"`{best}`".replace("'", ""), *judged, *factors, f"{floor:.3g}"])
+        wanted += [row for row in study.rows if row["cell"] == cell]
+    columns = ["cell", "best of the grid", "its distance", *RECIPES]
+    columns += ["balanced / best", "balanced / plain", "balanced / paper", "held-out floor"]
+    (out / "held_out.md").write_text(markdown(columns, lines) + "\n", encoding="utf-8")
+    names = ["cell", "target", "seed", "k", "sampler", "measure", "value", "num_samples"]
+    write(out / "held_out.csv", [{name: row[name] for name in names} for row in wanted])
+
+
+def findings(folder: Path, out: Path) -> None:
+    """What the study says of its claim, finding by finding."""
+    outcome = CLAIM.examine(finished(folder))
+    lines = [[one.statement, one.verdict if one.decides else f"({one.verdict})", one.evidence] for one in outcome.findings]
+    (out / "findings.md").write_text(markdown(["statement", "verdict", "evidence"], lines) + "\n", encoding="utf-8")
+    print("verdict:", outcome.verdict)
+
+
 if __name__ == "__main__":
     study, out = map(Path, sys.argv[1:3])
     out.mkdir(parents=True, exist_ok=True)
-    for table in (recipes, grid, ranks):
+    for table in (recipes, grid, ranks, held_out, findings):
         table(study, out)
     shutil.copyfile(study / "beyond.png", out / "beyond.png")

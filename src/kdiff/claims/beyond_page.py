@@ -165,9 +165,11 @@ def draw(study: Study, outcome: Outcome, path: Path) -> None:
     columns = min(3, max(1, len(there)))
     rows = max(1, math.ceil(len(there) / columns))
     figure = new_figure(3.6 * columns, 2.5 * rows + 0.4)
+    least = min((row["k"] for row in study.rows if row["k"] is not None), default=0.0)
     for i, cell in enumerate(there):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw_cell(axes, study, cell)
+        axes.set_xlim(least - 0.03, 1.03)
         if i % columns == 0:
             axes.set_ylabel("distance", fontsize=8)
         if i + columns >= len(there):
@@ -197,6 +199,5 @@ def _draw_cell(axes: Any, study: Study, cell: str) -> None:
         at = [ks[seed] for seed in values]
         axes.plot(at, [*values.values()], mark, color=colour, markersize=size, alpha=0.7, mfc="none", label=NAMES[target])
     logarithmic(axes)
-    axes.set_xlim(-0.03, 1.03)
     axes.tick_params(which="both", labelsize=7)
     tidy(axes, f"{cell}: {LABELS[CELLS[cell].measure]}", size=7.5)
