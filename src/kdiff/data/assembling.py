@@ -13,7 +13,7 @@ import numpy as np
 
 from kdiff.data.checks import KEEP_BYTES
 from kdiff.data.dataset import Dataset, make_dataset
-from kdiff.data.opened import Opened, Source
+from kdiff.data.opened import Opened, Source, everything
 from kdiff.data.streamed import streamed_dataset
 
 LAYOUTS = ("channels_first", "channels_last")
@@ -31,9 +31,9 @@ def assemble(
 ) -> Dataset:
     """The data set of an opened file.
 
-    Samples that take at most 256 MB as float32 are read into memory, and larger ones are read from disk batch by batch. Both
-    have the same parts and the same fingerprint. The default of `normalise` (see `make_dataset`) is that of
-    `default_normalisation`. `layout` channels_last says that samples are (*grid, C), and they are transposed. `missing` is
+    Samples, fields and tokens that take at most 256 MB each as float32 are read into memory, and larger ones are read from disk
+    batch by batch. Both have the same parts and the same fingerprint. The default of `normalise` (see `make_dataset`) is that
+    of `default_normalisation`. `layout` channels_last says that samples are (*grid, C), and they are transposed. `missing` is
     explained in `kdiff.data.missing`.
 
     Raises ValueError for a layout that does not fit, and for everything that `make_dataset` refuses.
@@ -50,25 +50,29 @@ def assemble(
     normalise = normalise or default_normalisation(opened, value_range)
     if num_classes is None and opened.classes:
         num_classes = len(opened.classes)
-    x = Transposed(opened.x) if layout == "channels_last" else opened.x
+    x, mask = opened.x, opened.mask
+    if layout == "channels_last":
+        x, mask = Transposed(x), None if mask is None else Transposed(mask)
     about = {**({"class_names": list(opened.classes)} if opened.classes else {}), **opened.about}
     small: dict[str, Any] = {
         "y": None if opened.y is None else everything(opened.y),
         "num_classes": num_classes,
         "flip": flip,
         "about": about,
-        "conditions": {key: everything(source) for key, source in opened.conditions.items()},
+        "conditions": {key: source if _is_large(source) else everything(source) for key, source in opened.conditions.items()},
         "condition_kinds": dict(opened.kinds),
         "groups": None if opened.groups is None else everything(opened.groups),
     }
-    # Large images of type uint8 stay bytes, in memory, if they are an array already.
-    if 4 * math.prod(x.shape) > KEEP_BYTES:
-        if opened.mask is not None:
-            raise ValueError(f"{name}: a mask of its own is read for samples of up to 256 MB; save missing values as NaN")
-        return streamed_dataset(name, x, normalise, value_range, missing=missing, **small)
-    mask = None if opened.mask is None else everything(opened.mask)
+    if _is_large(x):
+        return streamed_dataset(name, x, normalise, value_range, missing=missing, mask=mask, **small)
+    present = None if mask is None else everything(mask)
     raw = everything(x)
-    return make_dataset(name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=mask, **small)
+    return make_dataset(name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=present, **small)
+
+
+def _is_large(source: Source) -> bool:
+    """Whether samples, or a condition, stay on disk."""
+    return source.ndim > 1 and 4 * math.prod(source.shape) > KEEP_BYTES
 
 
 def default_normalisation(opened: Opened, value_range: tuple[float, float] | None) -> str:
@@ -81,12 +85,6 @@ def default_normalisation(opened: Opened, value_range: tuple[float, float] | Non
     if len(opened.x.shape) == 2:
         return "features"
     return "channels" if len(opened.about.get("variables", ())) > 1 else "standard"
-
-
-def everything(source: Source) -> np.ndarray:
-    """All rows of a source, in memory."""
-    parts = list(source.chunks())
-    return np.concatenate(parts) if parts else np.empty(source.shape, source.dtype)
 
 
 class Transposed(Source):

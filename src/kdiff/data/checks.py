@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ def check_whole(name: str, value: Any, low: int, kind: Any = int | np.integer) -
         raise TypeError(f"{name} must be a whole number, found {value!r}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, found {value}")
+
+
+def check_flip(name: str, flip: bool, shape: tuple[int, ...], gapped: bool = False, fields: Sequence[str] = ()) -> None:
+    """Raise ValueError if samples of shape (N, *shape) cannot be mirrored, or not what goes with them."""
+    if flip and len(shape) != 4:
+        raise ValueError(f"{name}: flip mirrors images (N, C, H, W), found shape {shape}; leave flip out")
+    if flip and fields:
+        raise ValueError(
+            f"{name}: flip mirrors samples, but not the fields {', '.join(fields)} that go with them; leave flip out"
+        )
+    if flip and gapped:
+        raise ValueError(f"{name}: flip mirrors samples, but not which of their values are missing; leave flip out")
 
 
 def checked_values(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,15 @@ import torch
 from torch import Tensor
 
 from kdiff.config.condition_spec import KINDS, ConditionSpec
-from kdiff.data.checks import to_numpy
+from kdiff.data.checks import check_flip, to_numpy
+from kdiff.data.kept_splits import digest_of
 from kdiff.data.normalisation import Normalisation
+from kdiff.data.opened import Source, everything
 from kdiff.data.precision import double_values
 from kdiff.data.samples import Samples
+from kdiff.data.source_samples import SourceSamples
+from kdiff.data.streamed_condition import FITTED, Channel, normalisation_of, pass_over
+from kdiff.files import cache
 
 FEW = 1000  # whole numbers 0 … K − 1 with up to this many values look like classes
 RESERVED = ("x", "y", "mask")  # names with another meaning
@@ -54,21 +59,25 @@ def make_conditions(
     split: Tensor,
     shape: tuple[int, ...],
     fingerprint: str,
+    flip: bool = False,
 ) -> tuple[dict[str, Condition], str]:
     """The conditions of samples of this shape, and the fingerprint of samples and conditions together.
 
     Args:
         data: the name of the data, for messages.
-        given: arrays or tensors (N, ...) by name. NaN in a whole row means that the sample has no such condition.
+        given: arrays or tensors (N, ...) by name, or sources, of which fields and tokens are read by rows
+            (`kdiff.data.streamed_condition`). NaN in a whole row means that the sample has no such condition.
         kinds: the kinds of those whose shape does not say it.
         split: the part of each sample; the samples of part 0 are trained on.
         shape: the shape of a sample.
         fingerprint: that of the samples and their labels, which stays as it is without conditions.
+        flip: whether training mirrors the samples.
 
     Raises:
         TypeError: a condition is not an array or a tensor.
         ValueError: a name has another meaning, or a kind belongs to no condition; or an array has another length, a shape or
-            values that do not fit its kind, an infinite number, or rows that are NaN in part.
+            values that do not fit its kind, an infinite number, or rows that are NaN in part; or samples are mirrored, and a
+            condition is a field.
     """
     if unknown := [name for name in kinds if name not in given]:
         raise ValueError(f"{data}: a kind is given for the condition {unknown[0]!r}; the conditions are {_listed(given)}")
@@ -77,32 +86,83 @@ def make_conditions(
             f"{data}: a condition cannot be called {taken[0]!r}; expected one word besides {', '.join(RESERVED)}, so rename "
             "the array"
         )
-    found, digest = {}, hashlib.blake2b(fingerprint.encode(), digest_size=8)
-    for name in sorted(given):
-        raw = to_numpy(f"{data}: the condition {name!r}", given[name])
+    arrays: dict[str, tuple[str, np.ndarray]] = {}
+    sources: dict[str, tuple[str, Source]] = {}
+    for name in given:
+        one = given[name]
+        raw = one if isinstance(one, Source) else to_numpy(f"{data}: the condition {name!r}", one)
         if not raw.ndim or len(raw) != len(split):
             raise ValueError(
                 f"{data}: the condition {name!r} has shape {raw.shape}; expected {len(split)} rows, one for each sample"
             )
         kind = _kind(data, name, raw, kinds.get(name), shape)
-        if kind == "class":
-            values, classes = _as_class(data, name, raw)
-            found[name] = Condition(ConditionSpec(name, kind, (), classes), torch.from_numpy(values), Normalisation.none())
+        if isinstance(raw, Source) and kind in FITTED:
+            sources[name] = kind, Channel(raw) if kind == "field" and raw.ndim == len(shape) else raw
         else:
-            values = _as_numbers(data, name, raw, kind, shape)
-            found[name] = _normalised(data, name, kind, values, split)
-        digest.update(repr((name, kind, values.shape)).encode())
-        for chunk in _chunks(values, "<i8" if kind == "class" else "<f8"):
-            digest.update(chunk.data)
+            arrays[name] = kind, everything(raw) if isinstance(raw, Source) else raw
+    check_flip(data, flip, (0, *shape), fields=[name for name, (kind, _) in (arrays | sources).items() if kind == "field"])
+    found: dict[str, Condition] = {}
+    hashed: dict[str, np.ndarray] = {}
+    for name, (kind, raw) in arrays.items():
+        if kind == "class":
+            hashed[name], classes = _as_class(data, name, raw)
+            values = torch.from_numpy(hashed[name])
+            found[name] = Condition(ConditionSpec(name, kind, (), classes), values, Normalisation.none())
+        else:
+            hashed[name] = _as_numbers(data, name, raw, kind, shape)
+            found[name] = _normalised(data, name, kind, hashed[name], split)
+
+    def work() -> dict[str, Any]:
+        digest, facts = hashlib.blake2b(fingerprint.encode(), digest_size=8), {}
+        for name in sorted(given):
+            kind, values = sources[name] if name in sources else (arrays[name][0], hashed[name])
+            digest.update(repr((name, kind, values.shape)).encode())
+            if isinstance(values, Source):
+                facts[name] = pass_over(f"{data}: the condition {name!r}", values, kind, split, digest)
+            else:
+                _update(digest, kind, values)
+        return {"fingerprint": digest.hexdigest() if given else fingerprint, "facts": facts}
+
+    kept = _kept(work, sources, {name: (arrays[name][0], values) for name, values in hashed.items()}, split, fingerprint)
+    for name, (kind, source) in sources.items():
+        normalisation = normalisation_of(kept["facts"][name])
+        for text in kept["facts"][name]["remarks"]:
+            warnings.warn(f"{data}: the condition {name!r}{' ' if text.startswith('is') else ': '}{text}", stacklevel=4)
+        spec = ConditionSpec(name, kind, tuple(source.shape[1:]))
+        found[name] = Condition(spec, SourceSamples(source, normalisation), normalisation)
     # In the order of the caller, in which networks make their layers.
-    return {name: found[name] for name in given}, digest.hexdigest() if given else fingerprint
+    return {name: found[name] for name in given}, kept["fingerprint"]
+
+
+def _kept(
+    work: Callable[[], dict[str, Any]],
+    sources: Mapping[str, tuple[str, Source]],
+    arrays: Mapping[str, tuple[str, np.ndarray]],
+    split: Tensor,
+    fingerprint: str,
+) -> dict[str, Any]:
+    """The result of `work`; if there are sources whose identity is known, it is kept in the cache."""
+    if not sources or any(source.identity is None for _, source in sources.values()):
+        return work()
+    facts: list[Any] = [(name, kind, source.identity) for name, (kind, source) in sorted(sources.items())]
+    for name, (kind, values) in sorted(arrays.items()):
+        digest = hashlib.blake2b()
+        _update(digest, kind, values)
+        facts.append((name, kind, values.shape, digest.hexdigest()))
+    return cache.json_of(cache.entry("conditions", fingerprint, digest_of(split), *facts).with_suffix(".json"), work)
+
+
+def _update(digest: Any, kind: str, values: np.ndarray) -> None:
+    """Add the values to the fingerprint."""
+    for chunk in _chunks(values, "<i8" if kind == "class" else "<f8"):
+        digest.update(chunk.data)
 
 
 def _listed(given: Mapping[str, object]) -> str:
     return ", ".join(given) or "none"
 
 
-def _kind(data: str, name: str, raw: np.ndarray, kind: str | None, shape: tuple[int, ...]) -> str:
+def _kind(data: str, name: str, raw: np.ndarray | Source, kind: str | None, shape: tuple[int, ...]) -> str:
     """The kind that is given, or the one that the shape says."""
     say = f"{data}: the condition {name!r} has shape {raw.shape} and type {raw.dtype}"
     if raw.dtype.kind not in "iufb":
@@ -124,7 +184,7 @@ def _kind(data: str, name: str, raw: np.ndarray, kind: str | None, shape: tuple[
     if raw.ndim == 1 and raw.dtype.kind == "b":
         return "class"
     if raw.ndim <= 2:
-        if raw.ndim == 1 and raw.dtype.kind in "iu" and raw.min() == 0:
+        if isinstance(raw, np.ndarray) and raw.ndim == 1 and raw.dtype.kind in "iu" and raw.min() == 0:
             values = np.unique(raw)
             if len(values) == values[-1] + 1 <= min(FEW, len(raw) // 2):
                 warnings.warn(

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdiff.data.checks import checked_labels, checked_values, to_numpy
+from kdiff.data.checks import check_flip, checked_labels, checked_values, to_numpy
 from kdiff.data.condition import Condition, make_conditions
 from kdiff.data.directions import Moments, moments
 from kdiff.data.kept_splits import hashes_of_images, kept_split
 from kdiff.data.manifold import Manifold
 from kdiff.data.missing import PRESENT, filled, fit_present, summarise_present, with_gaps
 from kdiff.data.normalisation import Normalisation, check_kind
-from kdiff.data.remarks import remark_on_entries, remark_on_split
+from kdiff.data.remarks import remark_on_entries, remark_on_outliers, remark_on_split
 from kdiff.data.samples import ImageSamples, Samples, rows_of, rows_per_chunk, summarise
 from kdiff.data.shards import LatentSamples
+from kdiff.data.source_samples import SourceSamples
 from kdiff.data.split import PARTS, split_and_fingerprint
 
 
@@ -104,7 +105,7 @@ class Dataset:
         y = None if self.y is None else self.y[chosen]
         if isinstance(self.x, LatentSamples):
             return self.x.select(chosen, augment), y
-        if isinstance(self.x, ImageSamples):
+        if isinstance(self.x, ImageSamples | SourceSamples):
             return self.x.select(chosen, flip), y
         if not isinstance(self.x, Tensor):
             return self.x.select(chosen), y
@@ -184,8 +185,7 @@ def make_dataset(
     raw, present = filled(name, to_numpy(f"{name}: the data", raw), mask, missing)
     values = checked_values(name, raw, normalise, value_range)
     labels, num_classes = checked_labels(name, y, num_classes, len(values))
-    if flip and values.ndim != 4:
-        raise ValueError(f"{name}: flip mirrors images (N, C, H, W), found shape {values.shape}; leave flip out")
+    check_flip(name, flip, values.shape, present is not None)
     x: Samples
     if values.dtype == np.uint8:
         normalisation = Normalisation.fit(normalise, torch.empty(0), value_range)
@@ -211,12 +211,10 @@ def make_dataset(
             if missing == "mask_channel":
                 conditions = {**(conditions or {}), PRESENT: present.numpy().astype(np.float32)}
         remark_on_entries(name, data, split, normalisation)
+        remark_on_outliers(name, x, split, normalise)
     remark_on_split(name, values, split)
-    made, fingerprint = make_conditions(name, conditions or {}, condition_kinds or {}, split, values.shape[1:], fingerprint)
-    if flip and (fields := [key for key, one in made.items() if one.spec.kind == "field"]):
-        raise ValueError(
-            f"{name}: flip mirrors samples, but not the fields {', '.join(fields)} that go with them; leave flip out"
-        )
+    shape = values.shape[1:]
+    made, fingerprint = make_conditions(name, conditions or {}, condition_kinds or {}, split, shape, fingerprint, flip)
     return Dataset(
         name=name,
         x=x,

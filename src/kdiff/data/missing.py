@@ -45,11 +45,16 @@ def filled(name: str, raw: np.ndarray, mask: np.ndarray | None, missing: str) ->
         gaps = ~present.reshape(len(raw), -1)
         raise ValueError(refusal(name, int(gaps.sum()), raw.size, int(gaps.any(1).sum()), int(gaps.any(1).argmax())))
     if empty := int((~present.reshape(len(raw), -1).any(1)).sum()):
-        raise ValueError(f"{name}: {empty} samples have no value at all; remove them")
+        raise ValueError(no_values(name, empty))
     # The fill only must not look like an outlier to what judges types; nothing is learned from it.
     total = np.where(present, raw, 0).sum(0, dtype=np.float64) / np.maximum(present.sum(0), 1)
     whole = raw.dtype.kind in "iu"
     return np.where(present, raw, (np.round(total) if whole else total).astype(raw.dtype)), torch.from_numpy(present)
+
+
+def no_values(name: str, samples: int) -> str:
+    """The message about samples without any value."""
+    return f"{name}: {samples} samples have no value at all; remove them"
 
 
 def refusal(name: str, number: int, size: int, samples: int, first: int) -> str:

@@ -40,6 +40,11 @@ class Source(ABC):
         return self.shape[0]
 
     @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all rows."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -54,6 +59,12 @@ class Source(ABC):
         size = max(1, CHUNK_BYTES // row // self.block) * self.block
         for start in range(0, len(self), size):
             yield self.read(np.arange(start, min(start + size, len(self))))
+
+
+def everything(source: Source) -> np.ndarray:
+    """All rows of a source, in memory."""
+    parts = list(source.chunks())
+    return np.concatenate(parts) if parts else np.empty(source.shape, source.dtype)
 
 
 class Array(Source):

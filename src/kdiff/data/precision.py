@@ -67,47 +67,59 @@ def fits_float32(fitted: Normalisation, raw: Tensor) -> bool:
     return bool((error <= limit).all())
 
 
+def kept_values(fitted: Normalisation, raw: Tensor, double: bool) -> Tensor:
+    """The raw values that are left once normalised values are float32; `double` if they are normalised in float64."""
+    shift, scale = fitted.shift.double(), fitted.scale.double()
+    x = (raw if double else raw.float().double()) - shift
+    return (x / scale).float().double() * scale + shift
+
+
 def _warn_of_loss(name: str, raw: Tensor, fitted: Normalisation, double: bool) -> None:
     """Warn if normalised float32 values of an entry are coarse in units of the standard deviation of this entry."""
-    shift, scale = fitted.shift.double(), fitted.scale.double()
-
-    def kept(raw: Tensor) -> Tensor:
-        """The raw values that are left once normalised values are float32."""
-        x = (raw if double else raw.float().double()) - shift
-        return (x / scale).float().double() * scale + shift
-
-    errors = torch.stack([(kept(chunk) - chunk).abs().amax(0) for chunk in raw.split(_rows(raw.numpy()))]).amax(0).flatten()
+    chunks = raw.split(_rows(raw.numpy()))
+    errors = torch.stack([(kept_values(fitted, chunk, double) - chunk).abs().amax(0) for chunk in chunks]).amax(0).flatten()
     flat = raw.flatten(1)
     spread, mean = torch.std_mean(flat, 0, correction=0)
     share = torch.where(same(flat, [0])[0], 0.0, errors / spread)
     worst = int(share.argmax())
     if share[worst] <= LOST:
         return
-    before, after = (values.flatten(1)[:, worst].unique().numel() for values in (raw, kept(raw)))
+    columns = (values.flatten(1)[:, worst] for values in (raw, kept_values(fitted, raw, double)))
+    before, after = (values.unique().numel() for values in columns)
     if after == before:
         return
     others = int((share > LOST).sum()) - 1
+    text = loss_text(after, before, worst, others, float(spread[worst]), float(mean[worst]), fitted.kind)
+    warnings.warn(f"{name}: {text}", stacklevel=5)
+
+
+def loss_text(left: int, there: int, entry: int, others: int, spread: float, mean: float, kind: str) -> str:
+    """The remark on an entry of which float32 keeps `left` of `there` different values, and on `others` like it."""
     more = f" (and of {others} more like it)" if others else ""
-    warnings.warn(
-        f"{name}: float32 keeps {after} of the {before} different values of entry {worst}{more}, which varies by "
-        f"{float(spread[worst]):.3g} around {float(mean[worst]):.10g}, with normalise={fitted.kind!r}; normalise='features' "
-        "shifts and scales every entry in float64",
-        stacklevel=5,
+    return (
+        f"float32 keeps {left} of the {there} different values of entry {entry}{more}, which varies by {spread:.3g} around "
+        f"{mean:.10g}, with normalise={kind!r}; normalise='features' shifts and scales every entry in float64"
     )
 
 
 def _warn_of_whole_numbers(name: str, values: np.ndarray, wide: np.ndarray) -> None:
     """Warn if float64 cannot hold whole numbers of 64 bits."""
+    if changed := changed_by_float64(values, wide):
+        warnings.warn(f"{name}: {whole_numbers_text(changed, values.size, float(np.abs(wide).max()))}", stacklevel=5)
+
+
+def changed_by_float64(values: np.ndarray, wide: np.ndarray) -> int:
+    """How many whole numbers of 64 bits are others as float64, which `wide` is."""
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 8:
-        return
+        return 0
     large = np.abs(wide) >= WHOLE
-    if not large.any():
-        return
     with np.errstate(invalid="ignore"):
-        changed = int((wide[large].astype(values.dtype) != values[large]).sum())
-    if changed:
-        warnings.warn(
-            f"{name}: float64 cannot hold {changed} of the {values.size} whole numbers, which lie beyond 2^53, and rounds them "
-            f"to multiples of up to {int(np.spacing(np.abs(wide).max()))}; subtract an offset from the numbers first",
-            stacklevel=5,
-        )
+        return int((wide[large].astype(values.dtype) != values[large]).sum()) if large.any() else 0
+
+
+def whole_numbers_text(changed: int, size: int, largest: float) -> str:
+    """The remark on `changed` of `size` whole numbers that float64 cannot hold."""
+    return (
+        f"float64 cannot hold {changed} of the {size} whole numbers, which lie beyond 2^53, and rounds them to multiples of up "
+        f"to {int(np.spacing(largest))}; subtract an offset from the numbers first"
+    )
