@@ -7,6 +7,7 @@ velocity. Samples and likelihoods, which follow from a velocity, are in `kdiff.s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -17,12 +18,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parameter import is_lazy
 
-from kdiff.path import GaussianPath, broadcast_time, check_shapes, checked_time, find_path, per_sample
+from kdiff.path import GaussianPath, at_least_float32, broadcast_time, check_shapes, checked_time, find_path, per_sample
 from kdiff.sampling import Flow, Timesteps, Uniform
 from kdiff.sampling.guidance import null_like
 from kdiff.targets import PAPER_CLAMP, LearnedK, Target, Weighting, as_target, make_weighting
 from kdiff.targets.calibration import Calibration
 from kdiff.targets.self_consistent import SelfConsistent
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_to(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to "bf16" or "fp16" on a device; "no" changes nothing. Raises ValueError for another precision."""
+    if precision == "no":
+        return contextlib.nullcontext()
+    if precision not in HALF:
+        raise ValueError(f"precision is {precision!r}; expected no, {' or '.join(HALF)}")
+    return torch.autocast(device.type, HALF[precision])
 
 
 def _no_wider(value: Any, x: Tensor) -> Any:
@@ -74,7 +86,12 @@ class KDiff(Flow):
 
     The attribute `calibration` is None, or a correction of the velocity that was found for the trained model
     (`kdiff.training.calibrating`). The loss does not use it.
+
+    The attribute `precision` is "no", or "bf16" or "fp16" for a network that runs under autocast. Everything else, conversions,
+    loss and solvers, stays in float32.
     """
+
+    precision: str = "no"
 
     def __init__(
         self,
@@ -131,7 +148,9 @@ class KDiff(Flow):
     def _answer(self, z: Tensor, shown: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         """The network's output for z and the times that the network is shown: a number, (batch,) or (batch, 1, ...)."""
         self._check_conditions(conditions, len(z))
-        u = self.network(self._in_its_precision(z), shown.reshape(-1).expand(len(z)), **conditions)
+        with autocast_to(self.precision, z.device):
+            u = self.network(self._in_its_precision(z), shown.reshape(-1).expand(len(z)), **conditions)
+        u = u if self.precision == "no" else at_least_float32(u)
         if u.shape != z.shape:
             raise ValueError(
                 f"the network returned {tuple(u.shape)} for an input of {tuple(z.shape)}; expected the shape of its input"

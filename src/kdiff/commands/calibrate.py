@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdiff.commands.arguments import needed_run, read_config
-from kdiff.config.plain import check_least
+from kdiff.config.plain import PRECISIONS, Precision, check_choices, check_least
 
 ABOUT = """Finds a calibration of a trained run: a gain on its data prediction for each direction and time, by least squares on
 the training data, without training. It is adopted only if samples are then closer to held-out data. The commands sample,
@@ -23,15 +23,19 @@ class CalibrateConfig:
         checkpoint: The step of the checkpoint to calibrate. If left out, the newest checkpoint.
         samples: The number of training samples at each of the 32 times at which gains are found.
         seed: The seed of the noise and of the samples.
+        precision: The precision of the network: no is float32, bf16 is bfloat16, fp16 is float16; auto is the faster one of no
+            and bf16 on this machine. Calibrate in the precision that you sample in.
     """
 
     ema: float | str | None = None
     checkpoint: int | None = None
     samples: int = 1024
     seed: int = 0
+    precision: Precision = "no"
 
     def __post_init__(self) -> None:
         check_least(self, samples=16)
+        check_choices(self, precision=PRECISIONS)
 
 
 def command(argv: list[str]) -> None:
@@ -39,9 +43,11 @@ def command(argv: list[str]) -> None:
     config, folder, _ = read_config("calibrate", CalibrateConfig, argv, "RUN", about=ABOUT)
     from kdiff.evaluation.adoption import calibrate_run
     from kdiff.report.calibration_picture import calibration_text, draw_gains
+    from kdiff.run.precision_choice import run_in
     from kdiff.run.run import load_run
 
     run = load_run(needed_run(folder, "calibrate"), config.checkpoint, config.ema, calibrated=False)
+    run_in(config.precision, run)
     result = calibrate_run(run, seed=config.seed, samples=config.samples, progress="calibrating")
     print(calibration_text(run, result))
     print(f"\n{draw_gains(run)}")

@@ -61,9 +61,11 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     from kdiff.evaluation.own_data_text import own_table
     from kdiff.files.atomic import write_json
     from kdiff.report.own_data_section import draw_own_data
+    from kdiff.run.precision_choice import run_in
     from kdiff.run.run import load_run
 
     run = load_run(source, config.checkpoint, config.ema, calibrated=config.calibrated)
+    run_in(config.precision, run)
     judge = Judge(run.dataset())
     if judge.held_out.note:
         warnings.warn(judge.held_out.note, stacklevel=2)

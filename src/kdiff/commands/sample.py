@@ -89,6 +89,7 @@ def command(argv: list[str]) -> None:
     argv = together(argv, "--condition")
     config, folder, _ = read_config("sample", SampleConfig, argv, "RUN", extras, sampled_as(argv), ABOUT)
     from kdiff.report.run_pictures import sample_to_files
+    from kdiff.run.precision_choice import run_in
     from kdiff.run.run import calibrate_alike, load_run
 
     run = load_run(needed_run(folder, "sample"), config.checkpoint, config.ema, calibrated=config.calibrated)
@@ -99,6 +100,7 @@ def command(argv: list[str]) -> None:
             config.guidance_run or run.folder, config.guidance_checkpoint, config.ema, calibrated=config.calibrated
         )
         calibrate_alike(run, weaker)
+    run_in(config.precision, run, *([weaker] if weaker else []), batch=config.num or 64)
     out = Path(config.out) if config.out else None
     asked = {"conditions": asked_for(config.condition), "ensemble": config.ensemble} if config.condition else {}
     asked = asked or ({"ensemble": config.ensemble} if config.ensemble > 1 else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kdiff.config.plain import check_least
+from kdiff.config.plain import PRECISIONS, Precision, check_choices, check_least
 from kdiff.config.sampling import SAMPLER, Sampling
 
 
@@ -37,6 +37,8 @@ class EvaluateConfig(Sampling):
             spectra, one-point distributions and the distances of tables of.
         window: Used without --features only: the window for power spectra. none is for fields that are periodic along every
             axis, hann for all others; auto looks at the held-out fields.
+        precision: The precision of the run's network: no is float32, bf16 is bfloat16, fp16 is float16; auto is the faster one
+            of no and bf16 on this machine. Conversions, solver, features and figures stay in float32 or better.
         members: Used without --features only: the size of the ensembles that a run with conditions is judged by; at least 2, or
             0 for no ensembles.
         truths: Used without --features only: the largest number of held-out conditions to draw an ensemble for.
@@ -56,12 +58,14 @@ class EvaluateConfig(Sampling):
     batch_size: int = 64
     heldout_rows: int = 2000
     window: Literal["auto", "none", "hann"] = "auto"
+    precision: Precision = "no"
     members: int = 16
     truths: int = 100
     autoencoder: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choices(self, precision=PRECISIONS)
         check_least(self, num_samples=1, batch_size=1, heldout_rows=10, members=0, truths=1)
         if self.members == 1:
             raise ValueError("members is 1, but one sample has no spread; expected at least 2, or 0 for no ensembles")
@@ -77,7 +81,9 @@ class EvaluateConfig(Sampling):
 
     def check_for_images(self) -> None:
         """Raise ValueError for options of sampling from a run, where images are judged."""
-        if given := self._given("num_samples", "seed", "ema", "checkpoint", "calibrated", "exact", "autoencoder", *SAMPLER):
+        if given := self._given(
+            "num_samples", "seed", "ema", "checkpoint", "calibrated", "exact", "autoencoder", "precision", *SAMPLER
+        ):
             raise ValueError(f"{given} say how a run is sampled from, but images are judged as they are; leave them out")
 
     def check_without_features(self) -> None:

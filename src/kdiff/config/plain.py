@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kdiff.config.parts import Part
 from kdiff.config.values import fitted_fields
+
+# The precision of a network: float32, bfloat16, float16, or the faster one of float32 and bfloat16 on this machine.
+Precision = Literal["no", "bf16", "fp16", "auto"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdiff.config.parts import Part, PartField, parse
-from kdiff.config.plain import check_least
+from kdiff.config.plain import PRECISIONS, Precision, check_choices, check_least
 from kdiff.config.recipes import chosen_recipe, without_weighting
 from kdiff.config.sampling import SAMPLERS
 from kdiff.config.training import LoopConfig, ModelConfig
@@ -116,6 +116,8 @@ class SweepConfig:
         checkpoint: The step of the checkpoint to use. If left out, the newest checkpoint.
         calibrated: Use the calibration that the run has adopted for these weights (kdiff calibrate). false leaves it out. It is
             left out too if another one of the averages has none.
+        precision: The precision of the run's network: no is float32, bf16 is bfloat16, fp16 is float16; auto is the faster one
+            of no and bf16 on this machine. Conversions and solvers stay in float32.
         features: The features by which images are ranked: inception (FID) or dinov2 (FD-DINOv2), as for kdiff evaluate. If left
             out, samples are ranked by their distance to the training data: the Fréchet distance in the features of the data's
             own classifier, or the sliced Wasserstein distance if the data have no labels.
@@ -138,12 +140,14 @@ class SweepConfig:
     seed: int = 0
     checkpoint: int | None = None
     calibrated: bool = True
+    precision: Precision = "no"
     features: Literal["inception", "dinov2"] | None = None
     feature_weights: str | None = None
     reference: str | None = None
     autoencoder: str | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self, precision=PRECISIONS)
         given = [name for name in ("feature_weights", "reference", "autoencoder") if getattr(self, name) is not None]
         if given and self.features is None:
             raise ValueError(

@@ -146,6 +146,7 @@ def calibrate_run(
     assert calibration is not None
     plain = {name: value for name, value in options.items() if name != "directions"}  # their basis is named beside them
     facts: dict[str, Any] = {"seed": seed, **plain, "data": run.data["fingerprint"], "target": str(run.config.target)}
+    facts["precision"] = run.model.precision
     held = dataset.part("heldout")[0], dataset.conditions_of("heldout")
     facts |= {"folds": folds, "errors": squared_errors(run.model, *held, seed=seed)}
     adopted, why = False, "no correction lowers the error of samples that it was not found on"

@@ -51,6 +51,7 @@ from kdiff.run.contents import read_data
 from kdiff.run.environment import describe_environment
 from kdiff.run.folder import no_run, read_run_config
 from kdiff.run.lock import check_held, locked
+from kdiff.run.precision_choice import run_in
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
 
@@ -86,6 +87,7 @@ def evaluate_images(
     name = config.features or "inception"
     if run:
         run.autoencoder = config.autoencoder
+        run_in(config.precision, run, batch=config.batch_size)
         if config.num_samples < 2:
             raise ValueError(f"num_samples is {config.num_samples}; expected at least 2, and thousands for a reliable figure")
         image_shape(run)
@@ -264,11 +266,9 @@ class FeatureDistance:
     """
 
     def __init__(self, run: Run, config: EvaluateConfig) -> None:
-        run.autoencoder = config.autoencoder
-        self.run, self.batch_size = run, config.batch_size
+        run.autoencoder, self.run, self.batch_size = config.autoencoder, run, config.batch_size
         notes = range_notes(config, run)
-        shape = image_shape(run)
-        name = config.features or "inception"
+        shape, name = image_shape(run), config.features or "inception"
         self.extractor = find_extractor(name, config, run)
         self.features(torch.zeros(1, *run.shape))
         reference = find_reference(config, run, self.extractor, shape, only="pool")

@@ -46,7 +46,7 @@ def sample_settings(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         "seed": config.seed,
         "labels": None if run.class_counts is None else "in the proportions of the training data",
         "sampler": {name: list(v) if isinstance(v, tuple) else v for name, v in sampler_options(config).items()},
-        "precision": str(next(iter(run.model.parameters())).dtype).removeprefix("torch."),
+        "precision": str(next(iter(run.model.parameters())).dtype).removeprefix("torch.") + _half(run.model),
         "device": next(iter(run.model.parameters())).device.type,
         "batch_size": config.batch_size,
         "autoencoder": run.latents and run.latents["autoencoder"]["identity"],
@@ -54,6 +54,11 @@ def sample_settings(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         **({"calibrated": True} if run.calibrated else {}),
         **({"conditions": f"the {len(run.given)} examples of the run, in turn"} if run.given.rows else {}),
     }
+
+
+def _half(model: KDiff) -> str:
+    """What a record adds to the precision of the weights where the network computes in another."""
+    return "" if model.precision == "no" else f", network in {model.precision}"
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

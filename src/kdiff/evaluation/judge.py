@@ -252,6 +252,7 @@ def evaluate(
         "step": run.step,
         "weights": run.weights,
         "calibrated": run.calibrated,
+        "precision": run.model.precision,
         "target": str(run.config.target),
         "k": target.position,
         "target_state": target.scalars,

@@ -224,7 +224,7 @@ def sample_to_files(
     run.place.check(stem)
     save_tensors(files[1], tensors)
     stamp = {"run": str(run.folder), "step": run.step, "weights": run.weights, "num": num, "seed": seed, "options": options}
-    stamp["calibrated"] = run.calibrated
+    stamp |= {"calibrated": run.calibrated, "precision": run.model.precision}
     if given.rows:
         stamp["conditions"] = _in_stamp(own_units(run.data, given.rows), examples=not conditions)
         stamp["ensemble"] = given.ensemble
@@ -267,6 +267,8 @@ def _otherwise(run: Run, weaker: Run | None, options: dict[str, Any]) -> str:
         other["weights"] = run.weights
     if run.calibrated:
         other["calibrated"] = True
+    if run.model.precision != "no":
+        other["precision"] = run.model.precision
     if weaker:
         other["weaker"] = (str(weaker.folder), weaker.step, weaker.weights)
     digest = hashlib.blake2b(repr(sorted(other.items())).encode(), digest_size=3).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -91,6 +91,20 @@ def generate_ends(
     if start.wrong or finish.wrong:
         warnings.warn(str(start if start.wrong else finish), stacklevel=3)
     return [torch.cat(ends) for ends in samples]
+
+
+def evaluation_of(model: KDiff, shape: tuple[int, ...], given: Given) -> Callable[[int], Tensor]:
+    """A function of n that evaluates the network once for n samples at t = ½; n may be up to the number it was first given."""
+    drawn: list[Batch] = []
+
+    @torch.no_grad()
+    def evaluate(count: int) -> Tensor:
+        if not drawn or len(drawn[0][0]) < count:
+            drawn[:] = _batches(model, range(count), shape, given, 0, count)
+        _, noise, conditions = drawn[0]
+        return model.predict(noise[:count], 0.5, **{name: values[:count] for name, values in conditions.items()})
+
+    return evaluate
 
 
 def _shown(batches: Iterator[Batch], num: int, progress: str | None) -> Iterator[Batch]:

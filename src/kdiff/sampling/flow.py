@@ -206,6 +206,13 @@ class Flow(nn.Module, ABC):
         return lambda z, t, **conditions: self.velocity(z, t, clamp, **conditions)
 
 
+def _casting_once(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast as it is. Weights that a network casts within are kept until this context ends: one cast for all evaluations."""
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))
+
+
 @contextlib.contextmanager
 def _evaluating(*models: nn.Module | None) -> Iterator[None]:
     """Put models into evaluation mode, and restore each module's own mode afterwards."""
@@ -213,8 +220,10 @@ def _evaluating(*models: nn.Module | None) -> Iterator[None]:
     for model in models:
         if model is not None:
             model.eval()
+    device = next((p.device.type for model in models if model is not None for p in model.parameters()), "cpu")
     try:
-        yield
+        with _casting_once(device):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

@@ -49,6 +49,7 @@ from kdiff.run.environment import describe_environment
 from kdiff.run.folder import sampling_of
 from kdiff.run.generate import generate
 from kdiff.run.lock import check_held, locked
+from kdiff.run.precision_choice import run_in
 from kdiff.run.run import Run, calibrate_alike, load_run
 from kdiff.studies.sweep_result import OPTIONS, SETTING, Setting, Sweep, as_plain, shown, summarise
 
@@ -117,6 +118,7 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     first = load_run(folder, config.checkpoint, config.ema[0] if config.ema else None, calibrated=used)
     runs = {ema: load_run(folder, config.checkpoint, ema, calibrated=used) for ema in config.ema or first.config.ema[:1]}
     calibrate_alike(first, *runs.values())
+    precision = run_in(config.precision, first, *runs.values(), batch=BATCH)
     for scale in config.guidance:
         first.check_guidance(scale, guide_on=first.config.sampling.guide_on)
     fixed = {name: value for name, value in sampling_of(str(folder)).items() if name in FIXED}
@@ -129,7 +131,8 @@ def sweep(folder: Path, config: SweepConfig, out: Path | None = None, progress: 
     kept = (out or folder / "sweeps") / "settings"
     out = out or folder / "sweeps" / f"step_{first.step:08d}_seed_{config.seed}{end}_{digest}"
     stamp = {"data": first.data["fingerprint"], "step": first.step, "seed": config.seed, "num_samples": config.num_samples}
-    stamp |= distance.stamp
+    # Earlier results, which have no precision, stay those of float32.
+    stamp |= distance.stamp | ({} if precision == "no" else {"precision": precision})
     how: dict[str, Any] = {"desc": progress, "total": len(settings) * GROUPS, "unit": "group", "disable": not progress}
     with locked(out, "sweeping", first.place), tqdm(**how) as bar:
         done = [_setting(runs[options["ema"]], distance, options, stamp, (out, kept), bar) for options in settings]
@@ -213,6 +216,7 @@ def _write(found: Sweep, config: SweepConfig, stamp: dict[str, Any], run: Run, o
         writer.writerow([*options, *numbers, setting in found.close])
     write_text(out / "sweep.csv", text.getvalue())
     facts = {"run": str(run.folder), "k": run.model.target.describe().position, **stamp, "calibrated": run.calibrated}
+    facts["precision"] = run.model.precision
     facts |= {"measure": found.measure}
     result = {**facts, "config": as_dict(config), "best": found.best.options, "cheapest_as_good": found.cheap.options}
     result["settings"] = [as_plain(setting) | {"close": setting in found.close} for setting in found.settings]
