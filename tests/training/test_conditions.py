@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from toy_streams import fields
 
 from kdiff import KDiff
 from kdiff.config.plain import as_dict
@@ -130,8 +131,10 @@ def test_missing_entries_have_no_part_in_the_loss() -> None:
 
 
 def test_two_processes_compute_what_two_micro_batches_do(tmp_path: Path) -> None:
+    """With conditions and missing values; the two processes read ahead from disk, and one process has the data in memory."""
+    fields(str(tmp_path))  # writes the files
     config = TrainConfig(
-        data="toy_conditions.conditional_gaussian(labels=true, past=true)",
+        data=f"toy_streams.fields(folder='{tmp_path}')",
         network="MLP(width=8, depth=2)",
         steps=3,
         batch_size=16,
@@ -143,10 +146,12 @@ def test_two_processes_compute_what_two_micro_batches_do(tmp_path: Path) -> None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "kdiff", "train", "run.yaml", "--out", "run"]
     modules = str(Path(__file__).parents[1] / "modules")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": modules, "KDIFF_CACHE": str(tmp_path / "cache")}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    both, alone = load_run(tmp_path / "run"), train_run(replace(config, accumulate=2), tmp_path / "alone")
+    config = replace(config, data=f"toy_streams.fields(folder='{tmp_path}', memory=true)", accumulate=2)
+    both, alone = load_run(tmp_path / "run", trust=True), train_run(config, tmp_path / "alone")
+    assert both.data["fingerprint"] == alone.data["fingerprint"]
     for row, other in zip(both.metrics(), alone.metrics(), strict=True):
         assert row == pytest.approx(other, rel=1e-4)
     for name, value in alone.model.state_dict().items():
