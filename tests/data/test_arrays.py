@@ -255,3 +255,33 @@ def test_conditions_of_an_npz_are_named_on_the_command_line(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="missing=mask"):
         load(tmp_path / "gaps.npz")
     assert load(f"{tmp_path}/gaps.npz(missing=mask)").mask is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*not used, although:UserWarning", "ignore:.*no labels are used:UserWarning")
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_several_arrays_become_channels_as_in_hdf5(tmp_path: Path, ending: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    drawn = np.random.default_rng(0)
+    arrays = {name: drawn.standard_normal((60, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    path = write(tmp_path / f"sim{ending}", **arrays)
+    with h5py.File(tmp_path / "sim.h5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    for key, channels in (("[u, v]", 2), ("[v, u]", 2), ("[u, w]", 3), ("[u]", 4)):
+        mine, theirs = (load(f"{one}(key={key}, condition=params)") for one in (path, tmp_path / "sim.h5"))
+        assert mine.shape[0] == channels
+        assert mine.fingerprint == theirs.fingerprint
+        assert torch.equal(mine.x, theirs.x)
+        assert mine.normalisation.kind == theirs.normalisation.kind == ("standard" if key == "[u]" else "channels")
+        assert mine.about.get("variables", ["u"]) == theirs.about["variables"]
+    assert load(f"{path}(key=[mass, age])").normalisation.kind == "features"
+    for key, message in (
+        ("[u, params]", "their grids must be the same"),
+        ("[u, q]", r"no array under 'q'; name the samples with key=…; the file holds '"),
+        ("[]", "key is an empty list; name the samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(f"{path}(key={key})")
+
+
+SHAPES = {"u": (4, 4), "v": (4, 4), "w": (2, 4, 4), "params": (2,), "mass": (), "age": ()}

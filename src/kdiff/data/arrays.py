@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdiff.data import opened
+from kdiff.data.arranged import Stacked
 from kdiff.data.checks import to_numpy
 from kdiff.data.dataset import Dataset, make_dataset
 from kdiff.data.declared import Declared, check_declared, declared_arrays
@@ -32,7 +34,7 @@ T = TypeVar("T")
 
 def load_array(
     path: str | Path,
-    key: str = DATA_KEY,
+    key: str | Sequence[str] = DATA_KEY,
     label_key: str = LABEL_KEY,
     labels: str | Path | None = None,
     normalise: str | None = None,
@@ -45,11 +47,12 @@ def load_array(
 ) -> Dataset:
     """The data set in a file. Its name is the name of the file.
 
-    In .npz and .safetensors files, `key` names the samples and `label_key` the labels. If there is no array under the default
+    In .npz and .safetensors files, `key` names the samples and `label_key` the labels. Several arrays, as in key=[u, v], become
+    the channels of one sample (`kdiff.data.arranged.Stacked`). If there is no array under the default
     `key`, the only other array of numbers of rank 2 or more is taken; without an array under the default `label_key` there are
     no labels, and a warning names the arrays that look like labels. For a .npy file, `labels` is the path of a second .npy
     file. The default of `normalise` (see `make_dataset`) is range if `value_range` is given or for uint8 of rank 3 or more
-    (images, with (0, 255)), else features for rank 2 and standard for a higher rank.
+    (images, with (0, 255)), else features for rank 2, channels for several arrays and standard for others of a higher rank.
 
     Images are (N, C, H, W). `layout` channels_last says that they are (N, H, W, C), and they are transposed; channels_first
     says that they are (N, C, H, W) although they look different. Arrays (N, H, W) of type uint8 are grey images and become
@@ -63,6 +66,7 @@ def load_array(
     `layout`, and everything that `make_dataset` refuses.
     """
     path = checked_path(path)
+    keys: list[str] = []
     if path.suffix.lower() == ".npy":
         if (key, label_key) != (DATA_KEY, LABEL_KEY):
             raise ValueError(f"{path}: a .npy file holds one array and has no keys; give its labels with labels=PATH.npy")
@@ -81,16 +85,17 @@ def load_array(
         if unknown := [name for name in names if name not in there]:
             raise ValueError(f"{path}: no condition under {unknown[0]!r}; the file holds {_listing(there)}")
         given = {name: _read(path, name) for name in names}
-        data_key = _data_key(path, {name: one for name, one in there.items() if name not in names}, key, label_key)
+        keys = _data_keys(path, {name: one for name, one in there.items() if name not in names}, key, label_key)
         if label_key not in there and label_key != LABEL_KEY:
             raise ValueError(f"{path}: no labels under {label_key!r}; the file holds {_listing(there)}")
         y = _read(path, label_key) if label_key in there else None
-        if y is None and there[data_key].shape:
-            unused = {name: one for name, one in there.items() if name not in names}
-            warn_of_unused(path, unused, data_key, lambda name: to_numpy(name, _read(path, name)))
-        raw = _read(path, data_key, samples=True)
+        if y is None and there[keys[0]].shape:
+            unused = {name: one for name, one in there.items() if name not in (*names, *keys[1:])}
+            warn_of_unused(path, unused, keys[0], lambda name: to_numpy(name, _read(path, name)))
+        raw = _stacked(path, keys) if len(keys) > 1 else _read(path, keys[0], samples=True)
     if normalise is None:
-        normalise, value_range = _default_normalisation(raw, value_range)
+        several = len(keys) > 1 and raw.ndim > 2 and value_range is None
+        normalise, value_range = ("channels", None) if several else _default_normalisation(raw, value_range)
     x, identity = _channels_first(path, raw, layout), ("array", cache.stamp(path), key, layout)
     kinds = {name: kind for name, kind in condition.items() if kind} if isinstance(condition, Mapping) else {}
     return make_dataset(
@@ -105,6 +110,7 @@ def load_array(
         conditions=given,
         condition_kinds=kinds,
         missing=missing,
+        about={"variables": keys} if len(keys) > 1 else None,
     )
 
 
@@ -160,13 +166,24 @@ def _labels_path(labels: str | Path) -> Path:
     return path
 
 
-def _data_key(path: Path, there: dict[str, Declared], key: str, label_key: str) -> str:
-    if key in there:
-        return key
+def _data_keys(path: Path, there: dict[str, Declared], key: str | Sequence[str], label_key: str) -> list[str]:
+    names = [key] if isinstance(key, str) else list(key)
+    absent = [name for name in names if name not in there]
+    if names and not absent:
+        return names
     candidates = [name for name, one in there.items() if name != label_key and len(one.shape) >= 2 and one.kind in "iuf"]
-    if key == DATA_KEY and len(candidates) == 1:
-        return candidates[0]
-    raise ValueError(f"{path}: no array under {key!r}; name the samples with key=…; the file holds {_listing(there)}")
+    if names == [DATA_KEY] and len(candidates) == 1:
+        return candidates
+    found = f"no array under {absent[0]!r}" if absent else "key is an empty list"
+    raise ValueError(f"{path}: {found}; name the samples with key=…; the file holds {_listing(there)}")
+
+
+def _stacked(path: Path, keys: Sequence[str]) -> np.ndarray:
+    """Several arrays as the channels of one sample."""
+    parts = [opened.Array(name, to_numpy(f"{path}: {name}", _read(path, name, samples=True))) for name in keys]
+    if rows := [part.name for part in parts if not part.ndim]:
+        raise ValueError(f"{path}: {rows[0]!r} is one number; expected an array with a row for each sample")
+    return Stacked(f"{path}: {', '.join(keys)}", parts).read(np.arange(len(parts[0])))
 
 
 def _listing(there: dict[str, Declared]) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 
 from kdiff.data.checks import KEEP_BYTES
 from kdiff.data.dataset import Dataset, make_dataset
-from kdiff.data.opened import Opened, Source, everything
+from kdiff.data.decoded_once import decoded_once
+from kdiff.data.opened import Array, Opened, Source, everything
 from kdiff.data.streamed import streamed_dataset
 
 LAYOUTS = ("channels_first", "channels_last")
@@ -63,11 +64,19 @@ def assemble(
         "condition_kinds": dict(opened.kinds),
         "groups": None if opened.groups is None else everything(opened.groups),
     }
-    if _is_large(x):
+    if _is_large(x) and x.decoded:
+        x = decoded_once(x)
+    # Images of type uint8 stay bytes, in memory up to 256 MB, or mapped from the cache.
+    mapped = isinstance(x, Array) and x is not opened.x
+    stays = x.dtype == np.uint8 and x.ndim > 2 and normalise in ("none", "range") and mask is None
+    if _is_large(x) and not (stays and (mapped or math.prod(x.shape) <= KEEP_BYTES)):
         return streamed_dataset(name, x, normalise, value_range, missing=missing, mask=mask, **small)
     present = None if mask is None else everything(mask)
-    raw = everything(x)
-    return make_dataset(name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=present, **small)
+    raw = x.values if mapped and isinstance(x, Array) else everything(x)
+    known = x.identity if stays else None
+    return make_dataset(
+        name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=present, identity=known, **small
+    )
 
 
 def _is_large(source: Source) -> bool:

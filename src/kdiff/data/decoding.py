@@ -6,11 +6,12 @@ number of cores.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,6 +36,24 @@ class Header(NamedTuple):
     size: tuple[int, int]
     grey: bool
     pixels: int
+
+
+class Content:
+    """An image file that is part of an archive: a name and bytes, with what readers of images need of a path."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name, self.content, self.suffix = name, content, PurePosixPath(name).suffix
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """The bytes as a file."""
+        return io.BytesIO(self.content)
+
+    def read_bytes(self) -> bytes:
+        """The bytes."""
+        return self.content
 
 
 def threads_for(pixels: Sequence[int], limit: int, cores: int) -> int:

@@ -89,9 +89,9 @@ def _warn_of_what_is_lost(path: Path, name: str) -> None:
         )
 
 
-def range_of(pixels: np.ndarray) -> tuple[float, float] | None:
+def range_of(dtype: np.dtype[Any]) -> tuple[float, float] | None:
     """The values of black and white, which are known for images of 8 and 16 bits alone."""
-    return {"uint8": (0.0, 255.0), "uint16": (0.0, float(WHITE))}.get(str(pixels.dtype))
+    return {"uint8": (0.0, 255.0), "uint16": (0.0, float(WHITE))}.get(str(dtype))
 
 
 def _kept(stem: Path) -> tuple[np.ndarray, dict[str, str]] | None:
@@ -111,7 +111,7 @@ def _decode_all(
         return None  # a mixed folder, in which deep images are left out and named
     logger.info("reading %d images from %s; this happens once, they are kept in %s", len(names), path, stem.parent)
     unreadable = {name: header for name, header in headers.items() if isinstance(header, str)}
-    shape, dtype = _common(path, headers, size, channels)
+    shape, dtype = common_deep_form(path, headers, size, channels)
 
     def one(name: str) -> np.ndarray | str:
         image = tried_deep(decode_deep, path / name)
@@ -139,8 +139,8 @@ def _decode_all(
     return _kept(stem)
 
 
-def _common(
-    path: Path, headers: dict[str, DeepHeader | str], size: int | None, channels: str | None
+def common_deep_form(
+    path: Path | str, headers: dict[str, DeepHeader | str], size: int | None, channels: str | None
 ) -> tuple[tuple[int, int, int], np.dtype[Any]]:
     """The shape (C, H, W) and the type that all images get; ValueError if there is none."""
     found = [header for header in headers.values() if isinstance(header, DeepHeader)]

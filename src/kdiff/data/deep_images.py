@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from kdiff.data.decoding import Content
 from kdiff.data.formats import needed
 from kdiff.data.formats.tiff import opened_file
 from kdiff.data.formats.tiff_axes import CHANNEL
@@ -38,7 +39,7 @@ class DeepHeader(NamedTuple):
     dtype: str
 
 
-def tried_deep(read: Callable[[Path], T], path: Path) -> T | str:
+def tried_deep(read: Callable[[Path | Content], T], path: Path | Content) -> T | str:
     """What `read` finds in the file, or why it cannot be read. Raises ImportError if a package is missing."""
     try:
         return read(path)
@@ -48,7 +49,7 @@ def tried_deep(read: Callable[[Path], T], path: Path) -> T | str:
         return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def deep_header(path: Path) -> DeepHeader:
+def deep_header(path: Path | Content) -> DeepHeader:
     """The header of an image. Raises ValueError for files of several pages, and for images of 8 bits that are no TIFF."""
     if path.suffix.lower() in TIFF_ENDINGS:
         with opened_file(path) as tif:
@@ -70,12 +71,12 @@ def deep_header(path: Path) -> DeepHeader:
             raise ValueError(f"values up to {top}, expected more than 8 bits like the other images")
         return DeepHeader((width, height), 3 if kind == 6 else 1, "uint16")
     if b"av1C" in start and _avif_bits(start) > 8:
-        with Image.open(path) as image:
+        with path.open("rb") as file, Image.open(file) as image:
             return DeepHeader(image.size, 3, "uint16")
     raise ValueError("8 bits per channel, or another format, expected more like the other images")
 
 
-def decode_deep(path: Path) -> np.ndarray:
+def decode_deep(path: Path | Content) -> np.ndarray:
     """The image (C, H, W), upright. Transparent pixels become white. Raises ValueError for a damaged file."""
     if path.suffix.lower() in TIFF_ENDINGS:
         return _tiff(path)
@@ -181,7 +182,7 @@ def _orientation(page: Any) -> int:
     return int(tag.value) if tag is not None and tag.value in TURNS else 1
 
 
-def _tiff(path: Path) -> np.ndarray:
+def _tiff(path: Path | Content) -> np.ndarray:
     with opened_file(path) as tif:
         page, axes = _single(tif)
         values = page.asarray()

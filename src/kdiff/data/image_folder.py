@@ -88,7 +88,7 @@ def load_folder(
     # The classes of dataset.json have no names, and some of them may have no image here.
     count = len(classes) or (max(1, max(ids) + 1) if ids else None)
     name = path.resolve().name
-    value_range = range_of(pixels)
+    value_range = range_of(pixels.dtype)
     normalise = "standard" if value_range is None else "range"
     return make_dataset(name, pixels, y, normalise, value_range, num_classes=count, flip=flip, about=about, identity=key)
 

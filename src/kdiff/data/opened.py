@@ -26,6 +26,7 @@ class Source(ABC):
     - `shape`: (N, *shape of a sample).
     - `dtype`: the type of the rows that `read` returns, in the byte order of the machine.
     - `block`: how many rows are stored together, such as those of a chunk; reading one of them costs as much as reading all.
+    - `decoded`: whether rows are image files, which take long to decode.
     - `identity`: a value whose `repr` differs for different contents (path, size, time of the last change, options); None if
       nothing is known.
     """
@@ -34,6 +35,7 @@ class Source(ABC):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     block: int = 1
+    decoded: bool = False
     identity: object = None
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from kdiff.data import dataset_tool
+from kdiff.data.deep_folder import range_of
 from kdiff.data.folder_names import ENDINGS, class_labels, few, is_picture, kind_of_file, left_out_text
 from kdiff.data.formats.members import LARGEST, Archive, MemberArrays, open_images, unreadable_text
 from kdiff.data.opened import Array, Opened, Source
@@ -117,7 +118,7 @@ def open_dataset_zip(
             about["unreadable"] = list(bad)
             ids = None if ids is None else [one for one, name in zip(ids, full) if name not in bad]
     y = None if ids is None else Array(f"{path}: labels", np.array(ids, np.int64), ("labels", identity))
-    value_range = (0.0, 255.0) if x.dtype == np.uint8 else None
+    value_range = range_of(x.dtype) if x.decoded else (0.0, 255.0) if x.dtype == np.uint8 else None
     return Opened(x, y, classes or None, value_range=value_range, about=about, remarks=remarks)
 
 

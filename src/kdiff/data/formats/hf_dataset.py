@@ -153,6 +153,8 @@ class _HfTable(Table):
 class ImageColumn(Source):
     """Images as uint8 (N, C, H, W), decoded when they are read."""
 
+    decoded = True
+
     def __init__(self, path: Path, table: Table, column: str, size: int | None, channels: str | None, identity: object) -> None:
         if channels not in (None, *CHANNELS):
             raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, found {channels!r}")

@@ -1,16 +1,18 @@
 """Samples that are members of an archive, one file each: images or .npy arrays, which are decoded when they are read.
 
 An archive gives the bytes of a member by its name. All members get one form, which is found from their headers: images as in
-a folder of images (`kdiff.data.image_folder`), arrays by the shape and type of the first one.
+a folder of images (`kdiff.data.image_folder`, and `kdiff.data.deep_folder` for more than 8 bits per channel), arrays by the
+shape and type of the first one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 from kdiff.data.checks import check_whole
-from kdiff.data.decoding import Header, decode, depth_of, header
+from kdiff.data.decoding import Content, Header, decode, depth_of, header
+from kdiff.data.deep_folder import common_deep_form
+from kdiff.data.deep_images import TIFF_ENDINGS, DeepHeader, decode_deep, deep_header, scaled, to_mode, tried_deep
 from kdiff.data.folder_names import few
 from kdiff.data.image_folder import CHANNELS, common_form
 from kdiff.data.opened import Source
@@ -63,7 +67,7 @@ class Archive(ABC):
 class MemberImages(Source):
     """Images (N, C, H, W) of type uint8 in an archive."""
 
-    dtype = np.dtype(np.uint8)
+    dtype, decoded = np.dtype(np.uint8), True
 
     def __init__(
         self, archive: Archive, names: Sequence[str], headers: Sequence[Header], mode: str, size: int | None, identity: object
@@ -78,7 +82,7 @@ class MemberImages(Source):
         )
         width, height = (size, size) if size else headers[0].size
         self.shape = (len(names), CHANNELS[mode], height, width)
-        self.identity = (identity, mode, size)
+        self.identity = (identity, _digest(names), mode, size)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """These images. Raises ValueError for a member that is damaged."""
@@ -94,6 +98,38 @@ class MemberImages(Source):
         return values
 
 
+class DeepMemberImages(Source):
+    """Images (N, C, H, W) of more than 8 bits per channel in an archive, in the type of the files."""
+
+    decoded = True
+
+    def __init__(
+        self,
+        archive: Archive,
+        names: Sequence[str],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        size: int | None,
+        identity: object,
+    ) -> None:
+        self.name, self.archive, self.names, self.size = archive.path, archive, names, size
+        self.shape, self.dtype, self.identity = (len(names), *shape), dtype, (identity, _digest(names), "deep", size, shape)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """These images. Raises ValueError for a member that is damaged."""
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows.tolist()):
+            name = self.names[row]
+            found = tried_deep(decode_deep, Content(name, self.archive.read(name)))
+            if not isinstance(found, str):
+                found = to_mode(found, self.shape[1])
+                found = scaled(found, self.size) if self.size else found
+            if isinstance(found, str) or found.shape != values.shape[1:] or found.dtype != self.dtype:
+                raise ValueError(f"{self.name}: {name} cannot be read ({found}); repair it, or make the archive again")
+            values[place] = found
+        return values
+
+
 class MemberArrays(Source):
     """Arrays (N, *shape) in an archive, a .npy file each. `channels` cuts out some of the first axis of each array."""
 
@@ -104,7 +140,7 @@ class MemberArrays(Source):
             raise ValueError(f"{archive.path}: {names[0]} holds values of type {first.dtype}; expected integers or floats")
         self.whole, self.dtype = first.shape, first.dtype.newbyteorder("=")
         self.shape = (len(names), *(first.shape if channels is None else first[channels].shape))
-        self.identity = (identity, str(channels))
+        self.identity = (identity, _digest(names), str(channels))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """These arrays. Raises ValueError for one that is damaged or has another shape or type than the first one."""
@@ -142,27 +178,61 @@ def tried_bytes(read: Any, content: bytes) -> Any:
 
 def open_images(
     archive: Archive, names: Sequence[str], size: int | None, channels: str | None, identity: object
-) -> tuple[MemberImages, dict[str, str]]:
+) -> tuple[Source, dict[str, str]]:
     """The images with these names whose headers can be read, and the other names with the reasons.
 
-    Raises ValueError if no image can be read, and for images of several sizes without `size`.
+    As in a folder, images of more than 8 bits per channel are read with their full depth if all are such images; they cannot be
+    read among images of 8 bits. Raises ValueError if no image can be read, and for images of several sizes without `size`, or
+    of several types.
     """
     if size is not None:
         check_whole("size in pixels", size, 1, int)
     if channels is not None and channels not in CHANNELS:
         raise ValueError(f"channels must be one of {', '.join(CHANNELS)}, found {channels!r}")
+    if _is_deep(names[0], archive.read(names[0])):
+        deep = _headers(archive, names, _deep_header)
+        if None not in deep.values():
+            shape, dtype = common_deep_form(archive.path, deep, size, channels)
+            return DeepMemberImages(archive, _good(deep), shape, dtype, size, (identity, channels)), _bad(deep)
+    headers = _headers(archive, names, lambda name, content: tried_bytes(partial(header, size=size), content))
+    mode, _ = common_form(archive.path, headers, size, channels)
+    known = [one for one in headers.values() if not isinstance(one, str)]
+    return MemberImages(archive, _good(headers), known, mode, size, identity), _bad(headers)
 
-    def some(chosen: Sequence[str]) -> list[Header | str]:
-        return [tried_bytes(partial(header, size=size), archive.read(name)) for name in chosen]
 
+def _is_deep(name: str, content: bytes) -> bool:
+    """Whether an image is deeper than Pillow reads, or a TIFF that Pillow does not read."""
+    found = tried_bytes(lambda image: None, content)
+    tiff = name.lower().endswith(TIFF_ENDINGS)
+    return isinstance(found, str) and (found.startswith("more than 8 bits") or (tiff and "UnidentifiedImage" in found))
+
+
+def _deep_header(name: str, content: bytes) -> DeepHeader | str | None:
+    """The header, why it cannot be read, or None for an image of 8 bits."""
+    found = tried_deep(deep_header, Content(name, content))
+    return None if isinstance(found, str) and tried_bytes(lambda image: "", content) == "" else found
+
+
+def _digest(names: Sequence[str]) -> str:
+    """Which members are samples, because incomplete ones are left out."""
+    return hashlib.blake2b("\0".join(names).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _headers(archive: Archive, names: Sequence[str], read: Callable[[str, bytes], Any]) -> dict[str, Any]:
+    """What `read` finds in each member, or why it cannot be read."""
     parts = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        looked = shown(pool.map(some, parts), len(names), f"looking through {archive.path}", len)
-        headers: dict[str, Header | str] = dict(zip(names, [one for part in looked for one in part]))
-    mode, _ = common_form(archive.path, headers, size, channels)
-    good = {name: one for name, one in headers.items() if not isinstance(one, str)}
-    bad = {name: one for name, one in headers.items() if isinstance(one, str)}
-    return MemberImages(archive, list(good), list(good.values()), mode, size, identity), bad
+        found = pool.map(lambda some: [read(name, archive.read(name)) for name in some], parts)
+        looked = shown(found, len(names), f"looking through {archive.path}", len)
+        return dict(zip(names, [one for part in looked for one in part]))
+
+
+def _good(headers: Mapping[str, Any]) -> list[str]:
+    return [name for name, one in headers.items() if not isinstance(one, str)]
+
+
+def _bad(headers: Mapping[str, Any]) -> dict[str, str]:
+    return {name: one for name, one in headers.items() if isinstance(one, str)}
 
 
 def unreadable_text(path: str, bad: dict[str, str], count: int) -> str:

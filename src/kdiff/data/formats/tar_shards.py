@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from kdiff.data.deep_folder import range_of
 from kdiff.data.folder_names import ENDINGS, few
 from kdiff.data.formats import needed
 from kdiff.data.formats.members import LARGEST, Archive, MemberArrays, open_images, unreadable_text
@@ -157,7 +158,7 @@ def open_tar_shards(
             made[short] = Array(f"{path}: {name}", values, (identity, name))
     given = condition.items() if isinstance(condition, Mapping) else ()
     kinds = {short_name(one): kind for one, kind in given}
-    value_range = (0.0, 255.0) if x.dtype == np.uint8 and ways[0].rpartition(".")[2] != "npy" else None
+    value_range = range_of(x.dtype) if x.decoded else None
     return Opened(x, y, classes, made, kinds, value_range=value_range, about=about, remarks=remarks)
 
 

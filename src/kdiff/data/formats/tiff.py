@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from kdiff.data.decoding import Content
 from kdiff.data.formats import needed
 from kdiff.data.formats.tiff_axes import PLANE, Layout, layout_of, order_of
 from kdiff.data.opened import Array, Opened, Source
@@ -68,7 +69,7 @@ def open_tiff(
     return Opened(x, y, value_range=value_range, about={"axes": axes}, remarks=remarks)
 
 
-def _damaged(path: Path, error: object) -> ValueError:
+def _damaged(path: Path | Content, error: object) -> ValueError:
     return ValueError(f"{path}: cannot be read as TIFF: the file is damaged, cut off or of another format ({error})")
 
 
@@ -85,14 +86,14 @@ class _Complaints(logging.Handler):
 
 
 @contextlib.contextmanager
-def opened_file(path: Path) -> Iterator[Any]:
+def opened_file(path: Path | Content) -> Iterator[Any]:
     """The TiffFile, with its series found. Raises ValueError for a damaged file, also if tifffile only logs what is missing."""
     tifffile, handler, log = needed("tifffile", f"{path} (TIFF)"), _Complaints(), logging.getLogger("tifffile")
     before, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:
         try:
-            tif = tifffile.TiffFile(path)
+            tif = tifffile.TiffFile(path if isinstance(path, Path) else path.open())
             count = len(tif.series)
         except Exception as error:  # TiffFileError, struct.error, ValueError, KeyError, …
             raise _damaged(path, error) from error
