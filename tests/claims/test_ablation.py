@@ -17,7 +17,6 @@ from kdiff.claims.kinds_of_k import CLAMPED, DATA_EXACT, EXACT, FORMS, PACES, PA
 from kdiff.claims.reproduction import reproduce
 from kdiff.config.training import TrainConfig
 from kdiff.run.build import build_model, load_dataset
-from kdiff.studies.runner import execute
 
 FORMS_UNIFORM, FORMS_NORMAL, TWO, ACCOUNT, STARTS, PACE, CLAMP_K, CLAMP_QUALITY, LAW = (
     slice(0, 3),
@@ -210,6 +209,7 @@ def test_the_picture_of_made_up_runs(full: bool, planted, tmp_path: Path) -> Non
     assert (tmp_path / "ablation.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data without labels, so that no classifier is trained."""
     monkeypatch.setitem(kinds_of_k.DATA, "spiral", "gaussian(ambient_dim=6, embedding=curved, num_samples=300)")
@@ -223,7 +223,6 @@ def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def plan(full: bool) -> list[Group]:
         return [replace(group, num_samples=60) for group in ablation.plan(False)]
 
-    monkeypatch.setattr("kdiff.claims.reproduction.run_jobs", lambda jobs, workers, progress: [execute(job) for job in jobs])
     outcome = reproduce(replace(ablation.CLAIM, plan=plan), False, tmp_path / "out", workers=1)
     assert outcome.verdict == "inconclusive"
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"verdict.json", "table.md", "ablation.png", "results.csv"}

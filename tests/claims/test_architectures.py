@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kdiff.claims.reproduction import reproduce
 from kdiff.run.build import build_model
 
 SHAPES = {"fashion": (1, 28, 28), "glyphs(size=32)": (3, 32, 32), "digits": (1, 8, 8)}
+SMALL = {"hidden_size": 16, "depth": 2}  # of a miniature
 FULL = [cell(network, name) for name in PICTURES for network in NETWORKS]
 
 
@@ -82,7 +84,11 @@ def test_another_k_in_one_architecture_stands_beside_the_claim(tmp_path: Path) -
     assert outcome.verdict == "confirmed"
 
 
-def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_miniature_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, spec in NETWORKS.items():
+        monkeypatch.setitem(NETWORKS, name, re.sub(r"(hidden_size|depth)=\d+", lambda m: f"{m[1]}={SMALL[m[1]]}", spec))
+
     def plan(full: bool) -> list[Group]:
         (group,) = architectures.plan(full)
         cells = {name: replace(config, steps=4, batch_size=8, log_every=1) for name, config in group.cells.items()}

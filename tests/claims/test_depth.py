@@ -15,7 +15,6 @@ from kdiff.claims.claim import Group, Outcome, Study
 from kdiff.claims.reproduction import reproduce
 from kdiff.data import load
 from kdiff.run.build import build_model, load_dataset
-from kdiff.studies.runner import execute
 from kdiff.targets import fixed_k
 from kdiff.theory.intrinsic_dimension import estimate_dimensions
 
@@ -159,6 +158,7 @@ def test_the_picture_of_made_up_runs(full: bool, tmp_path: Path) -> None:
     assert (tmp_path / "depth.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = depth.plan(False)[:1]
     name, config = next(iter(groups[0].cells.items()))
@@ -166,7 +166,6 @@ def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cells = {name: replace(config, log_every=2), "no MLP": replace(config, log_every=2, steps=2)}
     small = Group(cells, [0.0, 0.5, 0.941, 1.0, "learned"], [0, 1], num_samples=60)
     monkeypatch.setattr(depth, "rules", lambda full: dict.fromkeys(cells, 0.941))
-    monkeypatch.setattr("kdiff.claims.reproduction.run_jobs", lambda jobs, workers, progress: [execute(job) for job in jobs])
     claim = replace(depth.CLAIM, plan=lambda full: [small])
     outcome = reproduce(claim, False, tmp_path / "out", workers=1)
     assert outcome.verdict == "inconclusive"

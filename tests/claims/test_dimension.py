@@ -18,7 +18,6 @@ from kdiff.claims.reproduction import reproduce
 from kdiff.config.training import TrainConfig
 from kdiff.run.build import build_model, load_dataset
 from kdiff.studies.estimation import Prediction, View
-from kdiff.studies.runner import execute
 from kdiff.theory import DimensionEstimate, optimal_k, spectrum
 
 FALLS, COUNTS, KNOWN, HELD, REAL, NEAREST = range(6)
@@ -190,9 +189,9 @@ class TestVerdicts:
         assert "digits, transformer: patches" in table
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dimension, "POINTS", 300)
-    monkeypatch.setattr("kdiff.claims.reproduction.run_jobs", lambda jobs, workers, progress: [execute(job) for job in jobs])
 
     def plan(full: bool) -> list[Group]:
         return [

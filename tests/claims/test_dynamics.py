@@ -101,6 +101,7 @@ def test_noise_is_told_from_a_smooth_error() -> None:
     assert 0.01 < found[0] < 0.05, "never below the noise of the whole"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_runs_and_is_drawn(tmp_path) -> None:
     def plan(full: bool) -> list[Group]:
         cells = {name: replace(config, steps=80, log_every=5, batch_size=256) for name, config in QUICK.items()}

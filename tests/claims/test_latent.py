@@ -14,6 +14,7 @@ from kdiff.claims import latent
 from kdiff.claims.claim import Study
 from kdiff.claims.latent import CLAIM, latents, made, pixels
 from kdiff.claims.reproduction import reproduce
+from kdiff.files.cache import cache_folder
 from kdiff.networks import JiT
 from kdiff.run.build import build_model
 
@@ -97,8 +98,8 @@ def test_samples_as_good_as_velocity_prediction(finished: Any, learned: float, v
     assert latent.quality(finished(SMALLER, learned=learned, full=False)).verdict == "inconclusive"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_runs_from_images_to_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(latent, "PICTURES", {"glyphs": latent.Pictures("digits", 4)})
     whole, small = latent.settings, {"steps": 4, "batch_size": 8, "log_every": 1}
     tiny = "JiT(patch_size={}, hidden_size=16, depth=1, num_heads=2, bottleneck=8, context_tokens=0)"
@@ -107,11 +108,12 @@ def test_a_miniature_runs_from_images_to_a_verdict(tmp_path: Path, monkeypatch: 
     )
     encoder = latent.autoencoder
     monkeypatch.setattr(latent, "autoencoder", lambda *what: replace(encoder(*what), steps=3, batch_size=8))
-    written = []
+    written, cache = [], cache_folder() / "autoencoders"
+    others = {*cache.rglob("*")}
     for _ in range(2):
         outcome = reproduce(CLAIM, False, tmp_path / "out", workers=1)
         assert {finding.verdict for finding in outcome.findings} == {"inconclusive"}
-        made = [*(tmp_path / "cache" / "autoencoders").rglob("*.safetensors")]
+        made = {*cache.rglob("*.safetensors")} - others
         written.append({path: path.stat().st_mtime_ns for path in made})
     assert written[0]
     assert written[1] == written[0], "neither autoencoder nor latents are made twice"

@@ -149,6 +149,7 @@ def test_exact_pulls(u, v, full, verdict, monkeypatch: pytest.MonkeyPatch) -> No
 # Whole
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = loss_space.plan(False)
     few = [

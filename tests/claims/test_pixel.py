@@ -176,6 +176,7 @@ def test_what_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # Whole
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pixel.settings
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ from kdiff.commands.main import main
 from kdiff.config.parts import parse
 from kdiff.config.training import TrainConfig
 from kdiff.run.build import build_model, load_dataset
-from kdiff.studies.runner import Job
+from kdiff.studies.runner import Job, execute
 from kdiff.studies.tables import markdown
 
 TINY = TrainConfig(
@@ -100,6 +100,7 @@ def test_a_claim_is_run_examined_and_written(tmp_path, monkeypatch) -> None:
     assert len({(row["cell"], row["seed"]) for row in rows}) == 5
     # What is there is not run again.
     monkeypatch.setattr("kdiff.studies.runner.train_run", lambda *_, **__: pytest.fail("run again"))
+    monkeypatch.setattr("kdiff.claims.reproduction.run_jobs", lambda jobs, *_: [execute(job) for job in jobs])
     reproduce(tiny_claim(), False, out, workers=1)
 
 
@@ -138,6 +139,7 @@ def test_the_verdict_of_several_findings(verdicts, whole) -> None:
     assert f"verdict: {whole}" in report(outcome)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_command_lists_runs_and_refuses(capsys, tmp_path, monkeypatch) -> None:
     assert main(["reproduce", "--list"]) == 0
     listed = capsys.readouterr().out
@@ -157,6 +159,7 @@ def test_the_command_lists_runs_and_refuses(capsys, tmp_path, monkeypatch) -> No
     assert (tmp_path / "x" / "verdict.json").exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_missing_data_are_told_before_any_run_and_stop_no_other_claim(capsys, tmp_path, monkeypatch) -> None:
     claims = {
         "one": replace(
@@ -221,6 +224,7 @@ def test_linear_cells_are_what_they_are_called() -> None:
         build_model(job.config, job.config.target, data.shape, data.num_classes)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_short_linear_run_heads_for_the_theory_and_is_drawn(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(linear, "sizes", lambda full: [(8, 1), (8, 8)])
     monkeypatch.setattr(linear, "OTHERS", {})

@@ -170,6 +170,7 @@ def test_a_wide_network_that_fails_too_refutes() -> None:
     assert narrow.findings(failing, True)[-1].verdict == "refuted"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_runs_and_is_drawn(tmp_path) -> None:
     name = stagnation.RULES["start"][1][0].name
 

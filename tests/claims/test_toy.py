@@ -15,7 +15,6 @@ from kdiff.claims.claim import Group, Outcome, Study
 from kdiff.claims.reproduction import reproduce
 from kdiff.evaluation import classifier
 from kdiff.run.build import build_model, load_dataset
-from kdiff.studies.runner import execute
 from kdiff.theory import whitened
 
 RISES, CLOSE, NEAREST, AS_GOOD, VELOCITY, NOISE = range(6)
@@ -139,11 +138,11 @@ def test_the_distance_adds_up_what_lies_in_the_plane_and_off_it(tmp_path: Path) 
     assert float(line.split("|")[3].split("±")[0]) == pytest.approx(math.sqrt(2 * 0.03**2 + 0.04**2), rel=0.02)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_miniature_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toy, "sizes", lambda full: (["spiral"], [2, 128]))
     monkeypatch.setattr(toy, "SHOWN", 50)
     monkeypatch.setattr(classifier, "RECIPE", replace(classifier.RECIPE, steps=5))
-    monkeypatch.setattr("kdiff.claims.reproduction.run_jobs", lambda jobs, workers, progress: [execute(job) for job in jobs])
 
     def plan(full: bool) -> list[Group]:
         (group,) = toy.plan(full)
