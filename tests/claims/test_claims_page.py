@@ -84,7 +84,10 @@ def test_the_kinds_of_k() -> None:
     assert said(ablation._law(study, list(kinds.DATA))) == found[12]
 
 
-def test_which_prediction_is_nearest() -> None:
+def test_which_prediction_is_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These predictions need no estimate of d, which takes much longer."""
+    monkeypatch.setattr("kdiff.studies.estimation.estimate_dimensions", lambda *_, **__: [])
+    monkeypatch.setattr(dimension, "seen", dimension.seen.__wrapped__)  # keeps nothing
     study, found = committed("dimension")
     cases = dimension.present(study)
     ks = {name: learned_k(study, name) for name in cases}
