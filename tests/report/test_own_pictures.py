@@ -85,7 +85,8 @@ def ensemble_of(shape: tuple[int, ...], rows: int = 3, holes: bool = False) -> t
 
 def colours_of(path: Path) -> set[tuple[int, ...]]:
     picture = (matplotlib.image.imread(path)[..., :3] * 255).round().astype(int)
-    return set(map(tuple, picture.reshape(-1, 3).tolist()))
+    codes = np.unique(picture @ [1 << 16, 1 << 8, 1])
+    return {(code >> 16, code >> 8 & 255, code & 255) for code in codes.tolist()}
 
 
 def rgb(colour: str) -> tuple[int, ...]:
