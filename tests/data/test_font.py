@@ -201,11 +201,3 @@ class TestRefusals:
     def test_sizes(self, size: object, error: type[Exception]) -> None:
         with pytest.raises(error, match=r"size in pixels must be|size of glyphs is .*; expected a whole number"):
             load("glyphs", size=size)
-
-
-def test_the_package_starts_without_font_tools() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, kdiff.data; sys.exit('fontTools' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
