@@ -26,6 +26,7 @@ from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import TrainConfig
+from kdiff.evaluation import classifier
 from kdiff.evaluation import image_shards as shards
 from kdiff.evaluation.image_evaluation import evaluate_images
 from kdiff.run.folder import sampling_of
@@ -287,7 +288,10 @@ def stretched(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> P
     return train_run(config, path.parent / "run").folder
 
 
-def test_float_images_without_a_range_are_judged_by_their_own_data_with_a_word(stretched: Path, tmp_path: Path) -> None:
+def test_float_images_without_a_range_are_judged_by_their_own_data_with_a_word(
+    stretched: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(classifier, "RECIPE", replace(classifier.RECIPE, steps=20))  # how well it judges does not matter here
     with pytest.warns(
         UserWarning, match=r"pale has no value_range, so black and white are taken as 0\.1 and 0\.8, the extremes"
     ):
