@@ -66,7 +66,7 @@ def pipeline(run: Any, exported: Callable[[Any, Path], Any], tmp_path_factory: p
     return exported(run, tmp_path_factory.mktemp("exported"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start() -> Callable[[Any], tuple[Tensor, Tensor]]:
     """Noise and labels of a run's first six samples."""
     from kdiff import draw_noise

@@ -34,6 +34,13 @@ MLP = "MLP(width=16, depth=1)"
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
+@pytest.fixture(scope="module")
+def exact(run, start) -> torch.Tensor:
+    """Where the flow leads from the run's first noise."""
+    noise, y = start(run)
+    return run.model.sample(noise, solver="rk4", steps=100, y=y)
+
+
 # The same samples
 
 
@@ -151,10 +158,9 @@ def test_a_variance_preserving_model_is_taken_to_the_linear_path(trained, tmp_pa
     ],
     ids=["heun", "unipc"],
 )
-def test_higher_orders_come_nearer_to_the_flow_than_euler(run, pipeline, scheduler, start) -> None:
+def test_higher_orders_come_nearer_to_the_flow_than_euler(run, pipeline, scheduler, start, exact) -> None:
     """They have grids of their own, or round the times: no solver of kdiff is theirs, but the flow that they solve is."""
     noise, y = start(run)
-    exact = run.model.sample(noise, solver="rk4", steps=200, y=y)
     options = {"latents": noise, "num_inference_steps": 40, "output_type": "latent"}
     euler = pipeline(y, **options).images
     try:
@@ -167,9 +173,8 @@ def test_higher_orders_come_nearer_to_the_flow_than_euler(run, pipeline, schedul
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler])
-def test_schedulers_that_begin_at_0_999_solve_the_same_flow(run, pipeline, kind, start) -> None:
+def test_schedulers_that_begin_at_0_999_solve_the_same_flow(run, pipeline, kind, start, exact) -> None:
     noise, y = start(run)
-    exact = run.model.sample(noise, solver="rk4", steps=100, y=y)
     try:
         pipeline.scheduler = kind(**FLOW)
         images = pipeline(y, latents=noise, num_inference_steps=40, output_type="latent").images
