@@ -181,6 +181,12 @@ def make_objective() -> Callable[..., DiffusionObjective]:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`kdiff train` ends without its pictures, which take longer to draw than a few steps."""
+    monkeypatch.setattr("kdiff.report.run_pictures.draw_run", lambda run: [])
+
+
+@pytest.fixture
 def contents() -> Callable[[Path], dict[str, bytes]]:
     """All files below a folder, hidden ones too, by relative path."""
     return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -26,6 +26,7 @@ from kdiff.run.run import load_run, target_at_start
 from kdiff.training import loop
 from kdiff.training.trainer import train_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 DATA = ["--data", "moons(num_samples=120)", "--network", "MLP(width=8, depth=1)", "--batch-size", "8"]
 ARGV = ["train", *DATA, "--steps", "20", "--log-every", "5", "--checkpoint-every", "10"]
 

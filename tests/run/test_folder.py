@@ -24,6 +24,7 @@ from kdiff.run.lock import locked
 from kdiff.run.run import load_run
 from kdiff.training.trainer import train_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = TrainConfig(data="spiral(num_samples=100)", network="MLP(width=8, depth=1)", steps=2, batch_size=8)
 HOLD = """
 import sys

@@ -16,6 +16,7 @@ from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.metrics import mend_metrics, read_metrics
 from kdiff.run.run import load_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 ARGV = ["train", "--data", "moons(num_samples=120)", "--network", "MLP(width=8, depth=1)", "--batch-size", "8"]
 ARGV += ["--log-every", "1", "--checkpoint-every", "10"]
 

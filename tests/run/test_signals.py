@@ -20,6 +20,7 @@ from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.signals import Stopped, StopSignals, sigterm_raises
 from kdiff.training.loop import fit
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = LoopConfig(steps=30, batch_size=16, warmup=0, log_every=4, checkpoint_every=10)
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 

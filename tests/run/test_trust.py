@@ -83,6 +83,7 @@ def received(plain: Path, place: Path, **settings: object) -> Path:
     return place
 
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 LINE = "own_parts_of_a_user.Line"
 NAMED = [
     {"network": LINE},

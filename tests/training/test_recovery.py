@@ -23,6 +23,7 @@ from kdiff.run.run import load_run
 from kdiff.training.loop import fit
 from kdiff.training.trainer import train_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 CONFIG = LoopConfig(steps=50, batch_size=8, warmup=0, ema=[0.9], log_every=7, checkpoint_every=10, keep=0)
 RUN = TrainConfig(
     data="spiral(num_samples=100)",
