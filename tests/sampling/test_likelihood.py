@@ -80,11 +80,11 @@ def test_probes_have_mean_0_and_variance_1_and_belong_to_the_sample():
 @pytest.mark.parametrize(
     ("options", "tolerance"),
     [
-        ({"solver": "rk4", "steps": 100}, 1e-4),
-        ({"solver": "heun", "steps": 200}, 2e-3),
-        ({"solver": "ab3", "steps": 200}, 1e-3),
+        ({"solver": "rk4", "steps": 50}, 1e-4),
+        ({"solver": "heun", "steps": 100}, 2e-3),
+        ({"solver": "ab3", "steps": 100}, 1e-3),
         ({"solver": "dopri5(rtol=1e-7, atol=1e-7)"}, 1e-5),
-        ({"solver": "rk4", "steps": 100, "probes": 1}, 1e-4),
+        ({"solver": "rk4", "steps": 50, "probes": 1}, 1e-4),
     ],
     ids=str,
 )
