@@ -120,6 +120,21 @@ def test_missing_values_are_counted_by_what_was_read() -> None:
     assert found["channels"][2]["max"] == values[np.arange(50) != 3, 2].max()
 
 
+def test_options_of_the_data_set_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = np.random.default_rng(1).normal(size=(20, 6, 8, 3))
+    last[3, 0, 0, 1] = np.nan
+    with pytest.importorskip("h5py").File(tmp_path / "a.h5", "w") as file:
+        file["x"] = last
+    found = facts(capsys, f"{tmp_path}/a.h5(layout=channels_last, normalise=channels, missing=mask)")
+    assert found["samples"]["shape"] == [20, 3, 6, 8]
+    assert [one["max"] for one in found["samples"]["channels"]] == pytest.approx(np.nanmax(last, (0, 1, 2)))
+    for options, said in (("layout=channels_last", True), ("layout=channels_last, missing=mask", False)):
+        assert main(["info", f"{tmp_path}/a.h5({options})"]) == 0
+        assert ("type missing=mask" in capsys.readouterr().out) == said
+    assert main(["info", f"{tmp_path}/a.h5(layout=last)"]) != 0
+    assert "layout must be one of channels_first, channels_last" in capsys.readouterr().err
+
+
 def test_large_data_are_sampled_at_equal_distances() -> None:
     class Large(Array):
         def __init__(self) -> None:

@@ -41,19 +41,12 @@ def assemble(
     """
     for remark in opened.remarks:
         warnings.warn(remark, stacklevel=3)
-    if layout is not None and (layout not in LAYOUTS or len(opened.x.shape) < 3):
-        raise ValueError(
-            f"{name}: layout must be one of {', '.join(LAYOUTS)}, for samples with channels; found layout={layout!r} and shape "
-            f"{opened.x.shape}"
-        )
+    x, mask = laid_out(name, opened, layout)
     if value_range is None and normalise in (None, "range"):
         value_range = opened.value_range
     normalise = normalise or default_normalisation(opened, value_range)
     if num_classes is None and opened.classes:
         num_classes = len(opened.classes)
-    x, mask = opened.x, opened.mask
-    if layout == "channels_last":
-        x, mask = Transposed(x), None if mask is None else Transposed(mask)
     about = {**({"class_names": list(opened.classes)} if opened.classes else {}), **opened.about}
     small: dict[str, Any] = {
         "y": None if opened.y is None else everything(opened.y),
@@ -77,6 +70,18 @@ def assemble(
     return make_dataset(
         name, raw, normalise=normalise, value_range=value_range, missing=missing, mask=present, identity=known, **small
     )
+
+
+def laid_out(name: str, opened: Opened, layout: str | None) -> tuple[Source, Source | None]:
+    """Samples and mask with their channels first. Raises ValueError for a layout that does not fit."""
+    if layout is not None and (layout not in LAYOUTS or len(opened.x.shape) < 3):
+        raise ValueError(
+            f"{name}: layout must be one of {', '.join(LAYOUTS)}, for samples with channels; found layout={layout!r} and shape "
+            f"{opened.x.shape}"
+        )
+    if layout != "channels_last":
+        return opened.x, opened.mask
+    return Transposed(opened.x), None if opened.mask is None else Transposed(opened.mask)
 
 
 def _is_large(source: Source) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 from kdiff.config.parts import Part, Spec, parse
 from kdiff.data.arrays import READERS
-from kdiff.data.assembling import default_normalisation
+from kdiff.data.assembling import default_normalisation, laid_out
 from kdiff.data.dataset import Dataset
 from kdiff.data.declared import declared_arrays
 from kdiff.data.formats.finding import opener_of
@@ -37,6 +37,7 @@ def opened_data(spec: Spec) -> tuple[Opened, Dataset | None, list[str]]:
         if opener is not None:
             options = {key: value for key, value in part.options.items() if key not in ASSEMBLED}
             opened = opener(part.name, *part.values, **options)
+            opened.x, opened.mask = laid_out(part.name, opened, part.options.get("layout"))
         else:
             from kdiff.data import load
 
@@ -45,7 +46,7 @@ def opened_data(spec: Spec) -> tuple[Opened, Dataset | None, list[str]]:
     return opened, data, list(dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)))
 
 
-ASSEMBLED = ("normalise", "value_range", "missing", "flip", "num_classes")  # options that no format takes
+ASSEMBLED = ("normalise", "value_range", "missing", "flip", "num_classes", "layout")  # options that no format takes
 
 
 def _of_dataset(data: Dataset) -> Opened:
@@ -179,7 +180,7 @@ def text_of(facts: dict[str, Any]) -> str:
         if several or isinstance(value, str | int | float):
             lines.append(f"{name:11} {', '.join(map(str, value)) if several else value}")
     lines.append(f"memory      {_size(samples['bytes'])} as stored in memory, {_size(facts['memory_float32'])} as float32")
-    if samples.get("missing"):
+    if samples.get("missing") and "missing=" not in facts["data"]:
         lines.append("remark      entries are missing: type missing=mask in the brackets to train on what is present")
     lines += [f"remark      {one}" for one in facts["remarks"]]
     return "\n".join([*lines, f"train by    {facts['commands'][0]}", f"compare by  {facts['commands'][1]}"])
