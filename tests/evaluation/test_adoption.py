@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,13 @@ from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset, make_dataset
 from kdiff.evaluation import adoption
 from kdiff.evaluation.adoption import Comparison, RandomFeatures, calibrate_run, compare_samples
+from kdiff.run import generate
 from kdiff.run.calibrations import read_facts
 from kdiff.run.run import load_run
 from kdiff.targets.bases import make_basis
 from kdiff.targets.calibration import Calibration
-from kdiff.training.calibrating import fit_calibration
+from kdiff.training import calibrating
+from kdiff.training.calibrating import calibrate, fit_calibration
 from kdiff.training.trainer import train_run
 
 DATA = make_dataset("white", np.random.default_rng(0).standard_normal((4000, 3)).astype(np.float32))
@@ -94,6 +97,28 @@ def test_the_interval_is_students() -> None:
     mean, low, high = Comparison("", plain, calibrated).interval
     reach = 4.302653 * logs.std(ddof=1) / np.sqrt(3)
     assert (mean, low, high) == pytest.approx((logs.mean(), logs.mean() - reach, logs.mean() + reach))
+
+
+@pytest.mark.parametrize(
+    ("plain", "calibrated", "said"),
+    [
+        ([1.0, 2.0], [0.5, 1.0], "samples are closer to held-out data (-50.0 %, 95 % interval -50.0 to -50.0 %) by the d"),
+        ([0.5, 1.0], [1.0, 2.0], "samples are farther from held-out data (+100.0 %"),
+        ([1.0, 2.0], [2.0, 1.0], "samples are neither closer to nor farther from held-out data"),
+        ([1.0, 2.0], [1.0, 2.0], "samples are as far from held-out data with it as without it, by the d"),
+        ([0.0, 0.0], [0.0, 0.0], "samples are as far from held-out data with it as without it, by the d"),
+        ([1.0, 2.0], [0.0, 1.0], "the d to held-out data is 0 in some groups, so no ratio of distances can be judged"),
+        ([0.0, 2.0], [1.0, 1.0], "the d to held-out data is 0 in some groups, so no ratio of distances can be judged"),
+        ([1.0, 2.0], [1.0, math.inf], "samples with it are not finite"),
+        ([1.0, math.nan], [1.0, 2.0], "samples without it are not finite, so nothing can be said"),
+    ],
+)
+def test_the_reason_is_a_sentence_also_without_a_ratio(plain: list[float], calibrated: list[float], said: str) -> None:
+    judged = Comparison("d", plain, calibrated)
+    assert str(judged).startswith(said)
+    assert "inf" not in str(judged)
+    assert "nan" not in str(judged)
+    assert judged.closer is ("samples are closer" in said)
 
 
 def test_samples_that_are_not_finite_are_never_adopted() -> None:
@@ -169,6 +194,35 @@ def test_a_run_is_calibrated_judged_and_stored(folder: Path) -> None:
     twice = calibrate_run(again, samples=256, knots=8, size=64)  # not on top of the first one
     assert twice["folds"] == found["folds"]
     assert twice["distances"]["calibrated"] == found["distances"]["calibrated"]
+
+
+def test_no_noise_that_a_calibration_is_found_with_judges_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, set[float]] = {"found": set(), "judged": set()}
+    stage = ["found"]
+
+    def watched(module: Any) -> None:
+        draw = module.draw_noise
+
+        def noted(*given: Any) -> Tensor:
+            noise = draw(*given)
+            drawn[stage[0]] |= set(noise.flatten(1)[:, 0].tolist())
+            return noise
+
+        monkeypatch.setattr(module, "draw_noise", noted)
+
+    def found(*given: Any, **options: Any) -> Tensor:
+        try:
+            return calibrate(*given, **options)
+        finally:
+            stage[0] = "judged"
+
+    watched(calibrating)
+    watched(generate)
+    monkeypatch.setattr(adoption, "calibrate", found)
+    calibrate_run(load_run(folder, calibrated=False), samples=256, knots=8, size=64)
+    assert len(drawn["found"]) == 256 * 8
+    assert len(drawn["judged"]) > 512
+    assert not drawn["found"] & drawn["judged"]
 
 
 def test_a_run_whose_samples_get_farther_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from kdiff.config.sampling import sampler_options
@@ -39,11 +39,13 @@ from kdiff.run.calibrations import calibration_place, save_calibration
 from kdiff.run.environment import describe_environment
 from kdiff.run.generate import generate
 from kdiff.run.run import Run
+from kdiff.sampling.noise import mix_seed
 from kdiff.targets.calibration import Calibration
 from kdiff.training.calibrating import calibrate, squared_errors
 
 GROUPS, SIZE = 8, 256  # groups of samples, and samples in each
 LEAST = 2  # held-out rows in a group
+JUDGING = 1  # mixed into the seed: a calibration is judged with other noise than the noise that it is found with
 LEVEL = 0.975  # of Student's distribution: a two-sided interval of 95 %
 
 Distance = Callable[[Tensor, Tensor, Tensor | None, int], float]  # of samples to rows with weights, by the directions of a seed
@@ -64,13 +66,27 @@ class Comparison:
             return math.inf, -math.inf, math.inf
         logs = [math.log(after / before) for before, after in zip(self.plain, self.calibrated)]
         mean, error = statistics.mean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
-        reach = float(student_t.ppf(LEVEL, len(logs) - 1)) * error
+        reach = float(stdtrit(len(logs) - 1, LEVEL)) * error
         return mean, mean - reach, mean + reach
 
     @property
     def closer(self) -> bool:
         """Whether the calibrated samples are closer, beyond chance."""
         return self.interval[2] < 0
+
+    def __str__(self) -> str:
+        if not all(map(math.isfinite, self.plain)):
+            return "samples without it are not finite, so nothing can be said"
+        if not all(map(math.isfinite, self.calibrated)):
+            return "samples with it are not finite"
+        if self.plain == self.calibrated:
+            return f"samples are as far from held-out data with it as without it, by the {self.measure}"
+        if not all([*self.plain, *self.calibrated]):
+            return f"the {self.measure} to held-out data is 0 in some groups, so no ratio of distances can be judged"
+        mean, low, high = (100 * math.expm1(value) for value in self.interval)
+        how = "closer to" if high < 0 else "farther from" if low > 0 else "neither closer to nor farther from"
+        change = f"{mean:+.1f} %, 95 % interval {low:+.1f} to {high:+.1f} %"
+        return f"samples are {how} held-out data ({change}) by the {self.measure}"
 
 
 @torch.no_grad()
@@ -148,15 +164,16 @@ def calibrate_run(
     facts: dict[str, Any] = {"seed": seed, **plain, "data": run.data["fingerprint"], "target": str(run.config.target)}
     facts["precision"] = run.model.precision
     held = dataset.part("heldout")[0], dataset.conditions_of("heldout")
-    facts |= {"folds": folds, "errors": squared_errors(run.model, *held, seed=seed)}
+    judging = mix_seed(seed, JUDGING)
+    facts |= {"folds": folds, "errors": squared_errors(run.model, *held, seed=judging)}
     adopted, why = False, "no correction lowers the error of samples that it was not found on"
     if calibration.h.any():
-        judged = compare_samples(run, dataset, calibration, size, seed, progress)
+        judged = compare_samples(run, dataset, calibration, size, judging, progress)
         mean, low, high = judged.interval
         adopted = judged.closer
         facts["distances"] = {**asdict(judged), "log_ratio": mean, "low": low, "high": high, "samples": GROUPS * size}
         facts["sampler"] = sampler_options(run.config.sampling)
-        why = f"samples are {_by(mean, low, high)} by the {judged.measure}"
+        why = str(judged)
     facts |= {"why": why, "environment": describe_environment()}
     facts["seconds"] = {"fit": fitted, "all": time.perf_counter() - began}
     place = calibration_place(run.folder, run.step, run.weights)
@@ -165,15 +182,6 @@ def calibrate_run(
     if not adopted:
         run.model.calibration = None
     return {"place": str(place), "adopted": adopted, **facts}
-
-
-def _by(mean: float, low: float, high: float) -> str:
-    """A change of a distance in words, from the logarithm of its ratio."""
-    if not math.isfinite(mean):
-        return "not finite"
-    percent = [100 * math.expm1(value) for value in (mean, low, high)]
-    how = "closer to held-out data" if high < 0 else "farther from held-out data" if low > 0 else "neither closer nor farther"
-    return f"{how} ({percent[0]:+.1f} %, 95 % interval {percent[1]:+.1f} to {percent[2]:+.1f} %)"
 
 
 def _distance(dataset: Dataset) -> tuple[str, Distance]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,9 @@ def _range(values: list[float]) -> str:
 
 
 def _spread(values: list[float]) -> str:
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < len(values):
+        return f"not finite in {len(values) - len(known)} of {len(values)} groups"
     return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
 
 
