@@ -15,7 +15,8 @@ from kdiff.files.tensors import load_tensors, load_weights, save_tensors
 from kdiff.run import checkpoint as module_under_test
 from kdiff.run.averages import EMA
 from kdiff.run.checkpoint import NotSaved, check_checkpoint, ema_file, list_checkpoints, load_optimizer, save_checkpoint
-from kdiff.training.loop import fit, make_optimizer
+from kdiff.training.loop import fit
+from kdiff.training.optimiser import make_optimizer
 
 CONFIG = LoopConfig(steps=6, batch_size=8, warmup=0, ema=[0.5, 0.9], checkpoint_every=3, log_every=4)
 

@@ -142,7 +142,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize(
     ("name", "every", "least", "most"),
-    [("finished.json", 1, 70, 28), ("target.json", 1, 80, 12), ("start.json", 1, 85, 55), ("evaluation.json", 4, 200, 350)],
+    [("finished.json", 1, 70, 28), ("target.json", 1, 80, 12), ("start.json", 1, 85, 55), ("evaluation.json", 4, 200, 360)],
 )
 def test_other_files_are_refused_or_read(name, every, least, most, run) -> None:
     """What is read has only another value where any value of its type is allowed, or more entries."""
@@ -255,7 +255,7 @@ def test_what_is_mended_is_recorded_again(run) -> None:
 )
 def test_a_config_that_is_changed_while_the_run_trains_does_not_stop_it_and_is_found(change, tmp_path, monkeypatch) -> None:
     """Checkpoints record the configuration that the run began with, and not what the file holds when they are written."""
-    step = loop._Steps.run
+    step = loop.Steps.run
 
     def run_step(self, number, **options) -> None:
         step(self, number, **options)
@@ -263,7 +263,7 @@ def test_a_config_that_is_changed_while_the_run_trains_does_not_stop_it_and_is_f
             path = tmp_path / "run" / "config.yaml"
             path.write_text(change(path.read_text()))
 
-    monkeypatch.setattr(loop._Steps, "run", run_step)
+    monkeypatch.setattr(loop.Steps, "run", run_step)
     config = TrainConfig(data="moons(num_samples=120)", network="MLP(width=8, depth=1)", steps=10, batch_size=8)
     with pytest.raises(ValueError, match=r"config\.yaml is damaged"):  # when the finished run is loaded
         train_run(config, tmp_path / "run")

@@ -92,7 +92,7 @@ def test_nothing_is_written_after_the_folder_was_taken_away(make_objective, samp
 
 
 def test_the_command_ends_with_code_1_and_the_second_run_stays_whole(tmp_path, monkeypatch, capsys, contents):
-    folder, steps = tmp_path / "run", loop._Steps.run
+    folder, steps = tmp_path / "run", loop.Steps.run
     there: dict[str, bytes] = {}
 
     def run(self, step: int, *more: object, **named: object) -> None:
@@ -103,7 +103,7 @@ def test_the_command_ends_with_code_1_and_the_second_run_stays_whole(tmp_path, m
             train_run(replace(RUN, seed=2), folder)
             there.update(contents(folder))
 
-    monkeypatch.setattr(loop._Steps, "run", run)
+    monkeypatch.setattr(loop.Steps, "run", run)
     argv = ["train", "--data", RUN.data, "--network", str(RUN.network), "--steps", "8", "--batch-size", "8"]
     assert main([*map(str, argv), "--log-every", "4", "--seed", "1", "--out", str(folder)]) == 1
     err = capsys.readouterr().err

@@ -141,7 +141,10 @@ def test_what_is_said_names_network_reason_time_and_what_to_type():
         "12 runs, 5 at a time, 1,000 steps of 64 samples, 2 times the 32,000 samples: a step takes 0.3 s here, "
         "so training takes about 15 minutes",
         "for another time add --network.budget 10m, or fewer --steps; for another network --network MLP",
+        "--precision auto trains in bfloat16 if that is faster here",
     ]
+    chosen = Chosen(Part("JiT", {"patch_size": 4}), "so")
+    assert "--precision" not in chosen.as_text(TrainConfig(precision="bf16"))
     assert Chosen(Part("MLP"), "so").as_text(config) == "network MLP, chosen because so"
     assert [in_words(each) for each in (0.2, 1.4, 40, 100, 7200, 3e5)] == [
         "1 second",

@@ -153,6 +153,27 @@ def test_without_flips_and_deviations_and_in_half_precision(config, whole, tmp_p
     torch.testing.assert_close(load(tmp_path / "a").x[:], load(whole).x[:], atol=5e-3, rtol=5e-3)
 
 
+def test_in_bfloat16_latents_are_near_and_the_folder_keeps_its_precision(config, whole, tmp_path, capsys, monkeypatch) -> None:
+    """auto continues in the precision of the folder, whatever is faster here. Folders of float32 have no such entry."""
+    half = replace(config, precision="bf16")
+    encode(half, tmp_path / "half")
+    rough, exact = shards(tmp_path / "half")["mean"], shards(whole)["mean"]
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() < 0.02 * exact.norm()
+    assert json.loads((tmp_path / "half" / "latents.json").read_text())["precision"] == "bf16"
+    assert "precision" not in json.loads((whole / "latents.json").read_text())
+    before = (tmp_path / "half" / "latents.json").read_bytes()
+    encode(replace(config, precision="auto"), tmp_path / "half")
+    assert (tmp_path / "half" / "latents.json").read_bytes() == before
+    with pytest.raises(ValueError, match="was begun with precision bf16; use the same"):
+        encode(config, tmp_path / "half")
+    choice = module_under_test.choose_precision
+    monkeypatch.setattr(module_under_test, "choose_precision", lambda *given: replace(choice(*given), precision="bf16"))
+    encode(replace(config, precision="auto"), tmp_path / "auto", progress="encoding")
+    assert "precision bf16" in capsys.readouterr().err
+    assert torch.equal(shards(tmp_path / "auto")["mean"], rough)
+
+
 def test_mirrored_images_are_encoded_where_training_mirrors(config, tmp_path) -> None:
     once = replace(config, data={"name": config.data.name, "flip": True}, flip=None, posterior=False)
     assert encode(once, tmp_path / "a")[0]["flip"]

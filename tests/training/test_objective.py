@@ -124,7 +124,7 @@ def test_the_cosine_falls_from_1_after_the_warm_up_to_0_at_the_end():
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"schedule": "cosin"}, "schedule is 'cosin'; expected constant or cosine"),
-        ({"precision": "float16"}, "precision is 'float16'; expected no or bf16"),
+        ({"precision": "float16"}, "precision is 'float16'; expected no, bf16, fp16 or auto"),
         ({"accumulate": 0}, "accumulate is 0; expected at least 1"),
         ({"accumulate": 3}, "batch_size is 128 and accumulate is 3; expected a batch_size that divides .* such as 129"),
         ({"batch_size": 2, "accumulate": 8}, "such as 8"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kdiff.config.parts import PartField
-from kdiff.config.plain import check_choices, check_least
+from kdiff.config.plain import PRECISIONS, Precision, check_choices, check_least
 from kdiff.config.training import LoopConfig
 
 
@@ -55,6 +55,8 @@ class EncodeConfig:
         posterior: true also stores standard deviations, so that training can draw latents from their posteriors. It is
             refused for an autoencoder without a posterior (AutoencoderDC, AutoencoderTiny).
         dtype: The number format of the latents on disk. float16 takes half the space of float32 and keeps three digits.
+        precision: The precision of the autoencoder: no is float32, bf16 is bfloat16, fp16 is float16; auto is the faster one of
+            no and bf16 on this machine. Latents of bf16 have three digits.
         shard_size: The number of latents in a file.
     """
 
@@ -63,6 +65,7 @@ class EncodeConfig:
     flip: bool | None = None
     posterior: bool = False
     dtype: Literal["float32", "float16"] = "float32"
+    precision: Precision = "no"
     shard_size: int = 4096
 
     def __post_init__(self) -> None:
@@ -72,4 +75,4 @@ class EncodeConfig:
                 "kdiff train-autoencoder DATA trains a small one"
             )
         check_least(self, shard_size=1)
-        check_choices(self, dtype=("float32", "float16"))
+        check_choices(self, dtype=("float32", "float16"), precision=PRECISIONS)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from kdiff.config.condition_spec import ConditionSpec
 from kdiff.config.parts import OptionalPartField, PartField
-from kdiff.config.plain import check_choices, check_least
+from kdiff.config.plain import PRECISIONS, Precision, check_choices, check_least
 from kdiff.config.recipes import RecipeName, chosen_recipe, without_weighting
 from kdiff.config.sampling import Sampling
 
-H100_TFLOPS = {"no": 67.0, "bf16": 989.0}  # SXM, dense, by precision
+H100_TFLOPS = {"no": 67.0, "bf16": 989.0, "fp16": 989.0, "auto": 989.0}  # SXM, dense, by precision
 
 
 @dataclass
@@ -30,7 +30,9 @@ class LoopConfig:
         betas: The two betas of AdamW.
         clip: The norm to which the gradient of the network is clipped; 0 does not clip it.
         ema: One or more decays of averaged weights. Samples are drawn with the average of the first decay.
-        precision: The precision of the network: no is float32, bf16 is bfloat16. Conversions and losses stay in float32.
+        precision: The precision of the network: no is float32, bf16 is bfloat16, fp16 is float16. auto is the faster one of no
+            and bf16 on this machine: it is measured once before training, and the run keeps it, also where it is resumed.
+            Conversions and losses stay in float32.
         log_every: The number of steps between two lines of metrics.
         checkpoint_every: The number of steps between two checkpoints; 0 writes one checkpoint at the end.
         keep: The number of newest checkpoints that are kept. Older ones are removed; 0 keeps all.
@@ -49,7 +51,7 @@ class LoopConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float = 1.0
     ema: list[float] = field(default_factory=lambda: [0.999])
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     log_every: int = 50
     checkpoint_every: int = 0
     keep: int = 3
@@ -64,7 +66,7 @@ class LoopConfig:
                 f"batch_size is {self.batch_size} and accumulate is {self.accumulate}; expected a batch_size that divides into "
                 f"that many equal micro-batches, such as {self.accumulate * max(1, round(self.batch_size / self.accumulate))}"
             )
-        check_choices(self, schedule=("constant", "cosine"), precision=("no", "bf16"), optimizer=("adamw", "sgd"))
+        check_choices(self, schedule=("constant", "cosine"), precision=PRECISIONS, optimizer=("adamw", "sgd"))
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
         if not self.ema or not all(0 <= decay < 1 for decay in self.ema) or len(set(self.ema)) < len(self.ema):
@@ -187,7 +189,8 @@ class PlanConfig(TrainConfig):
 
     Args:
         peak_tflops: The peak speed of one device in the run's precision, in 10¹² operations per second. If left out, that of an
-            H100: 989 in bfloat16, and 67 in float32, as PyTorch multiplies float32 matrices without TF32 unless told otherwise.
+            H100: 989 in half precision (and for auto), and 67 in float32, as PyTorch multiplies float32 matrices without TF32
+            unless told otherwise.
         utilisation: The share of the peak speed that training reaches, above 0 and at most 1.
         device_memory: The memory of one device in GB.
     """

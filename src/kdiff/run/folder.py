@@ -1,7 +1,7 @@
 """A run folder while it is written: it is started or resumed by one process at a time, and no half-written file is left.
 
-    environment.json    versions, machine, precision, threads, processes if there are several, and the date of the start; the
-                        same for each time it was resumed
+    environment.json    versions, machine, threads, processes if there are several, the times behind a precision that was
+                        chosen (auto), and the date of the start; the same for each time it was resumed
     .lock               held by the process that trains (`kdiff.run.lock`)
     warnings.log        the warnings that were also printed on stderr, with the time
 
@@ -17,6 +17,7 @@ import difflib
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 import yaml
 
 from kdiff.config.parts import Part
-from kdiff.config.plain import as_dict, from_dict
+from kdiff.config.plain import Precision, as_dict, from_dict
 from kdiff.config.recipes import EARLIER, EARLIER_NETWORK, RecipeName, chosen_recipe
 from kdiff.config.sampling import Sampling
 from kdiff.config.training import CHANGEABLE, LoopConfig, ModelConfig, TrainConfig
@@ -53,8 +54,17 @@ def warn(folder: Path, message: str) -> None:
         file.write(f"{now} {message}\n")
 
 
-def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: bool, processes: int = 1) -> None:
+def prepare_folder(
+    config: LoopConfig,
+    dataset: Dataset,
+    folder: Path,
+    resume: bool,
+    processes: int = 1,
+    precision: Mapping[str, Any] | None = None,
+) -> None:
     """Write the description of a run into its folder, config.yaml last; or check that the run in the folder can be resumed.
+
+    `precision` says how the precision of the configuration was chosen, for environment.json.
 
     Raises:
         ValueError: the folder holds a run although `resume` is False, or a run with other settings, other data or more steps.
@@ -83,6 +93,7 @@ def prepare_folder(config: LoopConfig, dataset: Dataset, folder: Path, resume: b
     if not (folder / "finished.json").exists():
         environment, now = folder / "environment.json", describe_environment()
         now |= {"processes": processes} if processes > 1 else {}
+        now |= {"precision": dict(precision)} if precision else {}
         began = read_json(environment, ENVIRONMENT, BACK_OR_RENAME) if begun and environment.exists() else None
         write_json(environment, {**began, "resumed": [*began.get("resumed", []), now]} if began else now)
     keep_examples(dataset, folder)
@@ -233,6 +244,14 @@ def network_of(config: TrainConfig, folder: Path, resume: bool) -> Part:
         found: Part = read_run_config(folder, TrainConfig).network
         return found
     return config.network
+
+
+def precision_of(config: LoopConfig, folder: Path, resume: bool) -> Precision:
+    """The precision of a configuration; if it is to be chosen, that of the run in the folder if it is resumed."""
+    if config.precision == "auto" and resume and (folder / "config.yaml").exists():
+        found: Precision = read_run_config(folder, type(config)).precision
+        return found
+    return config.precision
 
 
 def _read_values(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from kdiff.config.plain import PRECISIONS
+from kdiff.config.plain import PRECISIONS, Precision
 from kdiff.files.cache import entry, json_of
 from kdiff.model import autocast_to
 from kdiff.run.generate import evaluation_of
@@ -40,7 +40,7 @@ Seconds = Callable[[int, str], float]
 class PrecisionChoice:
     """A precision and why: the seconds of the work for `samples` samples in each, or the reason why nothing was measured."""
 
-    precision: str
+    precision: Precision
     work: str
     samples: int = 0
     float32: float = 0.0

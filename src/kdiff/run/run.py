@@ -1,7 +1,7 @@
 """A run folder: everything that describes a training run and everything that it made, in files that any program can read.
 
     config.yaml         the resolved configuration
-    environment.json    versions, machine, precision, threads
+    environment.json    versions, machine, threads
     data.json           the data: shape, classes, normalisation, conditions, fingerprint
     conditions.safetensors    for a run with conditions: examples of their values (`kdiff.run.given`)
     metrics.jsonl       one line per logging interval

@@ -26,13 +26,14 @@ from kdiff.files.atomic import write_text
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.lock import locked
 from kdiff.studies.collecting import collect
-from kdiff.studies.continuing import check_same, find_network, find_recipe, seed_range, with_grid
+from kdiff.studies.continuing import check_same, find_network, find_precision, find_recipe, seed_range, with_grid
 from kdiff.studies.paired import Interval, interval, log_ratios
 from kdiff.studies.runner import Job, make_jobs, run_jobs
 from kdiff.studies.tables import deviation, markdown, with_spread
 from kdiff.targets import fixed_k
 from kdiff.training.choosing import choose_network, timed
 from kdiff.training.start import start_from
+from kdiff.training.trainer import precision_for
 
 MEASURES = {
     "frechet": "Fréchet distance",
@@ -70,7 +71,7 @@ def compare(
     """
     config = replace(config, recipe=find_recipe(config, out))
     dataset, jobs = plan(config, out, progress is not None)
-    config = replace(config, network=jobs[0].config.network)
+    config = replace(config, network=jobs[0].config.network, precision=jobs[0].config.precision)
     # This refuses data that cannot be judged, and trains the data's classifier once, before every worker needs it.
     held_out = Judge(dataset).held_out
     if held_out.note:
@@ -86,10 +87,11 @@ def compare(
 def plan(config: CompareConfig, out: Path, say: bool = False) -> tuple[Dataset, list[Job]]:
     """The data and the runs of a comparison, after data, network and targets have been checked.
 
-    With `say`, a network that is chosen for the data is timed and printed, with the reason.
+    With `say`, a network that is chosen for the data is timed and printed, with the reason; and so is a precision.
     """
     dataset, targets = load_dataset(config), with_grid(config.targets, config.grid)
     config = replace(config, recipe=find_recipe(config, out), network=find_network(config, out))
+    config = replace(config, precision=find_precision(config, out))
     shared = {key: value for key, value in as_dict(config).items() if key in TrainConfig.__dataclass_fields__}
     base = replace(from_dict(TrainConfig, shared), target="velocity")
     base, chosen = choose_network(base, dataset.shape, dataset.num_classes, threads=1)
@@ -99,6 +101,11 @@ def plan(config: CompareConfig, out: Path, say: bool = False) -> tuple[Dataset, 
         model = build_model(config, target, dataset.shape, dataset.num_classes, config.seed, *made, conditions=specs)
         if config.start_from is not None:
             start_from(model, replace(base, target=target), *dataset.part("train"), dataset)
+    if base.precision == "auto":  # one precision for all targets
+        faster = precision_for(base, model, dataset, threads=1)
+        base = replace(base, precision=faster.precision)
+        if say:
+            print(faster, file=sys.stderr)
     seeds = seed_range(config.seed, config.seeds)
     jobs = make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
     if chosen and say:

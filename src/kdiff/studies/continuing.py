@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdiff.config.parts import Part, Spec, parse
+from kdiff.config.plain import Precision
 from kdiff.config.recipes import EARLIER, EARLIER_NETWORK, RecipeName, chosen_recipe
 from kdiff.config.studies import CompareConfig
 from kdiff.config.training import TrainConfig
 from kdiff.files.atomic import read_json
 from kdiff.networks.choice import is_auto
-from kdiff.run.folder import read_run_config
+from kdiff.run.folder import precision_of, read_run_config
 from kdiff.targets import fixed_k
 
 BACK = "restore it from a copy, or remove it, and the finished runs are collected again"
@@ -23,6 +24,7 @@ STORED = {
     "grid?": int,
     "recipe?": (str, None),
     "network?": (str, {"name": str}),
+    "precision?": str,
 }
 
 
@@ -92,6 +94,17 @@ def find_network(config: CompareConfig, out: Path) -> Part:
         found: Part = read_run_config(begun.parent, TrainConfig).network
         return found
     return config.network
+
+
+def find_precision(config: CompareConfig, out: Path) -> Precision:
+    """The precision of a comparison; if it is to be chosen, that of the comparison in the folder if there is one."""
+    if config.precision != "auto":
+        return config.precision
+    if (out / "results.json").exists():
+        found: Precision = read_json(out / "results.json", {"config": STORED}, BACK)["config"].get("precision", "no")
+        return found
+    begun = next(out.glob("runs/*/*/seed_*/config.yaml"), None)
+    return config.precision if begun is None else precision_of(TrainConfig(precision="auto"), begun.parent, resume=True)
 
 
 def seed_range(first: int, count: int) -> range:

@@ -47,6 +47,7 @@ from kdiff.run.folder import with_recipe
 from kdiff.run.heap import keep_freed_memory
 from kdiff.run.lock import check_locks, locked, locks_around
 from kdiff.run.metrics import read_metrics
+from kdiff.run.precision_choice import run_in
 from kdiff.run.run import Run, load_run
 from kdiff.run.signals import acting_once
 from kdiff.run.trust import is_trusting, trust_all
@@ -127,6 +128,7 @@ def execute(job: Job) -> None:
     if job.judge:
         result = job.judge(run, job.num_samples, job.config.seed)
     elif job.num_samples:
+        run_in(job.config.precision, run)
         result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
     else:
         target = run.model.target.describe()

@@ -8,23 +8,30 @@ samples, so that the time of the training is known before it starts.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdiff.config.parts import Part
-from kdiff.config.training import PlanConfig, TrainConfig
+from kdiff.config.training import LoopConfig, PlanConfig, TrainConfig
+from kdiff.data import Samples
 from kdiff.data.directions import moments
 from kdiff.networks.choice import BUDGET, Choice, budget_seconds, candidates, is_auto
 from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, choose_for
 from kdiff.run.folder import read_run_config
+from kdiff.run.precision_choice import PrecisionChoice, choose_precision
+from kdiff.run.processes import join_processes
 from kdiff.training.loop import fit
-from kdiff.training.objective import DiffusionObjective
+from kdiff.training.objective import DiffusionObjective, Objective
 
 NUMBERS = 1e7  # numbers in a batch of the trial at most
 STEPS = 3  # of which the first warms up
@@ -51,6 +58,7 @@ class Chosen:
             lines.append(f"{many}{each}: {took}, so training takes about {in_words(total)}")
         if self.network.name != "MLP":
             lines.append("for another time add --network.budget 10m, or fewer --steps; for another network --network MLP")
+            lines += ["--precision auto trains in bfloat16 if that is faster here"] if config.precision == "no" else []
         return "\n".join(lines)
 
 
@@ -150,6 +158,7 @@ def seconds_per_step(config: TrainConfig, shape: tuple[int, ...], num_classes: i
         ends.append(time.perf_counter())
 
     small = replace(config, steps=STEPS, batch_size=batch, accumulate=1, log_every=STEPS, tensorboard=False)
+    small = replace(small, precision="no") if config.precision == "auto" else small  # it is chosen for the network found here
     before = torch.get_num_threads()
     with torch.random.fork_rng():
         x = torch.randn(max(2, batch), *shape)
@@ -162,6 +171,42 @@ def seconds_per_step(config: TrainConfig, shape: tuple[int, ...], num_classes: i
             torch.set_num_threads(before)
     fastest = min(later - earlier for earlier, later in zip(ends, ends[1:]))
     return fastest * config.batch_size / batch
+
+
+def faster_precision(
+    objective: Objective,
+    x: Samples,
+    conditions: Mapping[str, Samples],
+    config: LoopConfig,
+    *facts: Any,
+    threads: int | None = None,
+) -> PrecisionChoice:
+    """The faster precision for forward and backward passes of an objective, measured on a copy of it.
+
+    Args:
+        objective: the objective, as it will be trained.
+        x: samples to train on; the first are used.
+        conditions: their conditions.
+        config: the settings of the training.
+        facts: what the time depends on besides the batch, such as the network and the shape of a sample.
+        threads: the number of threads of the training; those of this process if left out.
+    """
+    device, before = join_processes().device, torch.get_num_threads()
+    trial, size = copy.deepcopy(objective).to(device).train(), len(x)
+
+    def work(count: int) -> Tensor:
+        rows = torch.arange(count) % size
+        loss, _ = trial(x[rows].to(device), {name: values[rows].to(device) for name, values in conditions.items()})
+        loss.backward()
+        trial.zero_grad()
+        return loss.detach()
+
+    try:
+        torch.set_num_threads(threads or before)
+        batch = config.batch_size // config.accumulate
+        return choose_precision("a forward and backward pass", work, batch, device, *facts)
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_words(seconds: float) -> str:

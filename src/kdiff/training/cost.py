@@ -35,7 +35,7 @@ from kdiff.config.training import Expected, PlanConfig, TrainConfig
 from kdiff.data.directions import moments
 from kdiff.model import KDiff
 from kdiff.run.build import build_model, load_dataset
-from kdiff.training.choosing import choose_network, timed
+from kdiff.training.choosing import choose_network, faster_precision, timed
 from kdiff.training.loop import Fitted, fit
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.start import as_text as as_started
@@ -102,7 +102,7 @@ def cost_of(config: TrainConfig, data: Expected) -> Cost:
         model.null_rate = 0.0  # fake tensors have no values, so no labels: every sample is of "no class"
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
-            one, two = (_step(model, (batch, *data.shape), config.precision == "bf16") for batch in (1, 2))
+            one, two = (_step(model, (batch, *data.shape), config.precision != "no") for batch in (1, 2))
     except RuntimeError as error:
         if not isinstance(error, DataDependentOutputException) and "meta tensors" not in str(error):
             raise
@@ -269,6 +269,10 @@ def dry_run(config: TrainConfig, batch_size: int = 2, steps: int = 2) -> Fitted:
     model = build_model(config, config.target, *size, config.seed, *made, conditions=data.specs)
     if config.start_from is not None:
         print(as_started(start_from(model, config, x, y)), file=sys.stderr)
+    if config.precision == "auto":
+        faster = faster_precision(DiffusionObjective(model), x, conditions, small, str(config.network), data.shape, data.specs)
+        print(faster, file=sys.stderr)
+        small = replace(small, precision=faster.precision)
     return fit(DiffusionObjective(model), x, conditions, small, progress="dry run")
 
 

@@ -9,8 +9,10 @@ On CPUs the bytes depend on the number of threads of each process, not on the nu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from kdiff.config.autoencoding import EncodeConfig
 from kdiff.config.parts import Part
+from kdiff.config.plain import Precision
 from kdiff.data import SOURCES, Dataset
 from kdiff.data.latent_conditions import condition_tensors, describe_conditions
 from kdiff.data.latents import FORMAT, MANIFEST, is_latent_folder, number_of_shards, read_manifest, shard_name, shard_problem
@@ -31,9 +34,11 @@ from kdiff.data.shards import map_tensors
 from kdiff.files.atomic import file_digest, is_leftover, new_file, write_json
 from kdiff.files.tensors import save_tensors
 from kdiff.latent import Autoencoder, load_autoencoder
+from kdiff.model import autocast_to
 from kdiff.run.build import load_dataset
 from kdiff.run.folder import warn
 from kdiff.run.lock import check_held, locked
+from kdiff.run.precision_choice import choose_precision
 from kdiff.run.processes import join_processes
 from kdiff.training.small_autoencoder import check_images
 
@@ -66,6 +71,7 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
         )
     dataset = load_dataset(config)
     check_images(dataset)
+    config = replace(config, precision=_precision(config, folder, dataset, autoencoder, progress is not None))
     manifest = _plan(config, dataset, autoencoder)
     fields = [name for name, condition in dataset.conditions.items() if condition.spec.kind == "field"]
     if manifest["flip"] and fields:
@@ -89,6 +95,24 @@ def encode(config: EncodeConfig, folder: Path, progress: str | None = None) -> t
             write_json(folder / MANIFEST, manifest)
         processes.wait_for_everyone()
     return read_manifest(folder), dataset
+
+
+def _precision(config: EncodeConfig, folder: Path, dataset: Dataset, autoencoder: Autoencoder, say: bool) -> Precision:
+    """The precision of the configuration; if it is to be chosen, that of the latents in the folder, or else the faster one."""
+    if config.precision != "auto":
+        return config.precision
+    if is_latent_folder(folder):
+        found: Precision = read_manifest(folder).get("precision", "no")
+        return found
+
+    def work(count: int) -> Tensor:
+        return autoencoder.encode(dataset.x[torch.arange(count) % len(dataset.x)])[0]
+
+    device, facts = autoencoder.module.device, (autoencoder.identity, dataset.shape)
+    choice = choose_precision("an encoding", work, BATCH, device, *facts)
+    if say and join_processes().is_main_process:
+        print(choice, file=sys.stderr)
+    return choice.precision
 
 
 def _is_ours(file: Path) -> bool:
@@ -149,6 +173,7 @@ def _plan(config: EncodeConfig, dataset: Dataset, autoencoder: Autoencoder) -> d
         "posterior": config.posterior,
         "dtype": config.dtype,
         "shard_size": config.shard_size,
+        **({} if config.precision == "no" else {"precision": config.precision}),
         "about": {key: value for key, value in dataset.about.items() if key in ABOUT},
         **({"conditions": describe_conditions(dataset.conditions)} if dataset.conditions else {}),
         "shards": [],
@@ -185,8 +210,8 @@ def _done(folder: Path, wanted: Mapping[str, Any], images: Dataset) -> dict[str,
         )
     # Locations and the names of classes may differ; they do not change the latents.
     free = {"source", "autoencoder", "about", "shards", "statistics"}
-    names = [key for key in {**wanted, "conditions": {}} if key not in free]
-    if found := ", ".join(f"{key} {there.get(key)}" for key in names if there.get(key) != wanted.get(key)):
+    names = [key for key in {**wanted, "conditions": {}, "precision": ""} if key not in free]
+    if found := ", ".join(f"{key} {there.get(key, 'no')}" for key in names if there.get(key) != wanted.get(key)):
         raise ValueError(f"{folder} was begun with {found}; use the same, or choose another folder with --out")
     done = {}
     for facts in shown(there["shards"], len(there["shards"]), f"checking {folder}", unit="shard"):
@@ -211,7 +236,8 @@ def _encoded(
     for start in range(rows.start, rows.stop, BATCH):
         x = dataset.x[start : min(start + BATCH, rows.stop)]
         for suffix, images in (("", x), ("_flipped", x.flip(-1))) if manifest["flip"] else (("", x),):
-            mean, std = autoencoder.encode(images)
+            with autocast_to(manifest.get("precision", "no"), autoencoder.module.device):
+                mean, std = (each.float() for each in autoencoder.encode(images))
             for name, value in (("mean", mean), ("std", std)) if manifest["posterior"] else (("mean", mean),):
                 parts.setdefault(name + suffix, []).append(value.to(dtype))
         bar.update(len(x))

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +28,25 @@ from kdiff.config.training import LoopConfig
 from kdiff.data import Samples
 from kdiff.data.progress import DELAY
 from kdiff.files.tensors import check_storable, load_tensors, load_weights
-from kdiff.path import raise_wrong_times
 from kdiff.run.averages import EMA
 from kdiff.run.checkpoint import ema_file, keep_newest, list_checkpoints, load_optimizer, save_checkpoint, set_damaged_aside
 from kdiff.run.contents import record_settings
 from kdiff.run.folder import warn
 from kdiff.run.lock import check_held
-from kdiff.run.metrics import Averages, MetricsFile, mend_metrics
-from kdiff.run.processes import make_accelerator, without_launcher_settings
+from kdiff.run.metrics import MetricsFile, mend_metrics
+from kdiff.run.processes import make_accelerator
 from kdiff.run.signals import Stopped, StopSignals
-from kdiff.sampling.noise import mix_seed
 from kdiff.training.objective import Objective, by_name
 from kdiff.training.optimiser import (
-    check_gradients,
     check_places,
     check_trainable,
     compare_rates,
-    learning_rate_factor,
-    make_optimizer,
-    places,
 )
-from kdiff.training.order import DataOrder
+from kdiff.training.stepping import Steps
 
 # Steps between two exchanges in which several processes ask each other whether to stop. An exchange waits for the devices.
 ASKED_EVERY = 10
+LEAST_SCALE = 2.0**-14  # of the loss under float16: a run that still overflows there has diverged
 
 
 class TrainingDiverged(RuntimeError):
@@ -107,11 +101,11 @@ def fit(
     check_trainable(objective.module)
     if folder:
         check_storable(objective.module.state_dict())
-    accelerator = make_accelerator(config.precision)
+    accelerator = make_accelerator("no" if config.precision == "fp16" else config.precision)
     main = accelerator.is_main_process
     if folder and main:
         check_held(folder)
-    steps = _Steps(objective, x, by_name(y), config, accelerator)
+    steps = Steps(objective, x, by_name(y), config, accelerator)
     start = _resume(folder, steps) if resume and folder else 0
     steps.prepare()
     board = folder / "tensorboard" if folder and config.tensorboard else None
@@ -153,7 +147,7 @@ def fit(
             bar.update()
             if saving and folder and main:
                 optimizer = steps.optimizer.optimizer
-                save_checkpoint(folder / "checkpoints", done, steps.module, steps.ema, optimizer, steps.averages.sums, settings)
+                save_checkpoint(folder / "checkpoints", done, steps.module, steps.ema, optimizer, steps.sums(), settings)
                 keep_newest(folder / "checkpoints", config.keep)
             if stopping:
                 raise Stopped(stopping, f"{folder} is saved at step {done} of {config.steps}")
@@ -163,97 +157,6 @@ def fit(
         check_held(folder, *written)
     steps.module.eval()
     return Fitted(steps.ema, row, time.perf_counter() - began, {name: row[name] for name in shown_names if name in row})
-
-
-class _Steps:
-    """The state that optimiser steps share, and the step itself."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        x: Samples,
-        conditions: Mapping[str, Samples],
-        config: LoopConfig,
-        accelerator: Accelerator,
-    ) -> None:
-        self.shares = accelerator.num_processes * config.accumulate
-        if config.batch_size % self.shares:
-            raise ValueError(
-                f"batch_size is {config.batch_size}; expected a multiple of {self.shares}: {accelerator.num_processes} "
-                f"processes times {config.accumulate} micro-batches (accumulate)"
-            )
-        self.objective, self.module, self.model = objective, objective.module.to(accelerator.device), objective
-        self.x, self.conditions, self.order = x, conditions, DataOrder(len(x), config.batch_size, config.seed)
-        self.config, self.accelerator = config, accelerator
-        self.optimizer: Any = make_optimizer(objective, config)
-        self.ema, self.averages = EMA(self.module, config.ema), Averages()
-        self.places = places(self.module)
-
-    @without_launcher_settings()
-    def prepare(self) -> None:
-        """Wrap the model and the optimiser for the accelerator, after their states are loaded."""
-        self.model, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
-        self.clipped = [p for group in self.optimizer.param_groups if group["name"] != "target" for p in group["params"]]
-        self.model.train()
-
-    def run(self, step: int, first: bool) -> None:
-        """Take optimiser step number `step`, counted from 0; the gradients of the `first` step of this loop are checked."""
-        self.optimizer.zero_grad()
-        values = self._backward(step)
-        several = self.accelerator.num_processes > 1
-        self.objective.settle(partial(self.accelerator.reduce, reduction="sum") if several else None)
-        if first:
-            check_gradients(self.module)
-        norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip or math.inf)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * learning_rate_factor(self.config, step)
-        self.optimizer.step()
-        self.ema.update(step)
-        gradients = {"gradient_norm": norm.to(self.accelerator.device), **self.objective.gradients()}
-        self.averages.add({**values, **gradients})
-
-    def _backward(self, step: int) -> dict[str, Tensor]:
-        """Run this process's micro-batches forward and backward; returns the means of the loss and the extras."""
-        device, parts, means = self.accelerator.device, self.config.accumulate, dict[str, Tensor]()
-        batch = self.order.batch(step)
-        for part in range(parts):
-            number = self.accelerator.process_index * parts + part
-            # torch.manual_seed also visits every kind of accelerator, which takes as long as a layer of a small network.
-            seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-            seed(mix_seed(self.config.seed, step, number))
-            rows = batch[number :: self.shares]
-            x = _sent(self.x[rows], device)
-            conditions = {name: _sent(values[rows], device) for name, values in self.conditions.items()}
-            self._read_ahead(step, part)
-            # Processes exchange gradients once, at the last micro-batch.
-            with self.accelerator.no_sync(self.model) if part < parts - 1 else nullcontext():
-                loss, extras = self.model(x, conditions)
-                self.accelerator.backward(loss / parts)
-            for name, value in {"loss": loss, **extras}.items():
-                share = value.detach() / parts
-                means[name] = means[name] + share if name in means else share
-        return means
-
-    def _read_ahead(self, step: int, part: int) -> None:
-        """Begin to read the micro-batch after this one, if samples are read from disk."""
-        parts, lazy = self.config.accumulate, [v for v in (self.x, *self.conditions.values()) if not isinstance(v, Tensor)]
-        step, part = (step, part + 1) if part < parts - 1 else (step + 1, 0)
-        if lazy and step < self.config.steps:
-            rows = self.order.batch(step)[self.accelerator.process_index * parts + part :: self.shares]
-            for values in lazy:
-                values.ahead(rows)
-
-    def summary(self, step: int) -> dict[str, float]:
-        """A line of metrics: means over the steps since the last line, and the objective's state after step number `step`."""
-        raise_wrong_times()
-        self.averages.sums = self.accelerator.reduce(self.averages.sums, "mean")
-        rate = self.config.learning_rate * learning_rate_factor(self.config, step)
-        return {"step": step + 1, **self.averages.means(), **self.objective.state(), "learning_rate": rate}
-
-
-def _sent(batch: Tensor, device: torch.device) -> Tensor:
-    """The batch on the device, sent without waiting for the device's current work; CUDA needs pinned memory for that."""
-    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
 
 
 def _asked(signals: StopSignals, accelerator: Accelerator, done: int) -> int:
@@ -267,7 +170,7 @@ def _asked(signals: StopSignals, accelerator: Accelerator, done: int) -> int:
     return int(everyone.max())
 
 
-def _resume(folder: Path, steps: _Steps) -> int:
+def _resume(folder: Path, steps: Steps) -> int:
     """Load the newest whole checkpoint; returns its step, or 0 without one. Damaged ones are set aside with a warning."""
     if steps.accelerator.is_main_process:
         if problem := set_damaged_aside(folder / "checkpoints"):
@@ -283,13 +186,14 @@ def _resume(folder: Path, steps: _Steps) -> int:
     load_weights(steps.module, load_tensors(newest / "model.safetensors"), newest / "model.safetensors")
     for decay in steps.ema.averages:
         steps.ema.load(decay, load_tensors(newest / ema_file(decay)))
-    steps.averages.sums = load_optimizer(steps.optimizer, load_tensors(newest / "optimizer.safetensors"))
+    steps.load_sums(load_optimizer(steps.optimizer, load_tensors(newest / "optimizer.safetensors")))
     return int(newest.name.removeprefix("step_"))
 
 
 def _check_finite(row: dict[str, float], module: torch.nn.Module, config: LoopConfig, folder: Path | None) -> None:
     weights = torch.stack([parameter.detach().isfinite().all() for parameter in module.parameters()])
-    if all(math.isfinite(row[name]) for name in ("loss", "gradient_norm")) and weights.all():
+    finite = all(math.isfinite(row[name]) for name in ("loss", "gradient_norm")) and row.get("loss_scale", 1.0) > LEAST_SCALE
+    if finite and weights.all():
         return
     facts = ", ".join(f"{name} {value:.6g}" for name, value in row.items() if name != "step")
     last = list_checkpoints(folder / "checkpoints")[-1:] if folder else []

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from kdiff.files.atomic import new_folder, write_json
 from kdiff.latent import Autoencoder, load_autoencoder, small_autoencoder
 from kdiff.run.build import load_dataset
 from kdiff.run.contents import read_finished
-from kdiff.run.folder import check_place, nothing_to_resume, prepare_folder
+from kdiff.run.folder import check_place, nothing_to_resume, precision_of, prepare_folder
 from kdiff.run.lock import locked
 from kdiff.run.metrics import check_tensorboard
 from kdiff.run.processes import join_processes
 from kdiff.sampling.noise import mix_seed
+from kdiff.training.choosing import faster_precision
 from kdiff.training.loop import fit
 from kdiff.training.objective import AutoencoderObjective
 
@@ -80,13 +81,21 @@ def train_autoencoder(
             f"channels has {len(config.channels)} levels, which divide the sides of images by {factor}; found images of "
             f"{dataset.shape[1]}×{dataset.shape[2]}. Use fewer levels, or resize the images (--data.size)"
         )
+    objective, faster = AutoencoderObjective(module, config.kl_weight, config.reconstruction), None
+    config = replace(config, precision=precision_of(config, folder, resume))
+    if config.precision == "auto":
+        facts = config.channels, config.latent_channels, config.layers_per_block, dataset.shape
+        faster = faster_precision(objective, dataset.part("train")[0], {}, config, "autoencoder", *facts)
+        config = replace(config, precision=faster.precision)
+        if progress and processes.is_main_process:
+            print(faster, file=sys.stderr)
     with locked(folder) if processes.is_main_process else nullcontext():
         if processes.is_main_process:
-            prepare_folder(config, dataset, folder, resume, processes.num_processes)
+            chose = asdict(faster) if faster else None
+            prepare_folder(config, dataset, folder, resume, processes.num_processes, chose)
         processes.wait_for_everyone()
         if not (resume and (folder / "finished.json").exists()):
             x, _ = dataset.part("train", augment=True)
-            objective = AutoencoderObjective(module, config.kl_weight, config.reconstruction)
             fitted = fit(objective, x, None, config, folder=folder, resume=resume, progress=progress)
             if processes.is_main_process:
                 module.load_state_dict({**module.state_dict(), **fitted.ema.averages[config.ema[0]]})

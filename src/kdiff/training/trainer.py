@@ -23,13 +23,22 @@ from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, load_dataset
 from kdiff.run.checkpoint import list_checkpoints
 from kdiff.run.contents import read_data
-from kdiff.run.folder import check_begun, check_place, network_of, nothing_to_resume, prepare_folder, recipe_of
+from kdiff.run.folder import (
+    check_begun,
+    check_place,
+    network_of,
+    nothing_to_resume,
+    precision_of,
+    prepare_folder,
+    recipe_of,
+)
 from kdiff.run.given import check_guided, describe_conditions, rate_of
 from kdiff.run.lock import check_held, locked
 from kdiff.run.metrics import check_tensorboard
+from kdiff.run.precision_choice import PrecisionChoice
 from kdiff.run.processes import join_processes
 from kdiff.run.run import Run, load_run
-from kdiff.training.choosing import choose_network, timed
+from kdiff.training.choosing import choose_network, faster_precision, timed
 from kdiff.training.loop import fit
 from kdiff.training.objective import DiffusionObjective
 from kdiff.training.optimiser import check_places, check_trainable, places
@@ -72,6 +81,7 @@ def train_run(
         with locked(folder):
             check_begun(folder, resume)  # an occupied folder is refused before the data are read, which may take long
     config = replace(config, recipe=recipe_of(config, folder, resume), network=network_of(config, folder, resume))
+    config = replace(config, precision=precision_of(config, folder, resume))
     source = None if resume and list_checkpoints(folder / "checkpoints") else config.start_from
     if source is not None:
         find_source(source)
@@ -86,6 +96,12 @@ def train_run(
     made, specs = (dataset.moments, dataset.samples), [each.spec for each in dataset.conditions.values()]
     model = build_model(config, config.target, dataset.shape, dataset.num_classes, config.seed, *made, conditions=specs)
     _try_out(model, dataset, config)
+    faster = None
+    if config.precision == "auto":
+        faster = precision_for(config, model, dataset)
+        config = replace(config, precision=faster.precision)
+        if progress and main:
+            print(faster, file=sys.stderr)
     if chosen and progress and main:
         chosen = timed(chosen, config, dataset.shape, dataset.num_classes)
         print(chosen.as_text(config, len(dataset.part(config.train_on)[0])), file=sys.stderr)
@@ -96,7 +112,8 @@ def train_run(
         print(describe_start(start), file=sys.stderr)
     with locked(folder) if main else nullcontext():
         if main:
-            prepare_folder(config, dataset, folder, resume, processes.num_processes)
+            chose = asdict(faster) if faster else None
+            prepare_folder(config, dataset, folder, resume, processes.num_processes, chose)
             if start:
                 write_json(folder / "start.json", start)
             if not (folder / "target.json").exists():
@@ -115,6 +132,13 @@ def train_run(
                 write_json(folder / "finished.json", {"seconds": fitted.seconds, "last": fitted.metrics})
             processes.wait_for_everyone()
         return load_run(folder, calibrated=False)
+
+
+def precision_for(config: TrainConfig, model: KDiff, dataset: Dataset, threads: int | None = None) -> PrecisionChoice:
+    """The faster precision to train this model in here; `threads` as for `faster_precision`."""
+    x, conditions = dataset.part(config.train_on)[0], {**dataset.conditions_of(config.train_on)}
+    facts = str(config.network), dataset.shape, dataset.num_classes, [each.spec for each in dataset.conditions.values()]
+    return faster_precision(DiffusionObjective(model), x, conditions, config, *facts, threads=threads)
 
 
 def _check_expected(config: TrainConfig, dataset: Dataset) -> None:
