@@ -21,6 +21,7 @@ from kdiff.config.plain import as_dict
 from kdiff.config.studies import CompareConfig
 from kdiff.run.run import load_run
 from kdiff.studies.comparison import check_same, main_measure, plan, summarise, table, verdict
+from kdiff.studies.runner import execute
 from kdiff.studies.tables import with_spread
 
 # Arithmetic
@@ -221,6 +222,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are trained and judged here: worker processes take seconds to start, and `compared` has shown what they do."""
+    monkeypatch.setattr("kdiff.studies.comparison.run_jobs", lambda jobs, *_: [execute(job) for job in jobs])
+
+
+@pytest.fixture
 def out(compared, tmp_path) -> Path:
     """A copy of the comparison, to go on with."""
     return Path(shutil.copytree(compared, tmp_path / "out"))
@@ -252,6 +259,7 @@ def test_workers_are_processes_with_one_thread(compared) -> None:
         assert load_run(folder).step == 20
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_the_same_command_again_runs_nothing_and_says_the_same(out, capsys) -> None:
     before, table_before = times(out / "runs"), (out / "results.csv").read_bytes()
     assert main(["compare", DATA, *OPTIONS, "--out", str(out)]) == 0
@@ -316,6 +324,7 @@ def test_another_comparison_is_not_written_over(tmp_path) -> None:
             check_same(replace(stored, **changes), tmp_path)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_grid_goes_on_with_a_comparison_and_draws_the_curve(out, capsys) -> None:
     before, height = times(out / "runs"), matplotlib.image.imread(out / "comparison.png").shape[0]
     assert main(["compare", DATA, *OPTIONS, "--grid", "3", "--exact", "true", "--out", str(out)]) == 0

@@ -130,6 +130,7 @@ def test_every_command_takes_it(kind, tmp_path, capsys, monkeypatch):
     assert judged["target_state"].keys() == {"mean k", "least k"}
     targets = ["velocity", "learned", CLASS_PATH, RATIO, "general(a=1, b=1)"]
     options = ["--seeds", "1", "--num-samples", "40", "--workers", "1", "--exact", "false", "--out", "comparison"]
+    monkeypatch.setattr("kdiff.studies.comparison.run_jobs", lambda jobs, *_: [execute(job) for job in jobs])
     assert main(["compare", DATA, "--targets", *targets, *common, *options]) == 0, capsys.readouterr().err
     # Its number stands under its own name, here and in the figures; a target that says nothing has none.
     header, _, *lines = (line.split(" | ") for line in Path("comparison/table.md").read_text(encoding="utf-8").splitlines())
