@@ -12,7 +12,7 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast tutorials lint format types docs package clean
+.PHONY: help venv demo test test-fast tutorials bench lint format types docs package clean
 
 help: ## list the targets
 	@echo "kdiff: make TARGET, where TARGET is one of"
@@ -53,6 +53,9 @@ tutorials: $(DEVELOPMENT) ## run the tutorials in full, twenty minutes, into tut
 	$(BIN)/python tools/run_tutorial.py docs/tutorial.md tutorials/pictures
 	$(BIN)/python tools/run_tutorial.py docs/scientists.md tutorials/fields
 
+bench: $(DEVELOPMENT) ## time the benchmarks, under five minutes, into bench/; in full with ARGS=--full, an hour
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
 lint: $(DEVELOPMENT) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,5 +77,5 @@ package: $(DEVELOPMENT) ## build wheel and sdist, install each into a clean envi
 	$(BIN)/python tools/check_package.py dist
 
 clean: ## remove what the other targets made, but keep .venv
-	rm -rf build demo dist tutorials docs/_build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf bench build demo dist tutorials docs/_build .mypy_cache .pytest_cache .ruff_cache
 	find src tests docs examples tools -name __pycache__ -type d -prune -exec rm -rf {} +
