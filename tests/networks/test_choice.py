@@ -55,6 +55,11 @@ def test_images_fields_signals_and_volumes_get_a_transformer(shape, patch, token
     assert math.prod(model.network.grid) == tokens
 
 
+def test_a_short_trial_gets_the_network_of_a_training_of_128_000_samples():
+    assert chosen((3, 256, 256), draws=20 * 4) == chosen((3, 256, 256), draws=128_000)
+    assert chosen((3, 256, 256), draws=128_000).network.options["hidden_size"] < 1024
+
+
 @pytest.mark.parametrize(
     ("shape", "why"),
     [

@@ -10,7 +10,8 @@
 The patch gives the most tokens up to that number, and is as close to a square or a cube as it can be. A training costs steps ·
 batch_size · FLOPs of a sample, forward and backward. The budget is 10¹⁴ FLOPs, about half an hour of one core of a CPU at 50
 GFLOP/s, so that the same data and settings have the same network on every machine. `auto(budget='30m')` gives a time instead,
-and `kdiff.training.choosing` measures which networks train in that time.
+and `kdiff.training.choosing` measures which networks train in that time. A training that draws few samples is counted as one of
+128,000: a short trial gets a network of the size that its real training would have, and that fits into memory.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from kdiff.networks.jit import JiT
 
 AUTO = "auto"
 BUDGET = 1e14
+FEWEST_DRAWS = 128_000  # 1,000 steps of 128 samples
 SPEED = 5e10  # FLOPs a second of one core, where nothing was measured
 SMALL = 128  # places of a grid; with fewer, a sample is read as a vector
 LADDER = (
@@ -77,11 +79,11 @@ def choose(network: Part, shape: Sequence[int], draws: int, budget: float = BUDG
     Args:
         network: `auto`; an option of the MLP alone (width) or of the transformer alone (patch_size, …) decides for it.
         shape: the shape of a sample, channels first.
-        draws: the number of samples that a training draws, steps · batch_size.
+        draws: the number of samples that a training draws, steps · batch_size; fewer than 128,000 count as that many.
         budget: the FLOPs that a training may cost.
     """
     steps = candidates(network, shape)
-    fitting = [each for each in steps if each.flops * draws <= budget] or steps[:1]
+    fitting = [each for each in steps if each.flops * max(draws, FEWEST_DRAWS) <= budget] or steps[:1]
     return fitting[-1]
 
 

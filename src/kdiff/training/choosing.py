@@ -24,7 +24,7 @@ from kdiff.config.parts import Part
 from kdiff.config.training import LoopConfig, PlanConfig, TrainConfig
 from kdiff.data import Samples
 from kdiff.data.directions import moments
-from kdiff.networks.choice import BUDGET, Choice, budget_seconds, candidates, is_auto
+from kdiff.networks.choice import BUDGET, FEWEST_DRAWS, Choice, budget_seconds, candidates, is_auto
 from kdiff.run.averages import EMA
 from kdiff.run.build import build_model, choose_for
 from kdiff.run.folder import read_run_config
@@ -93,6 +93,8 @@ def choose_network(
     if seconds is None:
         choice, step = choose_for(config, shape), None
         budget = "the largest of the ladder that costs at most 10¹⁴ FLOPs (half an hour of one core)"
+        if config.steps * config.batch_size < FEWEST_DRAWS:
+            budget += f" in a training of {FEWEST_DRAWS:,} samples"
     else:
         timer = partial(seconds_per_step, shape=shape, num_classes=num_classes, threads=threads)
         choice, step = _within(config, shape, seconds, timer)
@@ -140,7 +142,7 @@ def fits(choice: Choice, config: TrainConfig, step: float | None, seconds: float
     """Whether a training of this network keeps to its budget: of time if there is one, else of FLOPs."""
     if seconds is not None and step is not None:
         return step * config.steps <= seconds
-    return choice.flops * config.steps * config.batch_size <= BUDGET
+    return choice.flops * max(config.steps * config.batch_size, FEWEST_DRAWS) <= BUDGET
 
 
 def seconds_per_step(config: TrainConfig, shape: tuple[int, ...], num_classes: int, threads: int | None = None) -> float:
