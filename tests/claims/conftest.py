@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kdiff.evaluation import classifier
-from kdiff.evaluation.judge import SAMPLER
+from kdiff.evaluation.judged_samplers import SAMPLER
 from kdiff.studies.runner import execute
 
 

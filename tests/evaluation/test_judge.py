@@ -12,7 +12,8 @@ import torch
 
 from kdiff.config.training import TrainConfig
 from kdiff.data import Dataset, load, make_dataset
-from kdiff.evaluation.judge import LAST_STEPS, SAMPLER, Figure, Judge, evaluate, evaluation_table
+from kdiff.evaluation.judge import Judge, evaluate, evaluation_table
+from kdiff.evaluation.judged_samplers import LAST_STEPS, SAMPLER, Figure
 from kdiff.evaluation.subsets import drawn, matched_heldout
 from kdiff.run.generate import generate
 from kdiff.run.run import Run

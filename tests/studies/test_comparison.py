@@ -119,6 +119,16 @@ def test_the_table() -> None:
     ]
 
 
+def test_a_target_that_the_papers_sampler_did_not_judge_has_an_empty_place() -> None:
+    rows = [
+        row for row in rows_of({"noise": [4.0], "learned": [1.0]}) if (row["target"], row["sampler"]) != ("learned", "paper")
+    ]
+    assert "| learned | 0.9 | 1.5 |  | 1 (0.125) |" in table(rows)
+    clean = [row for row in rows if row["sampler"] == "clean"]
+    assert "paper" not in table(clean)
+    assert table(clean).splitlines()[-1].count("|") == table(clean).splitlines()[0].count("|")
+
+
 def test_the_table_of_one_seed_and_of_a_target_without_k() -> None:
     rows = rows_of({"general(a=1, b=1)": [4.0]}, "sliced_wasserstein", k=None, exact=None)
     assert cells(table(rows))[2] == ["general(a=1, b=1)", "", "1.5", "5", "4", "6"]

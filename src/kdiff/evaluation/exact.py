@@ -10,6 +10,8 @@ network. Whatever is then wrong with the samples comes from the sampler alone: f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -74,27 +76,34 @@ class ExactDenoiser(nn.Module):
             raise ValueError("y was given, but the points have no labels: pass ExactDenoiser(..., labels=...)")
         t = self.true_time(t) if self.true_time else t
         points, t = as_double(self.points.flatten(1)), t.expand(len(z))
-        y = None if y is None else y.expand(len(z))
-        size = max(1, ELEMENTS // len(points))
-        parts = []
-        for start in range(0, max(1, len(z)), size):
-            part = slice(start, start + size)
-            x_hat, n_hat = self._denoise(z[part].flatten(1), t[part, None], None if y is None else y[part], points)
-            like = at_least_float32(z[part])
-            parts.append(self.encode(x_hat.to(like).view_as(like), n_hat.to(like).view_as(like), t[part]))
-        return torch.cat(parts)
+        like = at_least_float32(z)
+        u = like.new_empty(z.shape)
+        for rows, own in self._by_label(None if y is None else y.expand(len(z)), len(z)):
+            among = points if own is None else points[own.to(points.device)]
+            for part in rows.split(max(1, ELEMENTS // len(among))):
+                x_hat, n_hat = self._denoise(z[part].flatten(1), t[part, None], among)
+                u[part] = self.encode(x_hat.to(like).view_as(z[part]), n_hat.to(like).view_as(z[part]), t[part])
+        return u
 
-    def _denoise(self, z: Tensor, t: Tensor, y: Tensor | None, points: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x | z, t, y] and E[n | z, t, y] in float64, (batch, D) like z; t is (batch, 1)."""
+    def _by_label(self, y: Tensor | None, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The rows of a batch with the same label, and the numbers of the points that count for them; None for all points.
+
+        A sample is compared with the points of its label only, which saves most of the work if there are many classes.
+        """
+        if y is None or self.labels is None:
+            yield torch.arange(count, device=self.points.device), None
+            return
+        for label in y.unique():
+            own = (self.labels == label).nonzero().flatten()
+            yield (y == label).nonzero().flatten(), own if len(own) else None
+
+    def _denoise(self, z: Tensor, t: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x | z, t] and E[n | z, t] among these points, in float64, (batch, D) like z; t is (batch, 1)."""
         z, t = as_double(z), as_double(t)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         clean = sigma == 0  # z is the data: no posterior to compute, and nothing to divide by
         safe = torch.where(clean, 1.0, sigma)
         # −|z − α x_i|² / (2σ²s²) without |z|², which is the same for every point and cancels in the softmax.
         logits = (alpha * (z @ points.T) - alpha.square() / 2 * points.square().sum(dim=1)) / (safe * self.noise_scale).square()
-        if y is not None and self.labels is not None:
-            same = (self.labels == y[:, None]).to(z.device)
-            same |= ~same.any(dim=1, keepdim=True)
-            logits = logits.masked_fill(~same, -torch.inf)
         x_hat = torch.where(clean, z / torch.where(clean, alpha, 1.0), logits.softmax(dim=1) @ points)
         return x_hat, torch.where(clean, 0.0, (z - alpha * x_hat) / safe)

@@ -15,8 +15,7 @@ the first floor. The held-out set is the held-out part of the data or, with labe
 of training, which the samples have too. If classes are small, the held-out samples are weighted instead (see
 `kdiff.evaluation.subsets`), every figure of theirs is a weighted one, and a group has as many samples as would be as exact
 with equal weights. The second floor is an exact denoiser of the training samples through the same
-sampler, with as many samples: it shows what the sampler's steps and clamp cost a perfect network. It copies, so it says
-nothing about new samples.
+sampler, with as many samples (`kdiff.evaluation.judged_samplers`). It copies, so it says nothing about new samples.
 """
 
 from __future__ import annotations
@@ -24,44 +23,26 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kdiff.config.sampling import SAMPLERS
 from kdiff.data import Dataset
 from kdiff.evaluation.classifier import TrainedClassifier, dataset_classifier
-from kdiff.evaluation.exact import ExactDenoiser
 from kdiff.evaluation.frechet import frechet_distance, grouped_frechet, statistics
+from kdiff.evaluation.judged_samplers import PAPER, Figure, Samplers, draw_each, exact_floors, samplers_for
 from kdiff.evaluation.mmd import KernelDistance
 from kdiff.evaluation.neighbours import nearest_distance
-from kdiff.evaluation.sliced import sliced_wasserstein
+from kdiff.evaluation.sliced import SlicedDistance
 from kdiff.evaluation.subsets import MAX_REFERENCE, drawn, matched_heldout, most_rows
-from kdiff.model import KDiff
 from kdiff.run.environment import describe_environment
-from kdiff.run.generate import generate_ends
 from kdiff.run.run import Run
 from kdiff.sampling.finite import check_finite
 
-# The paper's sampler, and the same with a last step that returns the data prediction.
-SAMPLER: dict[str, Any] = {name: SAMPLERS["paper"][name] for name in ("solver", "steps")}
-LAST_STEPS: dict[str, Literal["euler", "data"]] = {"paper": SAMPLERS["paper"]["last_step"], "clean": "data"}
 # From larger parts, this many samples are drawn at random, because files are often sorted.
-MAX_POINTS = 2000  # training samples for the exact denoiser
 MAX_KERNEL = 2000  # training samples for the kernel
 MAX_SEARCHED = 100_000  # training samples that are searched for neighbours
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured value: of all samples; mean and standard deviation over groups of them (NaN for a single group)."""
-
-    value: float
-    grouped: float
-    spread: float
-    groups: int
 
 
 class Judge:
@@ -81,6 +62,9 @@ class Judge:
             self.reference = statistics(features * self.feature_scale)
             self.heldout_reference = statistics(self.features(self.heldout), weights)
         self.kernel = KernelDistance(train[drawn(len(train), MAX_KERNEL, labels)]) if len(dataset.shape) == 1 else None
+        manifold = dataset.manifold
+        self.place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
+        self.sliced = SlicedDistance(self.place(self.train))
         self.heldout_distance = _median(nearest_distance(self.heldout, self.searched), weights)
 
     def features(self, x: Tensor) -> Tensor:
@@ -115,11 +99,7 @@ class Judge:
                 grouped = (value, math.nan, 1) if weights is not None else grouped_frechet(features, reference, self.group_size)
                 figures[name] = Figure(value, *grouped)
         manifold = self.dataset.manifold
-        place: Callable[[Tensor], Tensor] = manifold.coordinates if manifold else lambda x: x.flatten(1)
-        there = place(self.train)
-        figures["sliced_wasserstein"] = self._grouped(
-            lambda group, weights: sliced_wasserstein(group, there, weights=weights), place(x), weights
-        )
+        figures["sliced_wasserstein"] = self._grouped(self.sliced, self.place(x), weights)
         if self.kernel:
             figures["mmd"] = self._grouped(self.kernel, x, weights)
         if manifold:
@@ -157,10 +137,9 @@ class Judge:
             return math.inf
         if self.classifier:
             return frechet_distance(statistics(self.features(x)), self.reference)
-        manifold = self.dataset.manifold
+        manifold, inside = self.dataset.manifold, self.sliced(self.place(x))
         if manifold is None:
-            return sliced_wasserstein(x.flatten(1), self.train.flatten(1))
-        inside = sliced_wasserstein(manifold.coordinates(x), manifold.coordinates(self.train))
+            return inside
         return math.sqrt(manifold.plane_dim * inside**2 + manifold.distance(x).square().mean().item())
 
     def floor(self) -> dict[str, Figure]:
@@ -172,20 +151,12 @@ class Judge:
         return figures
 
     def exact_floors(
-        self, run: Run, num_samples: int, seed: int = 0, progress: str | None = None
+        self, run: Run, num_samples: int, seed: int = 0, progress: str | None = None, samplers: Samplers = PAPER
     ) -> dict[str, dict[str, Figure]]:
         """Figures of an exact denoiser of (up to 2,000) training samples, with the run's target, under each sampler."""
-        points, labels = self.dataset.part("train")
-        rows = drawn(len(points), MAX_POINTS, labels)
-        points, labels = points[rows], None if labels is None else labels[rows]
-        model = run.model
-        denoiser = ExactDenoiser(points, model.target, model.path, labels, model.noise_scale)
-        exact = KDiff(denoiser, model.target, model.path, noise_scale=model.noise_scale)
-        # A learned target is on the device of the run's model, and the points must be there too.
-        exact.to(next(run.model.parameters()).device)
-        ends, how = [*LAST_STEPS.values()], {**SAMPLER, "progress": progress}
-        samples = generate_ends(exact, ends, num_samples, run.shape, run.class_counts, seed, **how)
-        return {name: self.measure(x) for name, x in zip(LAST_STEPS, samples)}
+        facts = self.classifier and self.classifier.digest, self.group_size, len(self.train), len(self.searched)
+        how = num_samples, run.class_counts, seed
+        return exact_floors(self.dataset, run.model, samplers, *how, self.measure, facts, progress)
 
 
 def _median(x: Tensor, weights: Tensor | None) -> float:
@@ -225,6 +196,7 @@ def evaluate(
     exact: bool = True,
     progress: str | None = None,
     more: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None,
+    sampler: Literal["paper", "default"] = "paper",
 ) -> dict[str, Any]:
     """Everything measured of a run under each sampler, with all that produced it.
 
@@ -237,6 +209,7 @@ def evaluate(
         exact: compute the exact denoiser's floor too (without guidance; it takes as long as sampling, or longer).
         progress: label of the progress bars; None for none.
         more: measures the same samples, by sampler; what it returns is added to the result.
+        sampler: the samplers to judge by, as `samplers_for` says.
 
     Raises:
         ValueError: guidance for a run that has not learned "no class".
@@ -267,16 +240,18 @@ def evaluate(
         "heldout": {name: vars(figure) for name, figure in judge.floor().items()},
         "samplers": {},
     }
-    how = {**SAMPLER, "guidance": guidance, "progress": progress}
-    samples = generate_ends(run.model, [*LAST_STEPS.values()], num_samples, run.shape, run.given, seed, **how)
-    for x in samples:
+    samplers = samplers_for(run.model, run.shape, sampler)
+    how = num_samples, run.shape, run.given, seed
+    samples = draw_each(run.model, samplers, *how, guidance=guidance, progress=progress)
+    for x in samples.values():
         check_finite(x, f"samples of {run.folder}")
-    floors = judge.exact_floors(run, num_samples, seed, progress and f"{progress}: exact denoiser") if exact else {}
-    for (name, last_step), x in zip(LAST_STEPS.items(), samples):
+    said = progress and f"{progress}: exact denoiser"
+    floors = judge.exact_floors(run, num_samples, seed, said, samplers) if exact else {}
+    for name, x in samples.items():
         result["samplers"][name] = {
-            "options": {**SAMPLER, "last_step": last_step, "guidance": guidance},
+            "options": {**samplers[name], "guidance": guidance},
             "figures": {measure: vars(figure) for measure, figure in judge.measure(x).items()},
         }
         if exact:
             result["samplers"][name]["exact"] = {measure: vars(figure) for measure, figure in floors[name].items()}
-    return {**result, **more(dict(zip(LAST_STEPS, samples)))} if more else result
+    return {**result, **more(samples)} if more else result

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from kdiff.config.evaluation import EvaluateConfig
 from kdiff.evaluation.ensemble import EnsembleFigures, channel_scale, judge_ensemble
-from kdiff.evaluation.judge import LAST_STEPS, SAMPLER, Judge
+from kdiff.evaluation.judge import Judge
+from kdiff.evaluation.judged_samplers import LAST_STEPS, SAMPLER
 from kdiff.evaluation.one_point import LEVELS, histograms, one_point_distance, quantiles
 from kdiff.evaluation.spectrum import PowerSpectrum, edge_steps, power_spectrum, spectrum_distance, window_for
 from kdiff.evaluation.subsets import drawn

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 ELEMENTS = 2**23  # projected values held at once: 32 MiB in float32
+KEPT = 2**25  # projected values of the second set that are kept for further distances: 128 MiB in float32
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0, weights: Tensor | None = None) -> float:
@@ -35,35 +36,69 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
         ValueError: different D, sets that are empty or not (N, *shape), values that are not finite, or
             fewer than one projection.
     """
-    if projections < 1:
-        raise ValueError(f"projections must be at least 1, got {projections}")
-    for name, samples in (("first", a), ("second", b)):
-        if samples.ndim < 2 or samples.numel() == 0:
-            raise ValueError(f"the {name} set must be samples of shape (N, *shape), N > 0, got {tuple(samples.shape)}")
-        if not samples.isfinite().all():
-            raise ValueError(f"the {name} set of samples has values that are not finite (NaN or infinite)")
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    device = a.device
-    a, b = a.detach().to(dtype).flatten(1), b.detach().to(device, dtype).flatten(1)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"the samples have different dimensions: {a.shape[1]} and {b.shape[1]}")
-    index_a, index_b, widths = _merged_quantiles(len(a), len(b))
-    index_a, index_b, widths = index_a.to(device), index_b.to(device), widths.to(device, dtype)
-    generator = torch.Generator().manual_seed(seed)
-    chunk = max(1, ELEMENTS // (len(widths) if weights is None else len(a) + len(b)))
-    total = 0.0
-    for start in range(0, projections, chunk):
-        count = min(chunk, projections - start)
-        # One draw per direction, so that the directions do not depend on the chunk and hence not on the counts.
-        rows = [torch.randn(a.shape[1], generator=generator) for _ in range(count)]
-        theta = torch.nn.functional.normalize(torch.stack(rows).to(a), dim=1)
-        sorted_a, sorted_b = (theta @ a.T).sort(dim=1), (theta @ b.T).sort(dim=1).values
-        if weights is None:
-            squares = (sorted_a.values[:, index_a] - sorted_b[:, index_b]).square()
-            total += float((squares @ widths).cpu().double().sum())
-        else:
-            total += _weighted_squares(sorted_a.values.cpu(), weights.cpu().double()[sorted_a.indices.cpu()], sorted_b.cpu())
-    return math.sqrt(total / projections)
+    return SlicedDistance(b, projections, seed)(a, weights)
+
+
+class SlicedDistance:
+    """The sliced distance of any samples to the samples `b`, whose sorted projections are kept, up to 128 MiB of them.
+
+    The arguments, the distance and the errors are those of `sliced_wasserstein`.
+    """
+
+    def __init__(self, b: Tensor, projections: int = 512, seed: int = 0) -> None:
+        if projections < 1:
+            raise ValueError(f"projections must be at least 1, got {projections}")
+        _check("second", b)
+        self.b, self.projections, self.seed = b.detach().flatten(1), projections, seed
+        self._kept: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, a: Tensor, weights: Tensor | None = None) -> float:
+        """The distance of the samples a (N, *shape), which have these weights (N,) with sum 1 if any."""
+        _check("first", a)
+        dtype = torch.promote_types(torch.promote_types(a.dtype, self.b.dtype), torch.float32)
+        device = a.device
+        a, b = a.detach().to(dtype).flatten(1), self.b.to(device, dtype)
+        if a.shape[1] != b.shape[1]:
+            raise ValueError(f"the samples have different dimensions: {a.shape[1]} and {b.shape[1]}")
+        index_a, index_b, widths = _merged_quantiles(len(a), len(b))
+        index_a, index_b, widths = index_a.to(device), index_b.to(device), widths.to(device, dtype)
+        generator = torch.Generator().manual_seed(self.seed)
+        chunk = max(1, ELEMENTS // (len(widths) if weights is None else len(a) + len(b)))
+        total = 0.0
+        for start in range(0, self.projections, chunk):
+            count = min(chunk, self.projections - start)
+            # One draw per direction, so that the directions do not depend on the chunk and hence not on the counts.
+            rows = [torch.randn(a.shape[1], generator=generator) for _ in range(count)]
+            theta = torch.nn.functional.normalize(torch.stack(rows).to(a), dim=1)
+            sorted_a, sorted_b = (theta @ a.T).sort(dim=1), self._sorted(b, theta, start)
+            if weights is None:
+                squares = (sorted_a.values[:, index_a] - sorted_b[:, index_b]).square()
+                total += float((squares @ widths).cpu().double().sum())
+            else:
+                total += _weighted_squares(
+                    sorted_a.values.cpu(), weights.cpu().double()[sorted_a.indices.cpu()], sorted_b.cpu()
+                )
+        return math.sqrt(total / self.projections)
+
+    def _sorted(self, b: Tensor, theta: Tensor, start: int) -> Tensor:
+        """The sorted projections of b on the directions theta, the first of which has the number `start`."""
+        if self.projections * len(b) > KEPT:
+            return (theta @ b.T).sort(dim=1).values
+        name = b.dtype, b.device
+        if name not in self._kept:
+            self._kept[name] = b.new_empty(self.projections, len(b)), torch.zeros(self.projections, dtype=torch.bool)
+        values, ready = self._kept[name]
+        rows = slice(start, start + len(theta))
+        if not ready[rows].all():
+            values[rows], ready[rows] = (theta @ b.T).sort(dim=1).values, True
+        return values[rows]
+
+
+def _check(name: str, samples: Tensor) -> None:
+    if samples.ndim < 2 or samples.numel() == 0:
+        raise ValueError(f"the {name} set must be samples of shape (N, *shape), N > 0, got {tuple(samples.shape)}")
+    if not samples.isfinite().all():
+        raise ValueError(f"the {name} set of samples has values that are not finite (NaN or infinite)")
 
 
 def _weighted_squares(a: Tensor, weights: Tensor, b: Tensor) -> float:

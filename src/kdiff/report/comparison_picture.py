@@ -25,7 +25,7 @@ from kdiff.report.drawing import INK, new_figure, panel, plain, save_figure, sca
 from kdiff.run.generate import generate
 from kdiff.run.metrics import read_metrics
 from kdiff.run.run import load_run, target_at_start
-from kdiff.studies.comparison import MEASURES, best_target, fixed_targets, has_curve, main_measure, summarise
+from kdiff.studies.comparison import MEASURES, best_target, fixed_targets, has_curve, judged_by, main_measure, summarise
 from kdiff.studies.runner import Job
 from kdiff.targets import Axis, Description
 
@@ -130,7 +130,8 @@ def draw_over_time(axes: Axes, jobs: Sequence[Job], colours: Mapping[str, str], 
 def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
     """Draw all seeds of the targets that have a colour, with floors. Arrows with the mean stand for values beyond the scale."""
     targets = list(colours)
-    summaries = {(t, sampler): summarise(rows, t, sampler, measure) for t in targets for sampler in ("paper", "clean")}
+    both = [(t, sampler) for t in targets for sampler in ("paper", "clean") if judged_by(rows, t, sampler)]
+    summaries = {(t, sampler): summarise(rows, t, sampler, measure) for t, sampler in both}
     clean = [summaries[target, "clean"] for target in targets]
     # The scale must show the best samples, the best groups and the floor of the groups.
     limit = OFF_SCALE * max(min(s.mean for s in clean), min(s.grouped for s in clean), clean[0].heldout)
@@ -140,11 +141,13 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
         for sampler, marker, offset in (("paper", "o", -0.12), ("clean", "D", 0.12)):
             seeds = [r["value"] for r in rows if (r["target"], r["sampler"], r["measure"]) == (target, sampler, measure)]
             groups.append((offset, seeds, marker, colours[target] if sampler == "clean" else "white"))
-            exact = summaries[target, sampler].exact
+            exact = summaries[target, sampler].exact if seeds else None
             if exact is not None:
                 axes.plot([i + offset - 0.1, i + offset + 0.1], [exact] * 2, color=FLOOR, linewidth=1.5)
         groups.append((0.34, [summaries[target, "clean"].grouped], "s", "white"))
         for offset, values, marker, filled in groups:
+            if not values:
+                continue
             style: dict[str, Any] = {"color": colours[target], "mfc": filled, "markersize": 4.5}
             if statistics.mean(values) <= limit:
                 axes.plot([i + offset] * len(values), values, marker, alpha=0.8, **style)
@@ -155,8 +158,14 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
     turned = len(targets) > 4
     labels = [short_label(target) if turned else short_label(target).replace("(", "\n(", 1) for target in targets]
     axes.set_xticks(range(len(targets)), labels, rotation=15 if turned else 0, fontsize=8)
+    paper = any(sampler == "paper" for _, sampler in both)
     handles = [
-        axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")[0],
+        *(axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler") if paper else []),
+        *(
+            axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")
+            if len(both) > len(targets)
+            else []
+        ),
         axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
         axes.plot([], [], "s", color=INK, mfc="white", markersize=5, label=f"clean, in groups of {rows[0]['group_size']}")[0],
         axes.axhline(clean[0].heldout, linestyle=":", color=INK, linewidth=1, label="floor of the groups: held-out data"),

@@ -74,7 +74,7 @@ JUDGED = {
     **dict.fromkeys(("step", "num_samples", "group_size", "seed"), int),
     "weights": str,
     "heldout": {...: FIGURE},
-    "samplers": {"paper": SAMPLER, "clean": SAMPLER},
+    "samplers": {"paper?": SAMPLER, "clean": SAMPLER},
 }
 _LINE = {"measure": str, "sampler": str, "value": NUMBER, "floor": NUMBER, "baseline?": NUMBER}
 _LINE |= dict.fromkeys(("spread?", "floor_spread?"), NUMBER)

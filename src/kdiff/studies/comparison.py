@@ -1,9 +1,11 @@
 """Compare prediction targets on one data set: noise, velocity, data and learned k, or any list of targets.
 
-All targets share the network, the order of the data, the times and the noise. Two samplers draw from each run: "paper" is the
-paper's sampler, and "clean" is the same with a last step that returns the data prediction. Every figure comes with its spread
-over seeds and with its floors. The result is a table, a picture, and the files behind them. With a grid of fixed k among the
-targets, the result is a curve of quality against k, and shows where on the curve a learned k ends.
+All targets share the network, the order of the data, the times and the noise. Each run is judged by samples of the default
+sampler, which is called "clean", because its last step returns the data prediction and leaves no noise behind. Where the
+paper's sampler gives others (k above 0.95 or below 0.05), "paper" stands beside it. With sampler "paper", "clean" is the
+paper's sampler with a clean last step. Every figure comes with its spread over seeds and with its floors. The result is a
+table, a picture, and the files behind them. With a grid of fixed k among the targets, the result is a curve of quality against
+k, and shows where on the curve a learned k ends.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ def plan(config: CompareConfig, out: Path, say: bool = False) -> tuple[Dataset, 
         if say:
             print(faster, file=sys.stderr)
     seeds = seed_range(config.seed, config.seeds)
-    jobs = make_jobs({str(config.data): base}, targets, seeds, out, config.num_samples, config.exact)
+    how = config.num_samples, config.exact
+    jobs = make_jobs({str(config.data): base}, targets, seeds, out, *how, sampler=config.sampler)
     if chosen and say:
         chosen = timed(chosen, base, dataset.shape, dataset.num_classes, threads=1)
         print(chosen.as_text(base, len(dataset.part("train")[0]), len(jobs), config.workers), file=sys.stderr)
@@ -134,19 +137,26 @@ def summarise(rows: Sequence[dict[str, Any]], target: str, sampler: str, measure
     return Summary(statistics.mean(values), deviation(values), grouped, heldout, exact, len(values))
 
 
+def judged_by(rows: Sequence[dict[str, Any]], target: str, sampler: str) -> bool:
+    """Whether the runs of a target were judged by a sampler: in the default way, the paper's judges only some targets."""
+    return any((row["target"], row["sampler"]) == (target, sampler) for row in rows)
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The comparison as a Markdown table: a line for each target, then a line for the held-out data.
 
-    The main measure is given under both samplers, with the floor of the exact denoiser in brackets if it was computed. The
-    other measures are given under the clean sampler. The last column is the main measure in groups as large as the held-out
-    set: only that column compares with the last line. Main numbers of targets that are not k have columns beside k.
+    The main measure is given under each sampler, with the floor of the exact denoiser in brackets if it was computed. An empty
+    place means that the runs were not judged by that sampler. The other measures are given under the clean sampler. The last
+    column is the main measure in groups as large as the held-out set: only that column compares with the last line. Main
+    numbers of targets that are not k have columns beside k.
     """
     targets = list(dict.fromkeys(row["target"] for row in rows))
     measures = [measure for measure in MEASURES if any(row["measure"] == measure for row in rows)]
     main, floors = measures[0], any(row["exact"] is not None for row in rows)
     numbers = list(dict.fromkeys(["k", *(main_number(row)[0] for row in rows)]))
     columns = ["target", *numbers, "loss"]
-    columns += [f"{MEASURES[main]}, {sampler}{' (floor)' if floors else ''}" for sampler in ("paper", "clean")]
+    samplers = [sampler for sampler in ("paper", "clean") if any(row["sampler"] == sampler for row in rows)]
+    columns += [f"{MEASURES[main]}, {sampler}{' (floor)' if floors else ''}" for sampler in samplers]
     columns += [f"{MEASURES[measure]}, clean" for measure in measures[1:]]
     columns += [f"{MEASURES[main]} in groups of {rows[0]['group_size']}, clean"]
     lines: list[list[str]] = []
@@ -157,7 +167,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             ks = [k for name, k in map(main_number, runs) if name == number and k is not None]
             cells.append(with_spread(statistics.mean(ks), deviation(ks)) if ks else "")
         cells.append(with_spread(statistics.mean(losses), deviation(losses)))
-        for measure, sampler in [(main, "paper"), *((measure, "clean") for measure in measures)]:
+        for measure, sampler in [*((main, sampler) for sampler in samplers), *((each, "clean") for each in measures[1:])]:
+            if not judged_by(rows, target, sampler):
+                cells.append("")
+                continue
             summary = summarise(rows, target, sampler, measure)
             floor = f" ({with_spread(summary.exact, math.nan)})" if measure == main and summary.exact is not None else ""
             cells.append(f"{summary}{floor}")
@@ -166,7 +179,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     heldout = {measure: with_spread(summarise(rows, targets[0], "clean", measure).heldout, math.nan) for measure in measures}
     # The column "to held-out data" has the distance of the training samples, and the last column that of the held-out set.
     beside = [heldout[measure] if measure == "frechet_heldout" else "" for measure in measures[1:]]
-    lines.append(["training and held-out data", *[""] * (len(numbers) + 3), *beside, heldout[main]])
+    lines.append(["training and held-out data", *[""] * (len(numbers) + 1 + len(samplers)), *beside, heldout[main]])
     return markdown(columns, lines)
 
 

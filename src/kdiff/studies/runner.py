@@ -28,7 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
@@ -66,6 +66,7 @@ class Job:
 
     `judge` judges it in another way than `kdiff.evaluation.judge.evaluate`. It is called with the run, the number of samples
     and the seed. It returns a record with `figures`, values by sampler and measure, with the `floor`, and `samplers` empty.
+    `sampler` says which samplers judge it (`kdiff.evaluation.judged_samplers`).
     """
 
     cell: str
@@ -75,6 +76,7 @@ class Job:
     num_samples: int
     exact: bool
     judge: Judging | None = None
+    sampler: Literal["paper", "default"] = "paper"
 
     @property
     def finished(self) -> bool:
@@ -86,6 +88,7 @@ class Job:
     def stamp(self) -> dict[str, Any]:
         """What evaluation.json records of the job."""
         judge = {"judge": self.judge.__name__} if self.judge else {}
+        judge |= {"sampler": self.sampler} if self.sampler != "paper" else {}
         return {"config": as_dict(self.config), "num_samples": self.num_samples, "exact": self.exact, **judge}
 
 
@@ -97,6 +100,7 @@ def make_jobs(
     num_samples: int,
     exact: bool,
     judge: Judging | None = None,
+    sampler: Literal["paper", "default"] = "paper",
 ) -> list[Job]:
     """All runs, seed by seed, so that a whole comparison is ready early. Only the first seed has `exact` floors."""
     labels = [str(parse(target)) for target in targets]
@@ -111,6 +115,7 @@ def make_jobs(
             num_samples=num_samples,
             exact=exact and seed == seeds[0],
             judge=judge,
+            sampler=sampler,
         )
         for seed, (cell, config), (target, label) in itertools.product(seeds, cells.items(), zip(targets, labels))
     ]
@@ -129,7 +134,8 @@ def execute(job: Job) -> None:
         result = job.judge(run, job.num_samples, job.config.seed)
     elif job.num_samples:
         run_in(job.config.precision, run)
-        result = evaluate(run, Judge(run.dataset()), job.num_samples, job.config.seed, exact=job.exact)
+        judge = Judge(run.dataset())
+        result = evaluate(run, judge, job.num_samples, job.config.seed, exact=job.exact, sampler=job.sampler)
     else:
         target = run.model.target.describe()
         result = {"k": target.position, "target_state": target.scalars, "samplers": {}}

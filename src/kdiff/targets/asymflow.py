@@ -17,8 +17,9 @@ import math
 import torch
 from torch import Tensor
 
+from kdiff.targets.description import Curve
 from kdiff.targets.scatter import MakeMoments, MakeSamples
-from kdiff.targets.target import PAPER_CLAMP, Curve
+from kdiff.targets.target import PAPER_CLAMP
 from kdiff.targets.turned import TurnedTarget
 
 

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdiff.targets.target import LINE, PAPER_CLAMP, Target
+from kdiff.targets.description import LINE
+from kdiff.targets.target import PAPER_CLAMP, Target
 
 
 class FixedK(Target):

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from kdiff.path import GaussianPath, broadcast_time, checked_time, full_precision
 from kdiff.targets.constant import FixedK
-from kdiff.targets.target import LINE, LINEAR, PAPER_CLAMP, Curve, Target
+from kdiff.targets.description import LINE, Curve
+from kdiff.targets.target import LINEAR, PAPER_CLAMP, Target
 from kdiff.targets.varied import GeneralTarget
 from kdiff.targets.weighting import Weighting
 

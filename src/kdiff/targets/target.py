@@ -15,16 +15,16 @@ its scale changes with k, and so does a v-loss whose clamped target is not detac
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdiff.path import PAPER_CLAMP, GaussianPath, LinearPath, at_least_float32, broadcast_time, check_shapes, full_precision
+from kdiff.targets.description import Axis, Curve, Description
 from kdiff.targets.float32 import Float32Module
 
 Coefficient = Tensor | float
@@ -40,61 +40,19 @@ def as_coefficient(value: Coefficient, like: Tensor, t: Tensor) -> Tensor:
     return torch.full((), value, dtype=dtype, device=like.device)
 
 
+def _denominator(t: Tensor, path: GaussianPath, a: Tensor, b: Tensor) -> Tensor:
+    return path.alpha(t) * b + path.sigma(t) * a
+
+
 def _conversion(t: Tensor, path: GaussianPath, a: Tensor, b: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """p and q of v = p z + q u: the conversion above, with |den| no smaller than `floor`."""
-    den = path.alpha(t) * b + path.sigma(t) * a
+    den = _denominator(t, path, a, b)
     with torch.no_grad():
         # a and b have the same sign, which is checked where they are set. den has this sign too, and keeps it when clamped.
         floor = max(floor, SMALLEST_DENOMINATOR)
         clamped, small = torch.copysign(torch.full_like(den, floor), a + b), den.abs() < floor
     den = torch.where(small, clamped, den)
     return (path.alpha_dot(t) * b + path.sigma_dot(t) * a) / den, path.determinant(t) / den
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The axis on which pictures draw the numbers of a target: its two ends, and names for some of its values."""
-
-    low: float
-    high: float
-    names: Mapping[float, str]
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"an axis from {self.low:g} to {self.high:g} has no length; expected two numbers low < high")
-
-
-LINE = Axis(0.0, 1.0, {0.0: "noise", 0.5: "velocity", 1.0: "data"})  # the axis of k
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Numbers of a target over time ("t") or over the directions of its basis ("direction"), drawn on the target's axis."""
-
-    name: str
-    over: Literal["t", "direction"]
-    at: list[float]
-    values: list[float]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What logs, tables and pictures show of a target: named numbers (the main one first), their axis, and curves."""
-
-    scalars: dict[str, float]
-    axis: Axis | None = None
-    curves: list[Curve] = field(default_factory=list)
-
-    @property
-    def position(self) -> float | None:
-        """The place of the target on the line from noise (0) through velocity (½) to data (1); None if it is elsewhere."""
-        return next(iter(self.scalars.values()), None) if self.axis == LINE else None
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Description:
-        """The description from `dataclasses.asdict(description)`, also if JSON has turned the values of the axis into text."""
-        axis = plain["axis"] and Axis(**{**plain["axis"], "names": {float(at): n for at, n in plain["axis"]["names"].items()}})
-        return cls(dict(plain["scalars"]), axis, [Curve(**curve) for curve in plain["curves"]])
 
 
 class Target(Float32Module, ABC):
@@ -166,6 +124,15 @@ class Target(Float32Module, ABC):
         _, a, b, _ = self._turned("x", torch.linspace(0, 1, 5), torch.zeros(5, *shape))
         if (a * b < 0).any():
             raise ValueError(f"the coefficients a and b of {type(self).__name__} have opposite signs; expected the same sign")
+
+    @torch.no_grad()
+    def clamped(
+        self, times: Tensor, shape: tuple[int, ...], path: GaussianPath = LINEAR, min_denominator: float = PAPER_CLAMP
+    ) -> bool:
+        """Whether `to_velocity` clamps |den| at one of these times (n,), for samples of this shape."""
+        device = next((each.device for each in itertools.chain(self.parameters(), self.buffers())), None)
+        t, a, b, _ = self._turned("x", times.to(device), torch.zeros(len(times), *shape, device=device))
+        return bool((_denominator(t, path, a, b).abs() < min_denominator).any())
 
     def penalty(self) -> Tensor | None:
         """A scalar that the model's loss adds, such as a pull of k to a value; None by default."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kdiff.targets.bases import KINDS, make_basis
+from kdiff.targets.description import LINE
 from kdiff.targets.scatter import MAX_DENSE, MakeMoments, MakeSamples
-from kdiff.targets.target import LINE, Target
+from kdiff.targets.target import Target
 
 DRAWN = 200  # points of a curve over directions, at most
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kdiff.path import checked_time
 from kdiff.targets.constant import Learned, whole
-from kdiff.targets.target import LINE, PAPER_CLAMP, Curve
+from kdiff.targets.description import LINE, Curve
+from kdiff.targets.target import PAPER_CLAMP
 
 
 class TwoEndedK(Learned):

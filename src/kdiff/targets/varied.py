@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kdiff.path import checked_time
 from kdiff.targets.constant import Learned, initial_logit, whole
-from kdiff.targets.target import PAPER_CLAMP, Coefficient, Curve, Target
+from kdiff.targets.description import Curve
+from kdiff.targets.target import PAPER_CLAMP, Coefficient, Target
 
 NEAREST_TIME = 1e-3  # the distance from t = 0 and t = 1 at which logit t is cut off
 Varying = Coefficient | Callable[[Tensor], Coefficient]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from kdiff.path import GaussianPath
+from kdiff.targets.description import Curve
 from kdiff.targets.scatter import MakeMoments, MakeSamples
-from kdiff.targets.target import LINEAR, PAPER_CLAMP, Curve
+from kdiff.targets.target import LINEAR, PAPER_CLAMP
 from kdiff.targets.turned import TurnedTarget
 
 TIMES = [(i + 0.5) / 10 for i in range(10)]  # of the mean in `state`

@@ -146,8 +146,8 @@ def fit(
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in shown_names}, refresh=False)
             bar.update()
             if saving and folder and main:
-                optimizer = steps.optimizer.optimizer
-                save_checkpoint(folder / "checkpoints", done, steps.module, steps.ema, optimizer, steps.sums(), settings)
+                state = steps.module, steps.ema, steps.optimizer, steps.sums()
+                save_checkpoint(folder / "checkpoints", done, *state, settings)
                 keep_newest(folder / "checkpoints", config.keep)
             if stopping:
                 raise Stopped(stopping, f"{folder} is saved at step {done} of {config.steps}")

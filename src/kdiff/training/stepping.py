@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -52,15 +51,18 @@ class Steps:
         self.objective, self.module, self.model = objective, objective.module.to(accelerator.device), objective
         self.x, self.conditions, self.order = x, conditions, DataOrder(len(x), config.batch_size, config.seed)
         self.config, self.accelerator = config, accelerator
-        self.optimizer: Any = make_optimizer(objective, config)
+        self.optimizer = make_optimizer(objective, config)
         self.ema, self.averages = EMA(self.module, config.ema), Averages()
         self.places = places(self.module)
         self.scaler = torch.amp.GradScaler(accelerator.device.type) if config.precision == "fp16" else None
 
     @without_launcher_settings()
     def prepare(self) -> None:
-        """Wrap the model and the optimiser for the accelerator, after their states are loaded."""
-        self.model, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
+        """Wrap the model for the accelerator, after its state is loaded.
+
+        The optimiser stays PyTorch's own: accelerate's wrapper looks for optional packages on disk at every step.
+        """
+        self.model = self.accelerator.prepare(self.objective)
         self.clipped = [p for group in self.optimizer.param_groups if group["name"] != "target" for p in group["params"]]
         self.model.train()
 
@@ -73,8 +75,8 @@ class Steps:
         if first:
             check_gradients(self.module)
         if self.scaler:
-            self.scaler.unscale_(self.optimizer.optimizer)
-        norm = self.accelerator.clip_grad_norm_(self.clipped, self.config.clip or math.inf)
+            self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.clip or math.inf)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * learning_rate_factor(self.config, step)
         gradients = {"gradient_norm": norm.to(self.accelerator.device), **self.objective.gradients()}
@@ -82,7 +84,7 @@ class Steps:
             taken = norm.isfinite()
             gradients = {name: torch.where(taken, value, 0.0) for name, value in gradients.items()}
             gradients["steps_left_out"] = 1.0 - taken.float()
-            self.scaler.step(self.optimizer.optimizer)
+            self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             self.optimizer.step()
@@ -107,7 +109,7 @@ class Steps:
                 with autocast_to("fp16" if self.scaler else "no", device):  # accelerate refuses float16 on CPUs
                     loss, extras = self.model(x, conditions)
                 share = loss / parts
-                self.accelerator.backward(self.scaler.scale(share) if self.scaler else share)
+                (self.scaler.scale(share) if self.scaler else share).backward()
             for name, value in {"loss": loss, **extras}.items():
                 share = value.detach() / parts
                 means[name] = means[name] + share if name in means else share
