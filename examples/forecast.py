@@ -10,7 +10,8 @@ climate, which looks at no frame, has 1/√π.
     python examples/forecast.py                    simulate, train, and judge ensembles of 16 (about ten minutes on two cores)
     python examples/forecast.py --steps 300        the same with few steps
 
-The runs are written as HDF5, and `window=[2, 1]` cuts them into samples: two frames as the condition "past", and the next one.
+The folder forecast/ gets a picture of three forecasts. The runs are written as HDF5, and `window=[2, 1]` cuts them into
+samples: two frames as the condition "past", and the next one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 from pathlib import Path
 
 import h5py
+import matplotlib.pyplot as plt
 import numpy as np
 
 from kdiff.config.training import TrainConfig
@@ -66,6 +68,23 @@ def runs(num: int, frames: int, generator: np.random.Generator) -> np.ndarray:
     return np.stack(found, axis=1)[:, :, None].astype(np.float32)
 
 
+def draw(path: Path, past: np.ndarray, truth: np.ndarray, members: np.ndarray) -> None:
+    """A line for each forecast: two past frames (n, 2, 24, 24), the truth (n, 24, 24), and members (n, m, 24, 24)."""
+    titles = ["before", "now", "next: the truth", "mean of the ensemble", *["member"] * 3, "spread"]
+    figure, panels = plt.subplots(len(truth), len(titles), figsize=(1.5 * len(titles), 1.6 * len(truth)), squeeze=False)
+    for row, frames, true, ensemble in zip(panels, past, truth, members):
+        fields = [*frames, true, ensemble.mean(0), *ensemble[:3], ensemble.std(0, ddof=1)]
+        for panel, title, field in zip(row, titles, fields):
+            wide = {"vmin": 0, "vmax": 1, "cmap": "viridis"} if title == "spread" else {"vmin": -3, "vmax": 3, "cmap": "RdBu_r"}
+            shown = panel.imshow(field, origin="lower", **wide)
+            panel.set(xticks=[], yticks=[])
+            if row is panels[0]:
+                panel.set_title(title, fontsize=8)
+        figure.colorbar(row[0].images[0], ax=row[:-1].tolist(), fraction=0.01, pad=0.01)
+        figure.colorbar(shown, ax=row[-1], fraction=0.046)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
+
+
 def main() -> tuple[EnsembleFigures, EnsembleFigures]:
     """Train, and judge ensembles for held-out windows; the figures of the model, and of the climate."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -89,13 +108,17 @@ def main() -> tuple[EnsembleFigures, EnsembleFigures]:
     truth = unit(dataset.part("heldout")[0][: options.truths])
     past = dataset.conditions["past"].normalisation.undo(dataset.conditions_of("heldout")["past"][: options.truths])
     members, _ = run.sample(conditions={"past": past}, ensemble=options.members)
-    model = judge_ensemble(members.reshape(len(truth), -1, *run.shape), truth)
+    members = members.reshape(len(truth), -1, *run.shape)
+    model = judge_ensemble(members, truth)
     climate = unit(dataset.part("train")[0][:: len(dataset.part("train")[0]) // 100])
     usual = judge_ensemble(climate.expand(len(truth), *climate.shape), truth)
 
     print(f"CRPS: model {model.crps:.3f} ± {model.standard_error:.3f}, climate {usual.crps:.3f}")
     print(f"of somebody who knows the wind: {noise_scale() / math.sqrt(math.pi) / truth.std().item():.3f}")
     print(f"error of the mean {model.error:.3f}, spread {model.spread:.3f}, spread over skill {model.ratio:.2f}")
+    step = max(1, len(truth) // 3)
+    seen = (past.reshape(len(past), 2, SIDE, SIDE), truth[:, 0], members[:, :, 0])
+    draw(options.out / "forecast.png", *(each[::step][:3].numpy() for each in seen))
     return model, usual
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -26,6 +27,23 @@ def test_the_tutorial_runs_in_a_quick_form(tmp_path: Path) -> None:
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 1797
     for made in ("comparisons/pictures/strip.png", "runs/pictures/report.html", "runs/pictures/evaluation.json"):
         assert (tmp_path / made).stat().st_size > 1000
+
+
+def test_the_notebook_is_the_page_and_was_run() -> None:
+    """If this fails: python tools/make_notebook.py docs/scientists.md docs/tutorial/scientists.ipynb."""
+    spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "tools" / "make_notebook.py")
+    assert spec
+    assert spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    path = ROOT / "docs" / "tutorial" / "scientists.ipynb"
+    assert tool.sources(path) == tool.cells((ROOT / "docs" / "scientists.md").read_text(encoding="utf-8"))
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any("CRPS" in "".join(output.get("text", "")) for output in outputs)
 
 
 def test_the_tutorial_for_scientists_runs_in_a_quick_form(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python tools/make_notebook.py docs/scientists.md docs/tutorial/scientists.ipynb
 
 Text becomes text, blocks that are marked `python` become cells, and a command in a block that is marked `sh` becomes
-`!command`. The notebook is run in an empty folder, and is written with its results. It needs nbclient and ipykernel.
+`!command`. The notebook is run in an empty folder, and is written with its results. If only text has changed since it was last
+written, the results are kept, and nothing is run. It needs nbclient and ipykernel.
 """
 
 from __future__ import annotations
@@ -43,11 +44,24 @@ def sources(notebook: Path) -> list[tuple[str, str]]:
     return [(cell["cell_type"], "".join(cell["source"])) for cell in read["cells"]]
 
 
+def of_code(found: list[tuple[str, str]]) -> list[str]:
+    """The sources of the cells of code."""
+    return [source for kind, source in found if kind == "code"]
+
+
 def tidied(cell: Any) -> None:
-    """Of lines that a progress bar wrote over each other, only the last one is kept."""
+    """Text that came in pieces is joined. Of lines that a progress bar wrote over each other, only the last one is kept."""
+    joined: list[Any] = []
     for output in cell.get("outputs", []):
+        if joined and output["output_type"] == "stream" == joined[-1]["output_type"] and output["name"] == joined[-1]["name"]:
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    for output in joined:
         if "text" in output:
             output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in output["text"].split("\n"))
+    if "outputs" in cell:
+        cell["outputs"] = joined
 
 
 def main(page: Path, out: Path) -> None:
@@ -59,8 +73,13 @@ def main(page: Path, out: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[made[kind](source) for kind, source in cells(page.read_text(encoding="utf-8"))])
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
-    with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    if out.exists() and of_code(sources(out)) == of_code([(cell.cell_type, cell.source) for cell in notebook.cells]):
+        before = [cell for cell in nbformat.read(out, 4).cells if cell.cell_type == "code"]
+        for cell, old in zip((cell for cell in notebook.cells if cell.cell_type == "code"), before):
+            cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         tidied(cell)
         cell.get("metadata", {}).pop("execution", None)

@@ -315,7 +315,8 @@ def test_evaluate_judges_with_floors(run, capsys) -> None:
     assert (result["step"], result["weights"], result["num_samples"], result["seed"]) == (STEPS, "ema 0.9", 100, 2)
     assert result["data"] == kdiff.load_run(run).data["fingerprint"]
     assert result["k"] == kdiff.load_run(run).model.target.k
-    assert set(result["samplers"]) == {"paper", "clean"}
+    assert set(result["samplers"]) == {"clean"}  # k is far from 0 and 1, where the paper's sampler would be another one
+    assert result["samplers"]["clean"]["options"]["steps"] == 18
     for sampler in result["samplers"].values():
         assert set(sampler["figures"]) == set(sampler["exact"]) == set(MEASURES)
         for measure, figure in sampler["figures"].items():
@@ -325,6 +326,14 @@ def test_evaluate_judges_with_floors(run, capsys) -> None:
     assert result["heldout"]["copying"]["value"] == 1
     assert result["classifier"]["accuracy"] > 0.9
     assert "nan" not in out
+
+
+def test_evaluate_by_the_papers_sampler(run) -> None:
+    options = ["--num-samples", "20", "--exact", "false", "--sampler", "paper"]
+    assert main(["evaluate", str(run), *options]) == 0
+    result = json.loads((run / "evaluation.json").read_text())
+    steps = {name: (each["options"]["steps"], each["options"]["last_step"]) for name, each in result["samplers"].items()}
+    assert steps == {"paper": (50, "euler"), "clean": (50, "data")}
 
 
 def test_evaluate_draws_as_many_as_are_held_out_and_leaves_the_floor_out(run) -> None:

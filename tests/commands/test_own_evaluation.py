@@ -40,7 +40,8 @@ def test_a_run_on_fields_with_a_condition(tmp_path: Path, monkeypatch: pytest.Mo
     assert "spectrum" in out
     assert "6 × 3 members" in out
     found = read_evaluation(folder / "evaluation.json")
-    assert found["samplers"].keys() == {"paper", "clean"}
+    assert found["samplers"].keys() == {"clean"}
+    assert found["ensemble"]["sampler"]["steps"] == 18
     assert (found["ensemble"]["conditions"], found["ensemble"]["members"], found["ensemble"]["seed"]) == (6, 3, 4)
     assert found["ensemble"]["names"] == ["phase"]
     values = {line["measure"]: line["value"] for line in found["fields"]["figures"] if line["sampler"] == "clean"}

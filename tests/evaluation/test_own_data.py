@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdiff import KDiff
 from kdiff.config.condition_spec import ConditionSpec
 from kdiff.config.evaluation import EvaluateConfig
 from kdiff.data import Dataset, make_dataset
@@ -25,6 +26,7 @@ from kdiff.evaluation.own_data import OwnData
 from kdiff.evaluation.own_data_text import own_lines, own_table
 from kdiff.files.atomic import finite
 from kdiff.files.schema import problem
+from kdiff.networks import MLP
 from kdiff.run.contents import JUDGED
 
 
@@ -71,7 +73,8 @@ def judge_of(
         assert len(rows) == num
         return torch.from_numpy(draw(rows.numpy(), 7)), None
 
-    run: Any = SimpleNamespace(normalisation=dataset.normalisation, shape=dataset.shape, class_counts=None, sample=sample)
+    known = {"normalisation": dataset.normalisation, "shape": dataset.shape, "class_counts": None}
+    run: Any = SimpleNamespace(**known, sample=sample, model=KDiff(MLP(dataset.shape, width=8), "velocity"))
     return OwnData(run, Judge(dataset), EvaluateConfig(**options)), asked
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kdiff.config.training import TrainConfig
 from kdiff.data import load
-from kdiff.evaluation import judge
+from kdiff.evaluation import judge, judged_samplers
 from kdiff.training.trainer import train_run
 
 SMALL = {"data": "digits", "network": "MLP(width=8, depth=1)", "steps": 2, "batch_size": 8}
@@ -27,9 +27,9 @@ def test_a_run_on_all_counts_all_classes_and_its_evaluation_says_so(tmp_path: Pa
     runs = {name: train_run(TrainConfig(**SMALL, train_on=name), tmp_path / name) for name in ("train", "all")}
     assert sum(runs["all"].class_counts) == 1797
     assert sum(runs["train"].class_counts) == 1083
-    monkeypatch.setattr(judge, "SAMPLER", {**judge.SAMPLER, "steps": 2})
+    monkeypatch.setattr(judged_samplers, "CLEAN", {"clean": {"solver": "euler", "steps": 2, "last_step": "data"}})
     with pytest.warns(UserWarning, match="trained on all of its data"):
-        judge.evaluate(runs["all"], judge.Judge(load("digits")), num_samples=260, exact=False)
+        judge.evaluate(runs["all"], judge.Judge(load("digits")), num_samples=260, exact=False, sampler="default")
 
 
 def test_another_part_is_refused() -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 from kdiff.commands.arguments import SAMPLER_OPTION, out_option, read_config, sampled_as
 from kdiff.config.evaluation import EvaluateConfig
 
-ABOUT = """Compares a run's samples with its data and writes RUN/evaluation.json. Samples are drawn with the paper's sampler,
-and with the same sampler and a last step that leaves no noise behind. Each figure stands beside its floors: the figure of
-held-out data, and that of an exact denoiser through the same sampler. Fields are also judged by their power spectrum and
-one-point distribution, tables by their columns, pairs of columns and a classifier, and runs with conditions by the CRPS and
-the spread of ensembles. With --reference or --features, the command instead judges images (a run, a folder or a .npz file) by
-FID, sFID, Inception score, KID, precision and recall, or by FD-DINOv2. Only
-then do the options on drawing samples (--sampler, --solver, --guidance and others) apply, and the same command continues an
-evaluation that was interrupted. Examples: kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception
---num-samples 50000; kdiff evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/
---save-statistics photos.npz."""
+ABOUT = """Compares a run's samples with its data and writes RUN/evaluation.json. Samples are drawn with the default sampler,
+and beside it with the paper's if that gives others (k above 0.95 or below 0.05). With --sampler paper they are drawn with the
+paper's sampler, and with the same sampler and a last step that leaves no noise behind. Each figure stands beside its floors:
+the figure of held-out data, and that of an exact denoiser through the same sampler. Fields are also judged by their power
+spectrum and one-point distribution, tables by their columns, pairs of columns and a classifier, and runs with conditions by
+the CRPS and the spread of ensembles. With --reference or --features, the command instead judges images (a run, a folder or a
+.npz file) by FID, sFID, Inception score, KID, precision and recall, or by FD-DINOv2. Only then do the options on drawing
+samples (--solver, --steps and others) apply, and the same command continues an evaluation that was interrupted. Examples:
+kdiff evaluate runs/digits; kdiff evaluate runs/photos --features inception --num-samples 50000; kdiff evaluate samples.npz
+--reference VIRTUAL_imagenet256_labeled.npz; kdiff evaluate photos/ --save-statistics photos.npz."""
 
 
 def command(argv: list[str]) -> None:
@@ -32,12 +33,9 @@ def command(argv: list[str]) -> None:
         _by_features(source, config, further["out"])
     else:
         config.check_without_features()
-        if given := [name for name in extras if further[name]]:
-            raise ValueError(
-                f"{', '.join(given)} goes with --features; without it a run is judged under two fixed samplers, and the result "
-                "is written to RUN/evaluation.json"
-            )
-        _by_floors(source, config)
+        if further["out"]:
+            raise ValueError("out goes with --features; without it the result is written to RUN/evaluation.json; leave it out")
+        _by_floors(source, config, further["sampler"] or "default")
 
 
 def _by_features(source: str, config: EvaluateConfig, out: str | None) -> None:
@@ -51,7 +49,7 @@ def _by_features(source: str, config: EvaluateConfig, out: str | None) -> None:
         print("".join(f"{path}\n" for path in (result.get("statistics"), file) if path), end="")
 
 
-def _by_floors(source: str, config: EvaluateConfig) -> None:
+def _by_floors(source: str, config: EvaluateConfig, sampler: Literal["paper", "default"]) -> None:
     from kdiff.run.folder import no_run
 
     if not (Path(source) / "config.yaml").exists():
@@ -69,9 +67,9 @@ def _by_floors(source: str, config: EvaluateConfig) -> None:
     judge = Judge(run.dataset())
     if judge.held_out.note:
         warnings.warn(judge.held_out.note, stacklevel=2)
-    own = OwnData(run, judge, config)
+    own = OwnData(run, judge, config, sampler)
     given = (config.num_samples, config.seed, config.guidance, config.exact)
-    result = evaluate(run, judge, *given, progress="sampling", more=own.judge)
+    result = evaluate(run, judge, *given, progress="sampling", more=own.judge, sampler=sampler)
     run.place.check()
     result["pictures"] = draw_own_data(run.folder, result, own.seen)
     write_json(run.folder / "evaluation.json", result)

@@ -14,7 +14,7 @@ class EvaluateConfig(Sampling):
     """Settings for judging a run, a folder of images, or images in a .npz file.
 
     With features, a run is sampled as these options say; those left out are as the run's configuration says under `sampling`.
-    Without features, a run is judged under two fixed samplers, and guidance is its only option of sampling.
+    Without features, a run is judged under fixed samplers; of these options, only guidance applies.
 
     Args:
         num_samples: The number of samples to draw from a run. Without --features, at least as many as the run's data hold out.
@@ -91,7 +91,7 @@ class EvaluateConfig(Sampling):
         sampling = [name for name in SAMPLER if name != "guidance"]
         if given := self._given("feature_weights", "batch_size", "autoencoder", *sampling):
             raise ValueError(
-                f"{given} go with --features; without it a run is judged under two fixed samplers. Add --features inception, "
+                f"{given} go with --features; without it a run is judged under fixed samplers. Add --features inception, "
                 "or leave them out"
             )
 

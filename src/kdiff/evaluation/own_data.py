@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from kdiff.config.evaluation import EvaluateConfig
 from kdiff.evaluation.ensemble import EnsembleFigures, channel_scale, judge_ensemble
 from kdiff.evaluation.judge import Judge
-from kdiff.evaluation.judged_samplers import LAST_STEPS, SAMPLER
+from kdiff.evaluation.judged_samplers import samplers_for
 from kdiff.evaluation.one_point import LEVELS, histograms, one_point_distance, quantiles
 from kdiff.evaluation.spectrum import PowerSpectrum, edge_steps, power_spectrum, spectrum_distance, window_for
 from kdiff.evaluation.subsets import drawn
@@ -66,9 +66,13 @@ class OwnData:
         run: the run.
         judge: the judge of its data, which holds the rows to compare with.
         config: the number of rows, the window, and the size and number of the ensembles.
+        sampler: the sampler of the ensembles, as `kdiff.evaluation.judged_samplers.samplers_for` says.
     """
 
-    def __init__(self, run: Run, judge: Judge, config: EvaluateConfig) -> None:
+    def __init__(
+        self, run: Run, judge: Judge, config: EvaluateConfig, sampler: Literal["paper", "default"] = "default"
+    ) -> None:
+        self.sampler: Literal["paper", "default"] = sampler
         self.run, self.judged, self.config, self.dataset = run, judge, config, judge.dataset
         self.most = min(config.heldout_rows, max(LEAST_ROWS, ENTRIES // self.dataset.dimension))
         self.heldout = self._own(judge.heldout[drawn(len(judge.heldout), self.most)])
@@ -194,12 +198,8 @@ class OwnData:
         rows = drawn(len(x), min(config.truths, max(SHOWN, MEMBERS // (config.members * dataset.dimension))))
         truth = self._own(x[rows])
         conditions = {name: values[rows] for name, values in dataset.conditions_of("heldout").items()}
-        how: dict[str, Any] = {
-            **SAMPLER,
-            "last_step": LAST_STEPS["clean"],
-            "guidance": config.guidance,
-            "progress": "ensembles",
-        }
+        options = {**samplers_for(run.model, run.shape, self.sampler)["clean"], "guidance": config.guidance}
+        how: dict[str, Any] = {**options, "progress": "ensembles"}
         given = Given(run.class_counts, conditions, config.members)
         samples, _ = run.sample(len(rows) * config.members, config.seed, conditions=given, **how)
         members = self._whole(samples).reshape(len(rows), config.members, *run.shape)
@@ -217,7 +217,7 @@ class OwnData:
             "heldout_of": len(x),
             "names": list(conditions),
             "seed": config.seed,
-            "sampler": {**SAMPLER, "last_step": LAST_STEPS["clean"], "guidance": config.guidance},
+            "sampler": options,
             "climatology_members": len(climate),
             "channels": self._names(run.shape[0]),
             "scale": scale.tolist(),

@@ -86,7 +86,9 @@ def spread(figure: dict[str, Any]) -> Markup:
 def _floors(result: dict[str, Any]) -> Markup:
     rows: list[list[object]] = []
     samplers = result["samplers"]
-    options = next(iter(samplers.values()))["options"]
+    options = [judged["options"] for judged in samplers.values()]
+    solvers = " and ".join(dict.fromkeys(f"{each['solver']} with {each['steps']} steps" for each in options))
+    several = len(samplers) > 1
     if len(samplers) > 1 and len({str((judged["figures"], judged.get("exact"))) for judged in samplers.values()}) == 1:
         samplers = {"": next(iter(samplers.values()))}
     for measure, heldout in result["heldout"].items():
@@ -100,14 +102,15 @@ def _floors(result: dict[str, Any]) -> Markup:
     header += [f"groups of {result['group_size']:,} samples", "floor of the groups: held-out data"]
     caption = join(
         f"Step {result['step']:,}, weights {result['weights']}{', calibrated' if result.get('calibrated') else ''}, ",
-        f"seed {result['seed']}, solver {options['solver']} with ",
-        f"{options['steps']} steps, guidance {options['guidance']:g}. A floor is the value that would remain with a perfect ",
-        "network. The floor of the samples is that of an exact denoiser of the training data with the same sampler. The floor ",
-        "of the groups is that of as many held-out data as one group has; even sets from the same distribution differ. A ",
-        "copying ratio of 1 means that samples are as far from the training data as held-out data are, and 0 means copies. ",
+        f"seed {result['seed']}, solver {solvers}, guidance {options[0]['guidance']:g}. ",
+        "A floor is the value that would remain with a perfect network. The floor of the samples is that of an exact denoiser ",
+        "of the training data with the same sampler. The floor of the groups is that of as many held-out data as one group ",
+        "has; even sets from the same distribution differ. A copying ratio of 1 means that samples are as far from the ",
+        "training data as held-out data are, and 0 means copies. ",
         "For all other measures, lower is better.",
-        " A clean last step returns the data prediction. The paper's last step ",
-        "gives the same values here." if "" in samplers else "leaves noise behind where k is near 1.",
+        " A clean last step returns the data prediction." * several,
+        f" The paper's last step {'gives the same values here' if '' in samplers else 'leaves noise behind where k is near 1'}."
+        * several,
     )
     return table(header, rows, caption, "Evaluation with floors")
 
