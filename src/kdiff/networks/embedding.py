@@ -214,14 +214,20 @@ def label_rows(y: Tensor | None, batch: int, num_classes: int, null_class: bool,
         return torch.full((batch,), num_classes, device=device)
     if y.shape != (batch,) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}; expected integers of shape ({batch},), one per sample")
-    if y.device.type == "cpu" and batch:
+    if not torch.compiler.is_compiling():  # a graph cannot read values; `check_labels` is for outside of it
+        check_labels(y, num_classes, null_class)
+    return y.long()
+
+
+def check_labels(y: Tensor, num_classes: int, null_class: bool) -> None:
+    """Raise ValueError for labels y (batch,) that are out of range, if they are on the CPU."""
+    if y.device.type == "cpu" and len(y):
         low, high = (int(value) for value in y.aminmax())
         if low < 0 or high >= num_classes + null_class:
             raise ValueError(
                 f"labels range from {low} to {high}; expected 0 to {num_classes - 1}"
                 + (f", or {num_classes} for no class" if null_class else "; this network has no 'no class'")
             )
-    return y.long()
 
 
 class LabelEmbedding(nn.Module):

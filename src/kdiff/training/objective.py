@@ -87,7 +87,8 @@ class DiffusionObjective(Objective):
         if mask is not None:
             # So that every mean over all entries is one over the present ones.
             error = torch.where(mask, error, 0.0) * (mask.numel() / mask.sum().clamp(min=1)).sqrt()
-        weighting, penalty, extras = self.module.weighting, self.module.target.penalty(), dict[str, Tensor]()
+        extras: dict[str, Tensor] = {}
+        weighting, penalty = self.module.weighting, self.module.target.penalty()
         loss = self.module.weighed(error, t)
         weighting.observe(error, t)
         weighted = type(weighting) is not Weighting or isinstance(self.module.target, SelfConsistent)
