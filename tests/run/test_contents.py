@@ -38,7 +38,7 @@ def whole(tmp_path_factory) -> Path:
     assert main(["train", *DATA, "--steps", "2", "--out", str(base / "first")]) == 0
     argv = [*ARGV, "--start_from", str(base / "first"), "--out", str(base / "run")]
     assert main(argv) == 0
-    assert main(["evaluate", str(base / "run"), "--num-samples", "40", "--exact", "false"]) == 0
+    assert main(["evaluate", str(base / "run"), "--num-samples", "40", "--exact", "false", "--sampler", "paper"]) == 0
     assert main(["sweep", str(base / "run"), "--steps", "1", "2", "--num-samples", "40"]) == 0
     return base / "run"
 
