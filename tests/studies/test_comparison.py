@@ -19,6 +19,8 @@ from kdiff.commands.main import main
 from kdiff.config.parts import parse
 from kdiff.config.plain import as_dict
 from kdiff.config.studies import CompareConfig
+from kdiff.report.comparison_picture import _draw_quality
+from kdiff.report.drawing import new_figure
 from kdiff.run.run import load_run
 from kdiff.studies.comparison import check_same, main_measure, plan, summarise, table, verdict
 from kdiff.studies.runner import execute
@@ -127,6 +129,16 @@ def test_a_target_that_the_papers_sampler_did_not_judge_has_an_empty_place() -> 
     clean = [row for row in rows if row["sampler"] == "clean"]
     assert "paper" not in table(clean)
     assert table(clean).splitlines()[-1].count("|") == table(clean).splitlines()[0].count("|")
+
+
+def test_the_legend_names_each_sampler_once_and_none_that_did_not_judge() -> None:
+    rows = rows_of({"noise": [4.0], "learned": [1.0]})
+    for kept, count in ((rows, 1), ([row for row in rows if row["sampler"] == "clean"], 0)):
+        axes = new_figure(6, 3).add_subplot()
+        _draw_quality(axes, kept, "frechet", {"noise": "red", "learned": "green"})
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert len(texts) == len(set(texts))
+        assert texts.count("paper's sampler") == count
 
 
 def test_the_table_of_one_seed_and_of_a_target_without_k() -> None:

@@ -36,7 +36,7 @@ OFF_SCALE = 20  # a target whose measure is that many times as high as the best 
 
 
 def draw_comparison(path: Path, jobs: Sequence[Job], rows: Sequence[dict[str, Any]], dataset: Dataset) -> None:
-    """Draw the samples of the first seed (paper's sampler with a clean last step), and numbers and quality of all seeds."""
+    """Draw the samples of the first seed (default sampler), and numbers and quality of all seeds."""
     targets = shown_targets(rows)
     colours = target_colours(targets)
     view = view_of(dataset.part("train")[0], dataset.manifold)
@@ -161,11 +161,6 @@ def _draw_quality(axes: Axes, rows: Sequence[dict[str, Any]], measure: str, colo
     paper = any(sampler == "paper" for _, sampler in both)
     handles = [
         *(axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler") if paper else []),
-        *(
-            axes.plot([], [], "o", color=INK, mfc="white", markersize=5, label="paper's sampler")
-            if len(both) > len(targets)
-            else []
-        ),
         axes.plot([], [], "D", color=INK, markersize=5, label="clean last step")[0],
         axes.plot([], [], "s", color=INK, mfc="white", markersize=5, label=f"clean, in groups of {rows[0]['group_size']}")[0],
         axes.axhline(clean[0].heldout, linestyle=":", color=INK, linewidth=1, label="floor of the groups: held-out data"),
